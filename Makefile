@@ -1,0 +1,45 @@
+# Every target sets up what it needs: a virtual environment in .venv with the versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-slow lint format train bench
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+
+# One stamp file an environment: serving needs no torch, everything else does.
+$(VENV)/.serve: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,train,dev]'
+	touch $@ $(VENV)/.serve
+
+serve: $(VENV)/.serve ## serve the shipped models on http://127.0.0.1:8080
+	$(BIN)/kotae serve
+
+test: $(VENV)/.dev ## run all tests but the slow ones
+	$(BIN)/pytest -m 'not slow' --cov --cov-report=term:skip-covered
+
+test-slow: $(VENV)/.dev ## soak, fuzz and chaos
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/.dev ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## fix style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train: $(VENV)/.dev ## train, evaluate and export the shipped models again
+	$(BIN)/kotae-train build digits
+
+bench: $(VENV)/.dev ## measure the service on this machine
+	$(BIN)/python -m benchmarks

@@ -1,0 +1,133 @@
+"""The golden check: does a version on this device answer what PyTorch answered?
+
+Three steps, each of which can refuse a version: every file's hash, the arrays of `golden.npz`
+with the variant's tolerance, and the raw files of `golden/` from file to final answer. The catalog
+runs it before a version may answer; training runs it on what it just exported.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ModelRejected, RequestError
+from service.manifest import (
+    GOLDEN_ARRAYS_FILE,
+    GOLDEN_CASES_FILE,
+    GoldenCases,
+    Variant,
+    VersionFacts,
+    read,
+    sha256_of,
+)
+from service.tasks import Limits, Task
+
+Arrays = Mapping[str, NDArray[Any]]
+Run = Callable[[Arrays], Arrays]
+
+INPUT_PREFIX = "inputs."
+OUTPUT_PREFIX = "outputs."
+
+
+def check_files(folder: Path, facts: VersionFacts) -> None:
+    """Compare every listed file with its hash, and see that all that must be listed is.
+
+    Raises:
+        ModelRejected: A file is missing, changed or not listed.
+    """
+    needed = {GOLDEN_ARRAYS_FILE, GOLDEN_CASES_FILE, facts.labels, *(v.file for v in facts.variants)}
+    if unlisted := sorted(needed - facts.files.keys()):
+        raise ModelRejected(f"version.yaml lists no hash for {', '.join(unlisted)}")
+    for name, expected in facts.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ModelRejected(f"{name} is missing")
+        if sha256_of(path) != expected:
+            raise ModelRejected(f"{name} is not the file that was exported: its hash differs")
+
+
+def check_arrays(folder: Path, variant: Variant, task: Task, run: Run) -> dict[str, float]:
+    """Run the inputs of `golden.npz` and compare every output with what PyTorch gave.
+
+    Args:
+        folder: The version's folder.
+        variant: Whose tolerance applies.
+        task: Checks that the outputs fit the labels.
+        run: Runs the graph on one batch.
+
+    Returns:
+        The largest absolute difference, by output name.
+
+    Raises:
+        ModelRejected: An output is missing, has another shape, or differs by more than its tolerance.
+    """
+    inputs, expected = read_golden_arrays(folder)
+    outputs = run(inputs)
+    differences = {}
+    for name, wanted in expected.items():
+        if name not in outputs:
+            raise ModelRejected(f"the graph has no output {name}")
+        got = outputs[name]
+        if got.shape != wanted.shape:
+            raise ModelRejected(f"output {name} has shape {list(got.shape)}, expected {list(wanted.shape)}")
+        difference = float(np.abs(got.astype(np.float64) - wanted.astype(np.float64)).max(initial=0.0))
+        tolerance = variant.tolerance.get(name)
+        if tolerance is None:
+            raise ModelRejected(f"{variant.file} states no tolerance for output {name}")
+        if not difference <= tolerance:  # also refuses NaN
+            raise ModelRejected(
+                f"output {name} differs from PyTorch by {difference:.3g}; the tolerance is {tolerance:g}"
+            )
+        differences[name] = difference
+    task.check_outputs(outputs)
+    return differences
+
+
+def read_golden_arrays(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Read `golden.npz` without pickle.
+
+    Returns:
+        Inputs and expected outputs, by tensor name, batch axis first.
+
+    Raises:
+        ModelRejected: The file cannot be read or holds neither.
+    """
+    try:
+        with np.load(folder / GOLDEN_ARRAYS_FILE, allow_pickle=False) as arrays:
+            content = {key: arrays[key] for key in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ModelRejected(f"{GOLDEN_ARRAYS_FILE} cannot be read: {error}") from error
+    inputs = {k.removeprefix(INPUT_PREFIX): v for k, v in content.items() if k.startswith(INPUT_PREFIX)}
+    outputs = {k.removeprefix(OUTPUT_PREFIX): v for k, v in content.items() if k.startswith(OUTPUT_PREFIX)}
+    if not inputs or not outputs:
+        raise ModelRejected(f"{GOLDEN_ARRAYS_FILE} holds no inputs or no outputs")
+    return inputs, outputs
+
+
+def write_golden_arrays(folder: Path, inputs: Arrays, outputs: Arrays) -> None:
+    """Write `golden.npz`: the counterpart of `read_golden_arrays`."""
+    arrays = {INPUT_PREFIX + name: array for name, array in inputs.items()}
+    arrays |= {OUTPUT_PREFIX + name: array for name, array in outputs.items()}
+    np.savez_compressed(folder / GOLDEN_ARRAYS_FILE, **arrays)  # type: ignore[arg-type]
+
+
+def check_cases(folder: Path, task: Task, run: Run, limits: Limits) -> None:
+    """Answer every raw file of `golden/` and compare with the answers written there.
+
+    Raises:
+        ModelRejected: A file cannot be decoded or its answer differs; the text names the file.
+    """
+    for case in read(folder / GOLDEN_CASES_FILE, GoldenCases).cases:
+        try:
+            inputs = task.decode((folder / "golden" / case.file).read_bytes(), limits)
+        except (OSError, RequestError) as error:
+            raise ModelRejected(f"golden/{case.file}: {error}") from error
+        outputs = run({name: array[np.newaxis] for name, array in inputs.items()})
+        answer = task.answer({name: array[0] for name, array in outputs.items()}, task.parameters())
+        if problem := task.agrees(case.answer, answer, case.tolerance):
+            raise ModelRejected(f"golden/{case.file}: {problem}")

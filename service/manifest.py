@@ -1,0 +1,245 @@
+"""`model.yaml` and `version.yaml` as typed classes: the contract between training and serving.
+
+Training writes these files, the service reads them, and both use the classes here. A key that is
+not in a class is an error, so a typing mistake in a manifest can never be silently ignored.
+This module reads and writes the YAML and hashes files; it loads no graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import ModelRejected
+
+MANIFEST_FILE = "model.yaml"
+VERSION_FILE = "version.yaml"
+GOLDEN_ARRAYS_FILE = "golden.npz"
+GOLDEN_CASES_FILE = "golden/golden.yaml"
+
+TaskName = Literal["image-classification"]
+
+
+def _inside_the_folder(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path:
+        raise ValueError("must be a path inside the version folder")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_inside_the_folder)]
+DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VersionPolicy(_Strict):
+    """Which versions of a model are loaded.
+
+    `latest` keeps the newest `count` that pass their checks, `all` every one, `listed` those in `list`.
+    """
+
+    policy: Literal["latest", "all", "listed"] = "latest"
+    count: Annotated[int, Field(ge=1)] = 1
+    list: tuple[Annotated[int, Field(ge=1)], ...] = ()
+
+
+class Batching(_Strict):
+    """How items of one model may share a run.
+
+    Attributes:
+        max_items: Most items in a batch.
+        max_cost: Largest padded cost of a batch: items × the largest item's cost. None is no limit.
+        max_delay_seconds: How long a free lane waits for company, counted from the first item.
+        max_queue_items: Most items that wait; more are refused with 429.
+    """
+
+    max_items: Annotated[int, Field(ge=1, le=4096)] = 32
+    max_cost: Annotated[int, Field(ge=1)] | None = None
+    max_delay_seconds: Annotated[float, Field(ge=0, le=10)] = 0.0
+    max_queue_items: Annotated[int, Field(ge=1)] = 512
+
+
+class ModelManifest(_Strict):
+    """`model.yaml`: what the model's owner decides.
+
+    Attributes:
+        default: Answers its task when a request names no model.
+        required: The service is ready only when this model is.
+        deadline_seconds: Default deadline of a request, counted from its arrival.
+        devices: Devices to place the model on, one instance each.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    task: TaskName
+    description: str = ""
+    license: str = ""
+    default: bool = False
+    required: bool = True
+    versions: VersionPolicy = VersionPolicy()
+    batching: Batching = Batching()
+    deadline_seconds: Annotated[float, Field(gt=0, le=86400)] = 1.0
+    devices: Annotated[tuple[DeviceName, ...], Field(min_length=1)] = ("auto",)
+
+
+class ImageInput(_Strict):
+    """How a picture becomes the graph's `image` tensor, u8 [N, height, width, channels].
+
+    Attributes:
+        channels: 1 for grey, 3 for RGB.
+        resize: `fit` stretches to the exact size; `crop` scales the shorter side and cuts the
+            centre; `letterbox` scales the longer side and pads with `pad_value`.
+        filter: Interpolation of the resize.
+        antialias: Whether shrinking averages over the source pixels that an output pixel covers.
+        pad_value: Grey level, 0–255, of letterbox padding.
+    """
+
+    kind: Literal["image"] = "image"
+    width: Annotated[int, Field(ge=1, le=8192)]
+    height: Annotated[int, Field(ge=1, le=8192)]
+    channels: Literal[1, 3] = 3
+    resize: Literal["fit", "crop", "letterbox"] = "fit"
+    filter: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
+    pad_value: Annotated[int, Field(ge=0, le=255)] = 0
+
+
+class Variant(_Strict):
+    """One precision of the graph.
+
+    Attributes:
+        file: The ONNX file in the version folder.
+        devices: Kinds of device that this variant is for, best first.
+        tolerance: Largest absolute difference from PyTorch allowed, by output name.
+        metrics: Held-out figures measured with this file.
+    """
+
+    file: RelativePath
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    devices: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
+    tolerance: dict[str, Annotated[float, Field(gt=0)]]
+    metrics: dict[str, float] = {}
+
+
+class Provenance(_Strict):
+    """Where a version came from: enough to make it again."""
+
+    command: str
+    commit: str = "unknown"
+    data: str
+    seed: int
+    library_versions: dict[str, str] = {}
+
+
+class Baseline(_Strict):
+    """What answers looked like on the held-out part, for watching drift.
+
+    Attributes:
+        class_mix: Share of each label among the top predictions.
+        confidence: Quantiles of the top score, by name (`p05`, `p50`, …).
+    """
+
+    class_mix: dict[str, float] = {}
+    confidence: dict[str, float] = {}
+
+
+class VersionFacts(_Strict):
+    """`version.yaml`: what export found. Written last: without it there is no version.
+
+    Attributes:
+        metrics: Held-out figures; numbers, or short texts such as the split's name.
+        files: SHA-256 of every other file of the version, as `sha256:<hex>`, by relative path.
+    """
+
+    created: datetime
+    provenance: Provenance
+    input: ImageInput
+    labels: RelativePath
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
+    metrics: dict[str, float | str] = {}
+    baseline: Baseline = Baseline()
+    files: Annotated[
+        dict[RelativePath, Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]], Field(min_length=1)
+    ]
+
+
+class GoldenCase(_Strict):
+    """One raw file and the answer that a client must get for it.
+
+    Attributes:
+        file: Path of the raw file, relative to `golden/`.
+        answer: The result object, as it stands in a response's `results`.
+        tolerance: Largest difference allowed in a score.
+    """
+
+    file: RelativePath
+    answer: dict[str, object]
+    tolerance: Annotated[float, Field(gt=0)] = 0.01
+
+
+class GoldenCases(_Strict):
+    """`golden/golden.yaml`."""
+
+    cases: Annotated[tuple[GoldenCase, ...], Field(min_length=1)]
+
+
+_Document = TypeVar("_Document", bound=BaseModel)
+
+
+def read(path: Path, document: type[_Document]) -> _Document:
+    """Read a YAML file into its class.
+
+    Raises:
+        ModelRejected: The file is missing, is not YAML, or breaks the contract; the text names each key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelRejected(f"{path.name} is missing") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelRejected(f"{path.name} cannot be read: {error}") from error
+    try:
+        return document.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'the document'}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise ModelRejected(f"{path.name}: {problems}") from error
+
+
+def write(path: Path, document: BaseModel) -> None:
+    """Write a document as YAML, its keys in the order of the class."""
+    content = document.model_dump(mode="json", exclude_none=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's bytes.
+
+    Returns:
+        `sha256:` and 64 hexadecimal digits.
+    """
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def version_folders(model_folder: Path) -> list[tuple[int, Path]]:
+    """List a model's complete versions, newest first.
+
+    Returns:
+        Pairs of version number and folder; folders without `version.yaml` are not versions.
+    """
+    numbered = (
+        (int(entry.name), entry)
+        for entry in model_folder.iterdir()
+        if entry.name.isascii() and entry.name.isdecimal() and not entry.name.startswith("0")
+    )
+    return sorted((pair for pair in numbered if (pair[1] / VERSION_FILE).is_file()), reverse=True)

@@ -1,0 +1,254 @@
+"""Pictures: any file a person has -> `uint8` pixels of the graph's size; probabilities -> labels.
+
+Sits before and after the queue of image tasks. Decoding, EXIF rotation, colour and the one resize
+happen here; scaling to floats, normalising and softmax are nodes of the graph.
+
+Letters in shapes: `H` height, `W` width, `C` channels (1 grey or 3 RGB), `K` classes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import warnings
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, ClassVar, TypedDict, cast
+
+import filetype
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.errors import InvalidInput, ModelRejected, TooLarge, UnsupportedMedia
+from service.manifest import ImageInput, VersionFacts
+from service.tasks.task import Inputs, Limits, Outputs, Raw
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP")
+_FORMATS_TEXT = "PNG, JPEG, WebP, GIF or BMP"
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+_SNIFFED_BYTES = 262  # what `filetype` looks at
+
+# Our own pixel limit, checked before any pixel is decoded, replaces Pillow's process-wide one.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class Prediction(TypedDict):
+    """A label and its probability, 0–1."""
+
+    label: str
+    score: float
+
+
+class Classification(TypedDict):
+    """The result of one item, best prediction first."""
+
+    predictions: list[Prediction]
+
+
+class ClassificationParameters(BaseModel):
+    """Parameters of classification tasks.
+
+    Attributes:
+        top_k: How many predictions to return; more than there are labels returns them all.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    top_k: Annotated[int, Field(ge=1, description="How many predictions to return, best first.")] = 5
+
+
+def decode_image(
+    body: bytes, spec: ImageInput, *, max_pixels: int, declared_type: str = ""
+) -> NDArray[np.uint8]:
+    """Decode a picture file to the pixels that the graph takes.
+
+    The first frame of an animation is used, EXIF rotation is applied, transparency is laid on white.
+
+    Args:
+        body: The file's bytes: PNG, JPEG, WebP, GIF or BMP.
+        spec: Size, channels and resize of the version.
+        max_pixels: Most pixels, width × height, allowed in the file.
+        declared_type: Media type that the client named; only used to word the refusal.
+
+    Returns:
+        u8 [H, W, C], contiguous.
+
+    Raises:
+        InvalidInput: Empty, damaged or unrecognisable.
+        TooLarge: More pixels than allowed.
+        UnsupportedMedia: Recognised as something else, such as a PDF or a sound.
+    """
+    if not body:
+        raise InvalidInput(f"the picture is empty; send the bytes of a {_FORMATS_TEXT} file")
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(body), formats=FORMATS) as picture:
+            _check_size(picture, max_pixels)
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+            return resize_image(_to_channels(upright, spec.channels), spec)
+    except UnidentifiedImageError as error:
+        raise _unidentified(body, declared_type) from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:
+        # What Pillow's decoders raise on damaged files, according to its own fuzzing harness.
+        raise InvalidInput(f"the picture is damaged: {str(error) or type(error).__name__}") from error
+
+
+def resize_image(picture: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
+    """Bring a picture to the version's size.
+
+    Args:
+        picture: Mode `L` or `RGB`, as `spec.channels` says.
+        spec: Target size, resize rule and filter.
+
+    Returns:
+        u8 [H, W, C], contiguous.
+    """
+    target = (spec.width, spec.height)
+    if spec.resize == "fit":
+        picture = _scale(picture, target, spec)
+    elif spec.resize == "crop":
+        factor = max(spec.width / picture.width, spec.height / picture.height)
+        picture = _scale(picture, _scaled_size(picture, factor, at_least=target), spec)
+        left, top = (picture.width - spec.width) // 2, (picture.height - spec.height) // 2
+        picture = picture.crop((left, top, left + spec.width, top + spec.height))
+    else:
+        factor = min(spec.width / picture.width, spec.height / picture.height)
+        picture = _scale(picture, _scaled_size(picture, factor), spec)
+        canvas = Image.new(picture.mode, target, (spec.pad_value,) * spec.channels)
+        canvas.paste(picture, ((spec.width - picture.width) // 2, (spec.height - picture.height) // 2))
+        picture = canvas
+    return np.array(picture, dtype=np.uint8).reshape(spec.height, spec.width, spec.channels)
+
+
+def _check_size(picture: Image.Image, max_pixels: int) -> None:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise TooLarge(f"the picture has {width} x {height} pixels; the limit is {max_pixels} in all")
+
+
+def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # Pillow holds 16-bit grey as 0–65535 and would clip it to 255 instead of scaling.
+        grey = np.asarray(picture, dtype=np.float32) / 257.0
+        picture = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return picture.convert("L" if channels == 1 else "RGB")
+
+
+def _scaled_size(picture: Image.Image, factor: float, at_least: tuple[int, int] = (1, 1)) -> tuple[int, int]:
+    return (
+        max(at_least[0], round(picture.width * factor)),
+        max(at_least[1], round(picture.height * factor)),
+    )
+
+
+def _scale(picture: Image.Image, size: tuple[int, int], spec: ImageInput) -> Image.Image:
+    if picture.size == size:
+        return picture
+    if spec.antialias:
+        return picture.resize(size, _FILTERS[spec.filter])
+    # An affine transform samples at output pixels' centres only, as deep learning frameworks do by default.
+    factors = (picture.width / size[0], 0, 0, 0, picture.height / size[1], 0)
+    return picture.transform(size, Image.Transform.AFFINE, factors, _FILTERS[spec.filter])
+
+
+def _unidentified(body: bytes, declared_type: str) -> InvalidInput | UnsupportedMedia:
+    found = filetype.guess_mime(body[:_SNIFFED_BYTES])
+    kind = found or declared_type
+    if found or (declared_type and not declared_type.startswith("image/")):
+        return UnsupportedMedia(f"{kind} is not decoded here; send a {_FORMATS_TEXT} file")
+    return InvalidInput(f"the bytes are not a picture that we know; send a {_FORMATS_TEXT} file")
+
+
+class ImageClassification:
+    """`image-classification` for one version: pictures in, labels with probabilities out."""
+
+    name: ClassVar[str] = "image-classification"
+    parameters: ClassVar[type[BaseModel]] = ClassificationParameters
+    media_type: ClassVar[str] = "image/*"
+    inputs: ClassVar[Mapping[str, str]] = {"image": "uint8"}
+    outputs: ClassVar[Mapping[str, str]] = {"probabilities": "float32"}
+
+    def __init__(self, folder: Path, facts: VersionFacts) -> None:
+        self._spec = facts.input
+        try:
+            text = (folder / facts.labels).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelRejected(f"{facts.labels} cannot be read: {error}") from error
+        self.labels: tuple[str, ...] = tuple(text.splitlines())
+        if len(set(self.labels)) != len(self.labels) or not self.labels or "" in self.labels:
+            raise ModelRejected(f"{facts.labels} must hold one label a line, all different")
+
+    def from_json(self, value: object) -> Raw:
+        """Decode one base64 file, with or without a `data:` prefix."""
+        if not isinstance(value, str):
+            raise InvalidInput("must be a picture file as a base64 string")
+        encoded = value.partition(",")[2] if value.startswith("data:") else value
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InvalidInput(f"is not base64: {error}") from error
+
+    def decode(self, raw: Raw, limits: Limits, declared_type: str = "") -> Inputs:
+        """Decode one picture file to `image` u8 [H, W, C]."""
+        body = raw.encode() if isinstance(raw, str) else raw
+        pixels = decode_image(body, self._spec, max_pixels=limits.max_pixels, declared_type=declared_type)
+        return {"image": pixels}
+
+    def cost(self, inputs: Inputs) -> int:
+        """Every picture has the same size, so each costs 1."""
+        return 1
+
+    def answer(self, outputs: Outputs, parameters: BaseModel) -> Mapping[str, object]:
+        """Sort the labels by `probabilities` f32 [K] and keep the best."""
+        top_k = cast(ClassificationParameters, parameters).top_k
+        return cast(Mapping[str, object], classify(outputs["probabilities"], self.labels, top_k))
+
+    def check_outputs(self, outputs: Outputs) -> None:
+        """Check that there is one probability a label and that they add up to 1."""
+        probabilities = outputs["probabilities"]
+        if probabilities.ndim != 2 or probabilities.shape[1] != len(self.labels):
+            raise ModelRejected(
+                f"output probabilities has shape {list(probabilities.shape)} for {len(self.labels)} labels"
+            )
+        worst = float(np.abs(probabilities.sum(axis=1) - 1.0).max(initial=0.0))
+        if not worst < 1e-2:
+            raise ModelRejected(f"output probabilities does not add up to 1: off by {worst:.3g}")
+
+    def agrees(
+        self, expected: Mapping[str, object], got: Mapping[str, object], tolerance: float
+    ) -> str | None:
+        """Compare each expected label's score; the order of near ties does not matter."""
+        wanted = cast(Classification, expected)["predictions"]
+        scores = {p["label"]: p["score"] for p in cast(Classification, got)["predictions"]}
+        for prediction in wanted:
+            label, score = prediction["label"], prediction["score"]
+            if label not in scores:
+                return f"label {label!r} expected at {score:.4f} is not among the answers"
+            if not abs(scores[label] - score) <= tolerance:
+                return f"label {label!r} has score {scores[label]:.4f}, expected {score:.4f} ± {tolerance:g}"
+        return None
+
+
+def classify(probabilities: NDArray[np.float32], labels: tuple[str, ...], top_k: int) -> Classification:
+    """Pick the best labels.
+
+    Args:
+        probabilities: f32 [K].
+        labels: K labels.
+        top_k: How many to keep, at least 1.
+
+    Returns:
+        The best `top_k` labels, highest probability first; ties in the labels' order.
+    """
+    best = np.argsort(-probabilities, kind="stable")[:top_k]
+    return {"predictions": [{"label": labels[i], "score": float(probabilities[i])} for i in best]}
