@@ -1,0 +1,1 @@
+"""Training: data -> network -> fit -> evaluate -> export to a model folder that the service answers with."""

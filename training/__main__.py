@@ -1,0 +1,160 @@
+"""The `kotae-train` command: build, fit, evaluate, export.
+
+Only reads the command line; torch and the rest are imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.errors import KotaeError
+
+if TYPE_CHECKING:
+    from training.build import Job
+    from training.version_folder import Place
+
+app = typer.Typer(
+    help="Train a model, measure it and export it for `kotae serve`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeName = Annotated[
+    str, typer.Argument(help="A recipe's name (digits, pictures) or the path of a YAML file.")
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Learn from this folder instead: one sub-folder a class.")
+]
+Name = Annotated[str | None, typer.Option("--name", help="The model's name, if not the recipe's.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of weights, order and variation.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder for checkpoints, metrics and pictures.")]
+Models = Annotated[Path, typer.Option("--models", help="The model repository.")]
+Version = Annotated[
+    int | None,
+    typer.Option("--version", min=1, help="Number of the version; the next free one if not given."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the version if it is there.")]
+Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="The run's best one if not given.")]
+
+
+@app.command()
+def build(
+    recipe: RecipeName,
+    data: Data = None,
+    name: Name = None,
+    seed: Seed = None,
+    runs: Runs = Path("runs"),
+    models: Models = Path("models"),
+    version: Version = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit, export and evaluate: from data to a model folder that can be served."""
+    from training import build as steps
+
+    steps.run_build(_job(recipe, data, name, seed, runs), _place(models, version, overwrite))
+
+
+@app.command()
+def fit(
+    recipe: RecipeName,
+    data: Data = None,
+    name: Name = None,
+    seed: Seed = None,
+    runs: Runs = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last complete epoch.")] = False,
+) -> None:
+    """Train a network; the best checkpoint stays in the run folder."""
+    from training import build as steps
+
+    job = _job(recipe, data, name, seed, runs)
+    steps.run_fit(job, steps.open_data(job.recipe), resume=resume)
+
+
+@app.command()
+def evaluate(
+    recipe: RecipeName,
+    data: Data = None,
+    name: Name = None,
+    seed: Seed = None,
+    runs: Runs = Path("runs"),
+    checkpoint: Checkpoint = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Model folder whose newest version is measured too.")
+    ] = None,
+    blocks: Annotated[
+        int, typer.Option("--blocks", help="Instead, train anew for each of so many contiguous blocks.")
+    ] = 0,
+) -> None:
+    """Measure a checkpoint, and an exported model, on the held-out part."""
+    from training import build as steps
+    from training.evaluate import held_out
+    from training.fit import load_checkpoint
+
+    job = _job(recipe, data, name, seed, runs)
+    if blocks:
+        steps.run_blocks(job, blocks)
+        return
+    opened = steps.open_data(job.recipe)
+    learner = load_checkpoint(checkpoint or job.run.best)
+    version = steps.version_of(model or Path("models") / job.recipe.name, learner)
+    steps.run_evaluate(job, learner, held_out(opened.source, opened.parts.test), version)
+
+
+@app.command()
+def export(
+    recipe: RecipeName,
+    data: Data = None,
+    name: Name = None,
+    seed: Seed = None,
+    runs: Runs = Path("runs"),
+    models: Models = Path("models"),
+    checkpoint: Checkpoint = None,
+    version: Version = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a checkpoint into a version of a model folder, proven to answer as PyTorch does."""
+    from training import build as steps
+    from training.evaluate import held_out
+    from training.fit import load_checkpoint
+
+    job = _job(recipe, data, name, seed, runs)
+    place = _place(models, version, overwrite)
+    opened = steps.open_data(job.recipe)
+    learner = load_checkpoint(checkpoint or job.run.best)
+    steps.run_export(job, opened, learner, held_out(opened.source, opened.parts.test), place)
+
+
+def _job(recipe: str, data: Path | None, name: str | None, seed: int | None, runs: Path) -> Job:
+    from rich.console import Console
+
+    from training.build import Job
+    from training.recipes.recipe import load_recipe
+
+    chosen = load_recipe(recipe).changed(data=data, name=name, seed=seed)
+    return Job(chosen, runs, Console(), " ".join(["kotae-train", *sys.argv[1:]]))
+
+
+def _place(models: Path, version: int | None, overwrite: bool) -> Place:
+    from training.version_folder import Place
+
+    return Place(models, version, overwrite)
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is told in one line, without a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        app()
+    except KotaeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

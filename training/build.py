@@ -1,0 +1,211 @@
+"""The commands behind `kotae-train`: fit, evaluate, export, and all three as build.
+
+Each opens what it needs, calls the module that does the work and says what came of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from service.manifest import VERSION_FILE, Provenance, VersionFacts, read, version_folders
+from training.card import write_card
+from training.data.source import PictureSource, open_source
+from training.data.split import Parts, contiguous_parts, stratified_parts
+from training.errors import DataRejected
+from training.evaluate import (
+    Answers,
+    Evaluation,
+    HeldOut,
+    answers_of_checkpoint,
+    answers_of_version,
+    evaluate,
+    held_out,
+)
+from training.figures import draw_confusion, draw_sheet, print_evaluation
+from training.fit import Run, fit, load_checkpoint
+from training.golden_cases import choose_golden_files
+from training.networks.learner import Learner
+from training.recipes.recipe import Recipe
+from training.version_folder import Origin, Place, library_versions, write_version
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One command's surroundings.
+
+    Attributes:
+        recipe: What to do.
+        runs: Folder of run folders; this job's is the one with the model's name.
+        console: Where to say how it goes.
+        command: The command as it was typed, for provenance.
+    """
+
+    recipe: Recipe
+    runs: Path
+    console: Console
+    command: str
+
+    @property
+    def run(self) -> Run:
+        """The job's run folder."""
+        return Run(self.runs / self.recipe.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The recipe's pictures and what each is for."""
+
+    source: PictureSource
+    parts: Parts
+
+
+def open_data(recipe: Recipe) -> Data:
+    """Load the recipe's pictures and divide them."""
+    source = open_source(recipe)
+    return Data(source, stratified_parts(source.labels, recipe.split))
+
+
+def run_fit(job: Job, data: Data, *, resume: bool = False) -> Path:
+    """Train; returns the best checkpoint."""
+    parts = data.parts
+    job.console.print(
+        f"{job.recipe.name}: {data.source.description}\n"
+        f"{len(parts.train)} to learn from, {len(parts.validation)} for validation, {len(parts.test)} held out",
+        highlight=False,
+    )
+    best = fit(job.recipe, data.source, parts, job.run, job.console, resume=resume)
+    job.console.print(f"best checkpoint: {best}", highlight=False)
+    return best
+
+
+def run_export(job: Job, data: Data, learner: Learner, pictures: HeldOut, place: Place) -> Path:
+    """Export a trained network as a version; returns the version's folder."""
+    origin = Origin(
+        provenance=Provenance(
+            command=job.command,
+            commit=current_commit(),
+            data=data.source.description,
+            seed=learner.recipe.seed,
+            library_versions=library_versions(),
+        ),
+        held_out=pictures,
+        golden=choose_golden_files(learner, data.source, data.parts.validation),
+        split=f"stratified, {learner.recipe.split.test:.0%} for testing, seed {learner.recipe.split.seed}",
+    )
+    folder, evaluation = write_version(learner, origin, place)
+    write_card(folder, learner.recipe, evaluation)
+    job.console.print(f"exported and checked: {folder}", highlight=False)
+    return folder
+
+
+def run_evaluate(
+    job: Job, learner: Learner, pictures: HeldOut, version: Path | None
+) -> dict[str, Evaluation]:
+    """Measure the checkpoint and, where there is one, the exported graph; write figures and pictures."""
+    classes = learner.classes
+    answers: dict[str, Answers] = {"checkpoint": answers_of_checkpoint(learner, pictures)}
+    if version:
+        answers["exported graph"] = answers_of_version(version, pictures)
+    evaluations = {name: evaluate(given, pictures, classes) for name, given in answers.items()}
+    folder = job.run.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, evaluation in evaluations.items():
+        print_evaluation(evaluation, f"{job.recipe.name}: {name}", job.console)
+    judged, shown = list(evaluations.items())[-1], list(answers.values())[-1]
+    title = f"{job.recipe.name}: {judged[1].plain.items} held-out pictures"
+    draw_confusion(judged[1].plain, classes, title, folder / "confusion.png")
+    if pictures.redrawn:
+        draw_confusion(
+            judged[1].redrawn or judged[1].plain, classes, "redrawn", folder / "confusion-redrawn.png"
+        )
+        draw_sheet(shown, pictures, folder / "redrawn.png")
+    plain = {name: evaluation.as_json() for name, evaluation in evaluations.items()}
+    write_json(folder / "evaluation.json", plain)
+    job.console.print(f"figures and pictures: {folder}", highlight=False)
+    return evaluations
+
+
+def run_build(job: Job, place: Place) -> Path:
+    """Fit, export and evaluate; returns the version's folder."""
+    place.resolve(job.recipe.name)  # a taken place is told before the training, not after it
+    data = open_data(job.recipe)
+    learner = load_checkpoint(run_fit(job, data))
+    pictures = held_out(data.source, data.parts.test)
+    version = run_export(job, data, learner, pictures, place)
+    run_evaluate(job, learner, pictures, version)
+    return version
+
+
+def run_blocks(job: Job, blocks: int) -> list[Evaluation]:
+    """Train anew for each contiguous block and measure the checkpoint on it."""
+    source = open_source(job.recipe)
+    evaluations = []
+    for number, parts in enumerate(contiguous_parts(source.labels, job.recipe.split, blocks), start=1):
+        part = dataclasses.replace(job, runs=job.run.folder / "blocks" / str(number))
+        learner = load_checkpoint(run_fit(part, Data(source, parts)))
+        pictures = held_out(source, parts.test)
+        evaluations.append(evaluate(answers_of_checkpoint(learner, pictures), pictures, learner.classes))
+        print_evaluation(evaluations[-1], f"{job.recipe.name}: block {number} of {blocks}", job.console)
+    plain = [evaluation.plain.accuracy for evaluation in evaluations]
+    summary: dict[str, Any] = {"accuracy": plain, "mean_accuracy": float(np.mean(plain))}
+    redrawn = [evaluation.redrawn.accuracy for evaluation in evaluations if evaluation.redrawn]
+    if redrawn:
+        summary |= {"redrawn_accuracy": redrawn, "mean_redrawn_accuracy": float(np.mean(redrawn))}
+    write_json(job.run.folder / "blocks.json", summary)
+    job.console.print(
+        f"mean accuracy over {blocks} contiguous blocks: {summary['mean_accuracy']:.2%}"
+        + (f", redrawn {summary['mean_redrawn_accuracy']:.2%}" if redrawn else ""),
+        highlight=False,
+    )
+    return evaluations
+
+
+def newest_version(model: Path) -> Path | None:
+    """Find a model's newest version, if it has one."""
+    versions = version_folders(model) if model.is_dir() else []
+    return versions[0][1] if versions else None
+
+
+def version_of(model: Path, learner: Learner) -> Path | None:
+    """Find the version of a model folder that was exported from a network of this shape.
+
+    Raises:
+        DataRejected: The newest version has other labels.
+    """
+    folder = newest_version(model)
+    if folder is None:
+        return None
+    facts = read(folder / VERSION_FILE, VersionFacts)
+    labels = tuple((folder / facts.labels).read_text(encoding="utf-8").splitlines())
+    if labels != learner.classes:
+        raise DataRejected(f"{folder} answers with other labels than the checkpoint")
+    return folder
+
+
+def current_commit() -> str:
+    """Name the commit of this code, with a `+` if the training code was changed since."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write plain values for other programs to read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

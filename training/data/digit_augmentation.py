@@ -1,0 +1,151 @@
+"""Varying training digits: a batch of 8 × 8 pictures becomes pen strokes on paper, all in PyTorch.
+
+Covers what people send, written apart from `redraw.py`, which judges the result. A quarter of the
+pictures stay close to the data's own look: grey 8 × 8 pixels filling the picture.
+
+Letters in shapes: `B` batch, `S` side of the drawing, twice the graph's input, `h` `w` 8.
+Drawings are f32 [B, S, S], 0 paper to 1 ink; coordinates run from −1 to 1 over the drawing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional
+
+from service.manifest import ImageInput
+
+_PAD = 3  # source pixels of paper around the digit
+_ZOOM = 4
+_AS_IS = 0.25  # share of pictures that keep the data's own look
+
+
+class DigitAugmentation:
+    """Draws digits anew, differently each time.
+
+    Args:
+        spec: Size of the graph's input.
+    """
+
+    def __init__(self, spec: ImageInput) -> None:
+        self._size = (spec.height, spec.width)
+        self._side = 2 * max(self._size)
+
+    def __call__(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Draw u8 [B, 8, 8, 1] anew: f32 [B, H, W, 1], whole numbers 0–255."""
+        draw = _Random(len(pixels), generator)
+        as_is = draw.chance(_AS_IS)
+        field = _smooth(pixels[..., 0].float() / 255)
+        ridge = _ridge(field)
+        mix = torch.where(draw.chance(0.6), draw.uniform(0.5, 1.0), draw.uniform(0.0, 0.2))[:, None, None]
+        pen = mix * ridge + (1 - mix) * field
+        grid = _placement(draw, as_is, field.shape[-1], pixels.shape[1], self._side)
+        drawn = _sample(torch.where(as_is[:, None, None], field, pen), grid)
+        threshold = draw.uniform(0.25, 0.8) * (0.6 + 0.4 * mix[:, 0, 0])
+        softness = draw.log_uniform(0.01, 0.12)
+        strokes = ((drawn - threshold[:, None, None]) / softness[:, None, None]).sigmoid()
+        ink = torch.where(as_is[:, None, None], drawn, strokes)
+        ink = torch.maximum(ink, _rules(draw, self._side) * draw.chance(0.25)[:, None, None])
+        small = functional.interpolate(ink[:, None], self._size, mode="area")
+        return _expose(draw, _blur(draw, small))
+
+
+class _Random:
+    """One random number a picture, all from one generator."""
+
+    def __init__(self, count: int, generator: torch.Generator) -> None:
+        self.count = count
+        self.generator = generator
+
+    def uniform(self, low: float, high: float) -> torch.Tensor:
+        return torch.rand(self.count, generator=self.generator) * (high - low) + low
+
+    def log_uniform(self, low: float, high: float) -> torch.Tensor:
+        return self.uniform(math.log(low), math.log(high)).exp()
+
+    def chance(self, share: float) -> torch.Tensor:
+        return torch.rand(self.count, generator=self.generator) < share
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        return torch.randn(self.count, *shape, generator=self.generator)
+
+
+def _smooth(ink: torch.Tensor) -> torch.Tensor:
+    """Enlarge [B, h, w] with a paper margin, without steps."""
+    padded = functional.pad(ink[:, None], (_PAD,) * 4)
+    fine = functional.interpolate(padded, scale_factor=_ZOOM, mode="bicubic", align_corners=False)
+    return fine[:, 0].clamp(0, 1)
+
+
+def _ridge(field: torch.Tensor) -> torch.Tensor:
+    """Make every stroke's middle 1, faint strokes too, so that a high threshold thins without breaking."""
+    reach = 2 * _ZOOM + 1
+    highest = functional.max_pool2d(field[:, None], reach, stride=1, padding=reach // 2)[:, 0]
+    seen = ((field - 0.15) / 0.05).sigmoid()
+    return field / highest.clamp(min=0.2) * seen
+
+
+def _placement(
+    draw: _Random, as_is: torch.Tensor, field_side: int, source_side: int, side: int
+) -> torch.Tensor:
+    """Say which point of the field each point of the drawing shows: f32 [B, S, S, 2]."""
+    share = torch.where(as_is, draw.uniform(0.92, 1.02), draw.log_uniform(0.3, 1.0))
+    stretch = torch.where(as_is, draw.uniform(-0.05, 0.05), draw.uniform(-0.35, 0.35)).exp()
+    angle = torch.where(as_is, draw.uniform(-0.1, 0.1), draw.uniform(-0.33, 0.33))
+    shear = torch.where(as_is, draw.uniform(-0.05, 0.05), draw.uniform(-0.3, 0.3))
+    room = torch.where(as_is, torch.full_like(share, 0.06), (1 - share).clamp(min=0.06, max=0.5))
+    shift = torch.stack([draw.uniform(-1, 1), draw.uniform(-1, 1)], dim=1) * room[:, None]
+    cos, sin = angle.cos(), angle.sin()
+    turn = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+    skew = torch.stack(
+        [torch.stack([stretch.rsqrt(), shear], 1), torch.stack([0 * shear, stretch.sqrt()], 1)], 1
+    )
+    scale = source_side / (field_side / _ZOOM) / share
+    matrix = turn @ skew * scale[:, None, None]
+    offset = -(matrix @ shift[:, :, None])
+    theta = torch.cat([matrix, offset], dim=2)
+    grid = functional.affine_grid(theta, [draw.count, 1, side, side], align_corners=False)
+    waves = functional.interpolate(draw.normal(2, 4, 4), (side, side), mode="bicubic", align_corners=False)
+    strength = torch.where(as_is, draw.uniform(0, 0.02), draw.uniform(0, 0.08))
+    return grid + waves.permute(0, 2, 3, 1) * strength[:, None, None, None]
+
+
+def _sample(field: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    return functional.grid_sample(field[:, None], grid, padding_mode="zeros", align_corners=False)[:, 0]
+
+
+def _rules(draw: _Random, side: int) -> torch.Tensor:
+    """Draw printed lines, a third of the time squares: [B, S, S], up to 0.6 of the ink's strength."""
+    place = torch.arange(side, dtype=torch.float32)
+    spacing, thickness = draw.uniform(0.1, 0.45) * side, draw.log_uniform(0.25, 2.0)
+
+    def lines(start: torch.Tensor) -> torch.Tensor:
+        gap = (place + start[:, None] * spacing[:, None]) % spacing[:, None]
+        return (thickness[:, None] - gap).clamp(0, 1)
+
+    across = lines(draw.uniform(0, 1))[:, :, None]
+    down = lines(draw.uniform(0, 1))[:, None, :] * draw.chance(0.33)[:, None, None]
+    return torch.maximum(across, down) * draw.uniform(0.1, 0.6)[:, None, None]
+
+
+def _blur(draw: _Random, pictures: torch.Tensor) -> torch.Tensor:
+    """Lose sharpness on some: [B, 1, H, W], as a small file enlarged or a lens out of focus."""
+    weight = (draw.uniform(0, 1) * draw.chance(0.4))[:, None, None, None]
+    soft = functional.avg_pool2d(functional.pad(pictures, (1,) * 4, mode="replicate"), 3, stride=1)
+    return weight * soft + (1 - weight) * pictures
+
+
+def _expose(draw: _Random, pictures: torch.Tensor) -> torch.Tensor:
+    """Choose grey levels, light, grain and polarity: f32 [B, H, W, 1], whole numbers 0–255."""
+    height, width = pictures.shape[2:]
+    contrast = draw.log_uniform(0.2, 1.0)[:, None, None]
+    low = draw.uniform(0, 1)[:, None, None] * (1 - contrast)
+    slope_y, slope_x = (draw.uniform(-0.3, 0.3) * draw.chance(0.4) for _ in range(2))
+    ramp_y = torch.linspace(-0.5, 0.5, height)[None, :, None] * slope_y[:, None, None]
+    ramp_x = torch.linspace(-0.5, 0.5, width)[None, None, :] * slope_x[:, None, None]
+    grain = draw.normal(height, width) * (draw.uniform(0, 0.1) * draw.chance(0.5))[:, None, None]
+    amount = pictures[:, 0] + ramp_y + ramp_x + grain
+    light = torch.where(draw.chance(0.5)[:, None, None], 1 - amount, amount)
+    levels = ((low + contrast * light) * 255).round().clamp(0, 255)
+    return levels[..., None]

@@ -1,0 +1,63 @@
+"""The handwritten digits that scikit-learn bundles, 1,797 pictures of 8 × 8 pixels.
+
+E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
+Repository, 1998: the part of that data set that its authors kept for testing, from 13 writers.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from service.manifest import ImageInput
+from training.data.digit_augmentation import DigitAugmentation
+from training.data.redraw import Redrawing, redraw
+
+LEVELS = 16  # the data's own scale: 0 is paper, 16 is ink
+
+
+class Digits:
+    """The bundled digits as a source of pictures: light ink on dark paper, as the data has them.
+
+    Args:
+        spec: Size of the graph's input.
+        redrawings: Redrawn pictures a held-out digit.
+    """
+
+    def __init__(self, spec: ImageInput, redrawings: int) -> None:
+        data = load_digits()
+        self._spec = spec
+        self.redrawings = redrawings
+        self.labels: NDArray[np.int64] = data.target.astype(np.int64)
+        self.classes = tuple(str(name) for name in data.target_names)
+        self.pixels: NDArray[np.uint8] = (data.images * (255 / LEVELS)).round().astype(np.uint8)[..., None]
+        self.description = (
+            f"scikit-learn's load_digits: {len(self.labels)} handwritten digits of 8 × 8 pixels "
+            "(UCI Optical Recognition of Handwritten Digits, the part kept for testing)"
+        )
+
+    def files(self, indices: NDArray[np.int64]) -> list[bytes]:
+        """Give digits as PNG files of 8 × 8 pixels, nothing changed."""
+        return [_png(self.pixels[i, :, :, 0]) for i in indices]
+
+    def redrawn(self, indices: NDArray[np.int64], seed: int) -> list[Redrawing]:
+        """Give digits as files like those that people send; see `training.data.redraw`."""
+        return [
+            redraw(self.pixels[i, :, :, 0], np.random.default_rng((seed, int(i), k)))
+            for i in indices
+            for k in range(self.redrawings)
+        ]
+
+    def augmentation(self) -> DigitAugmentation:
+        """Make what varies training digits."""
+        return DigitAugmentation(self._spec)
+
+
+def _png(grey: NDArray[np.uint8]) -> bytes:
+    file = BytesIO()
+    Image.fromarray(grey).save(file, format="PNG")
+    return file.getvalue()

@@ -1,0 +1,109 @@
+"""A folder of picture files, one sub-folder a class: anyone's own data.
+
+Files are decoded by the service's own decoder, so a file that trains here is one that can be sent
+there. All pictures are kept in memory at the graph's size.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import RequestError
+from service.manifest import ImageInput
+from service.tasks import Limits
+from service.tasks.image import decode_image
+from training.data.picture_augmentation import PictureAugmentation
+from training.data.redraw import Redrawing
+from training.errors import DataRejected
+from training.recipes.recipe import FolderData
+
+_LOG = logging.getLogger(__name__)
+_FEWEST_CLASSES = 2
+
+
+class ImageFolder:
+    """A user's pictures as a source: a class a sub-folder, in the order of the names.
+
+    Files and folders whose names start with a dot are left alone.
+
+    Args:
+        data: Where they are, and what an unreadable file does.
+        spec: Size and channels of the graph's input.
+
+    Raises:
+        DataRejected: The folder is missing, has fewer than two classes, has an empty class or, unless
+            they are to be skipped, has files that do not decode; the text names them.
+    """
+
+    def __init__(self, data: FolderData, spec: ImageInput) -> None:
+        self.classes = _class_names(data.path)
+        self.redrawings = 0
+        self._mirror = data.mirror
+        self._paths: list[Path] = []
+        labels: list[int] = []
+        images: list[NDArray[np.uint8]] = []
+        unreadable: list[str] = []
+        for label, name in enumerate(self.classes):
+            for path in _files(data.path / name):
+                try:
+                    image = decode_image(path.read_bytes(), spec, max_pixels=Limits().max_pixels)
+                except (RequestError, OSError) as error:
+                    unreadable.append(f"{path}: {error}")
+                    continue
+                self._paths.append(path)
+                labels.append(label)
+                images.append(image)
+        self.unreadable = tuple(unreadable)
+        _report(self.unreadable, data.unreadable)
+        self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        if not counts.all():
+            empty = self.classes[int(counts.argmin())]
+            raise DataRejected(f"class {empty} has no picture that can be read in {data.path / empty}")
+        self.pixels: NDArray[np.uint8] = np.stack(images)
+        mix = ", ".join(f"{name} {count}" for name, count in zip(self.classes, counts, strict=True))
+        self.description = f"folder {data.path.name} of {len(labels)} pictures: {mix}"
+
+    def files(self, indices: NDArray[np.int64]) -> list[bytes]:
+        """Give the files as they are."""
+        return [self._paths[i].read_bytes() for i in indices]
+
+    def redrawn(self, indices: NDArray[np.int64], seed: int) -> list[Redrawing]:
+        """Give nothing: pictures in general cannot be drawn anew."""
+        return []
+
+    def augmentation(self) -> PictureAugmentation:
+        """Make what varies training pictures."""
+        return PictureAugmentation(mirror=self._mirror)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        raise DataRejected(f"there is no folder {folder}: give the folder whose sub-folders are the classes")
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(names) < _FEWEST_CLASSES:
+        raise DataRejected(
+            f"{folder} has {len(names)} sub-folders: each class needs one, and there must be two"
+        )
+    return tuple(names)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def _report(unreadable: tuple[str, ...], rule: str) -> None:
+    if not unreadable:
+        return
+    listed = "\n  ".join(unreadable[:20]) + (
+        f"\n  and {len(unreadable) - 20} more" if len(unreadable) > 20 else ""
+    )
+    if rule == "error":
+        raise DataRejected(
+            f"{len(unreadable)} files cannot be read; mend or remove them, or set data.unreadable to skip:\n  {listed}"
+        )
+    _LOG.warning("%d files cannot be read and are left out:\n  %s", len(unreadable), listed)

@@ -1,0 +1,43 @@
+"""Varying training pictures of any kind: place, size, tilt, light, colour, grain; mirrored if wanted.
+
+Letters in shapes: `B` batch, `H` height, `W` width, `C` channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+
+class PictureAugmentation:
+    """Moves, tilts, scales and re-exposes a batch of pictures.
+
+    Args:
+        mirror: Whether half of them may be mirrored left to right.
+    """
+
+    def __init__(self, *, mirror: bool) -> None:
+        self._mirror = mirror
+
+    def __call__(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Vary u8 [B, H, W, C]: f32 of the same shape, whole numbers 0–255."""
+        pictures = pixels.permute(0, 3, 1, 2).float()
+        count = len(pictures)
+
+        def uniform(low: float, high: float) -> torch.Tensor:
+            return torch.rand(count, generator=generator) * (high - low) + low
+
+        scale, angle = uniform(0.8, 1.1), uniform(-0.2, 0.2)
+        flip = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0) if self._mirror else torch.ones(count)
+        cos, sin = scale * angle.cos(), scale * angle.sin()
+        rows = [
+            torch.stack([cos * flip, -sin, uniform(-0.1, 0.1)], 1),
+            torch.stack([sin * flip, cos, uniform(-0.1, 0.1)], 1),
+        ]
+        grid = functional.affine_grid(torch.stack(rows, 1), list(pictures.shape), align_corners=False)
+        moved = functional.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
+        gain = uniform(0.7, 1.3)[:, None, None, None]
+        tint = torch.rand(count, pictures.shape[1], 1, 1, generator=generator) * 30 - 15
+        grain = torch.randn(moved.shape, generator=generator) * uniform(0, 6)[:, None, None, None]
+        levels = (moved - 128) * gain + 128 + uniform(-30, 30)[:, None, None, None] + tint + grain
+        return levels.round().clamp(0, 255).permute(0, 2, 3, 1)

@@ -1,0 +1,93 @@
+"""Training, validation and test parts: which picture belongs where, by a fixed seed.
+
+The test part is for the one look at the end. Contiguous blocks are the second way to hold out:
+neighbours in a data set often come from the same writer, so a block is nearer to unseen writers.
+
+Letters in shapes: `N` pictures, `K` classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+
+from training.errors import DataRejected
+from training.recipes.recipe import Split
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Disjoint indices of pictures, each i64 and ascending."""
+
+    train: Indices
+    validation: Indices
+    test: Indices
+
+
+def stratified_parts(labels: NDArray[np.int64], split: Split) -> Parts:
+    """Divide pictures so that every part has every class in the same mix.
+
+    Args:
+        labels: i64 [N], 0 to K-1.
+        split: Shares and seed.
+
+    Raises:
+        DataRejected: A class has too few pictures to be in every part.
+    """
+    everything = np.arange(len(labels))
+    rest, test = _divide(everything, labels, split.test, split.seed)
+    return _with_validation(rest, test, labels, split)
+
+
+def contiguous_parts(labels: NDArray[np.int64], split: Split, blocks: int) -> list[Parts]:
+    """Hold out one contiguous block of the data set after the other.
+
+    Args:
+        labels: i64 [N].
+        split: The share of validation, within what is not held out, and its seed.
+        blocks: How many blocks; each is the test part once.
+    """
+    everything = np.arange(len(labels))
+    return [
+        _with_validation(np.setdiff1d(everything, block), block, labels, split)
+        for block in np.array_split(everything, blocks)
+    ]
+
+
+def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """Weigh classes against their imbalance.
+
+    Args:
+        labels: i64 [N] of the training part.
+        classes: K.
+
+    Returns:
+        f32 [K]: the inverse of each class's share, scaled so that a picture's mean weight is 1.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    if not counts.all():
+        raise DataRejected(f"class number {int(np.argmin(counts))} has no picture in the training part")
+    return (len(labels) / (classes * counts)).astype(np.float32)
+
+
+def _with_validation(rest: Indices, test: Indices, labels: NDArray[np.int64], split: Split) -> Parts:
+    share = min(0.5, split.validation / (1 - split.test))
+    train, validation = _divide(rest, labels, share, split.seed)
+    return Parts(train, validation, np.sort(test))
+
+
+def _divide(indices: Indices, labels: NDArray[np.int64], share: float, seed: int) -> tuple[Indices, Indices]:
+    try:
+        kept, held_out = train_test_split(
+            indices, test_size=share, random_state=seed, stratify=labels[indices]
+        )
+    except ValueError as error:
+        raise DataRejected(
+            f"too few pictures for a training, a validation and a test part of every class: {error}"
+        ) from error
+    return np.sort(kept), np.sort(held_out)

@@ -1,0 +1,1 @@
+"""Networks: `uint8` pictures in, probabilities out, the whole way as PyTorch modules."""

@@ -1,0 +1,1 @@
+"""Recipes: one readable YAML file says everything that a training run depends on."""

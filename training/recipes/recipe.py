@@ -1,0 +1,153 @@
+"""A recipe as typed classes: everything that a training run depends on, in one YAML file.
+
+A key that is not in a class is an error. The parts `manifest` and `input` are the service's own
+classes, so what a recipe says is what the model folder will say.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import ModelRejected
+from service.manifest import ImageInput, ModelManifest, read
+from training.errors import DataRejected
+
+RECIPES_FOLDER = Path(__file__).parent
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DigitsData(_Strict):
+    """The handwritten digits that scikit-learn bundles.
+
+    Attributes:
+        redrawings: How many redrawn pictures of each held-out digit are evaluated.
+    """
+
+    kind: Literal["digits"] = "digits"
+    redrawings: Annotated[int, Field(ge=1, le=100)] = 5
+
+
+class FolderData(_Strict):
+    """A folder of picture files, one sub-folder a class.
+
+    Attributes:
+        path: The folder; relative to where the command runs.
+        unreadable: What a file that does not decode does: stop with its name, or be left out and counted.
+        mirror: Whether a mirrored picture still shows its class.
+    """
+
+    kind: Literal["folder"] = "folder"
+    path: Path
+    unreadable: Literal["error", "skip"] = "error"
+    mirror: bool = False
+
+
+class Split(_Strict):
+    """Shares of the held-out parts, drawn class by class with a seed of their own."""
+
+    test: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
+    validation: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
+    seed: int = 0
+
+
+class NetworkSize(_Strict):
+    """Size of the residual network.
+
+    Attributes:
+        widths: Channels of each stage; every stage halves height and width of the one before.
+        blocks: Residual blocks a stage.
+        dropout: Share of features dropped before the last layer while training.
+    """
+
+    widths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (24, 48, 96)
+    blocks: Annotated[int, Field(ge=1)] = 1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class Optimisation(_Strict):
+    """How the weights are found: AdamW, a warm-up, then a cosine down to nothing.
+
+    Attributes:
+        passes: Times that an epoch goes through the training part, varied anew each time.
+        learning_rate: The highest, reached after the warm-up.
+        warm_up: Share of all steps over which the learning rate rises.
+        gradient_clip: Largest norm of the gradient.
+        patience: Epochs without a better validation loss after which training stops.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 30
+    passes: Annotated[int, Field(ge=1)] = 1
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    patience: Annotated[int, Field(ge=1)] = 10
+
+
+class Recipe(_Strict):
+    """Everything that a training run depends on.
+
+    Attributes:
+        manifest: What `model.yaml` will say.
+        input: What `version.yaml` will say about the graph's input.
+        seed: Of weights, order and variation; the split has its own.
+    """
+
+    manifest: ModelManifest
+    data: Annotated[DigitsData | FolderData, Field(discriminator="kind")]
+    input: ImageInput
+    split: Split = Split()
+    network: NetworkSize = NetworkSize()
+    optimisation: Optimisation = Optimisation()
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
+
+    def changed(self, *, data: Path | None, name: str | None, seed: int | None) -> Recipe:
+        """Apply what a command line says over the file; None leaves things as they are.
+
+        Raises:
+            DataRejected: The name cannot be a model's name.
+        """
+        content = self.model_dump(mode="json")
+        if data is not None:
+            content["data"] = {**(content["data"] if self.data.kind == "folder" else {}), "kind": "folder"}
+            content["data"]["path"] = str(data)
+        if name is not None:
+            content["manifest"]["name"] = name
+        if seed is not None:
+            content["seed"] = seed
+        try:
+            return Recipe.model_validate(content)
+        except ValidationError as error:
+            raise DataRejected(f"the recipe does not allow this: {error.errors()[0]['msg']}") from error
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Read a recipe by its name, or by the path of its YAML file.
+
+    Raises:
+        DataRejected: There is no such recipe, or a key in it is unknown, missing or out of range.
+    """
+    shipped = RECIPES_FOLDER / f"{name_or_path}.yaml"
+    path = shipped if shipped.is_file() else Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in RECIPES_FOLDER.glob("*.yaml")))
+        raise DataRejected(
+            f"there is no recipe {name_or_path}: give the path of a YAML file, or one of {names}"
+        )
+    try:
+        return read(path, Recipe)
+    except ModelRejected as error:
+        raise DataRejected(f"recipe {error}") from error
