@@ -10,23 +10,32 @@ from __future__ import annotations
 
 import base64
 import binascii
-import warnings
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, ClassVar, TypedDict, cast
+from typing import Annotated, ClassVar, cast
 
 import filetype
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,  # noqa: F401 - importing a plugin registers its format
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageOps,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
 from service.errors import InvalidInput, ModelRejected, TooLarge, UnsupportedMedia
 from service.manifest import ImageInput, VersionFacts
 from service.tasks.task import Inputs, Limits, Outputs, Raw
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _FORMATS_TEXT = "PNG, JPEG, WebP, GIF or BMP"
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -88,7 +97,7 @@ def decode_image(
     if not body:
         raise InvalidInput(f"the picture is empty; send the bytes of a {_FORMATS_TEXT} file")
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(body), formats=FORMATS) as picture:
+        with Image.open(BytesIO(body), formats=FORMATS) as picture:
             _check_size(picture, max_pixels)
             picture.load()
             upright = ImageOps.exif_transpose(picture)
@@ -177,6 +186,7 @@ class ImageClassification:
     media_type: ClassVar[str] = "image/*"
     inputs: ClassVar[Mapping[str, str]] = {"image": "uint8"}
     outputs: ClassVar[Mapping[str, str]] = {"probabilities": "float32"}
+    result: ClassVar[type] = Classification
 
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
         self._spec = facts.input
@@ -188,7 +198,8 @@ class ImageClassification:
         if len(set(self.labels)) != len(self.labels) or not self.labels or "" in self.labels:
             raise ModelRejected(f"{facts.labels} must hold one label a line, all different")
 
-    def from_json(self, value: object) -> Raw:
+    @staticmethod
+    def from_json(value: object) -> Raw:
         """Decode one base64 file, with or without a `data:` prefix."""
         if not isinstance(value, str):
             raise InvalidInput("must be a picture file as a base64 string")

@@ -32,6 +32,13 @@ class Task(Protocol):
     """A task bound to one version: its labels, sizes and words are loaded.
 
     Everything a client can get wrong is found in `from_json` and `decode`, before the queue.
+
+    Attributes:
+        parameters: The class of the request's parameters.
+        media_type: What a raw body is.
+        inputs: Dtypes of the graph's inputs, by name; `outputs` likewise.
+        result: The typed dictionary that `answer` gives.
+        labels: Names of the classes, in the order of the graph's outputs.
     """
 
     name: ClassVar[str]
@@ -39,6 +46,8 @@ class Task(Protocol):
     media_type: ClassVar[str]
     inputs: ClassVar[Mapping[str, str]]
     outputs: ClassVar[Mapping[str, str]]
+    result: ClassVar[type]
+    labels: tuple[str, ...]
 
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
         """Load what the task needs beside the graph.
@@ -47,7 +56,8 @@ class Task(Protocol):
             ModelRejected: A file is missing or does not fit the facts.
         """
 
-    def from_json(self, value: object) -> Raw:
+    @staticmethod
+    def from_json(value: object) -> Raw:
         """Turn one JSON item into a raw item.
 
         Raises:

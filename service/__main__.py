@@ -1,0 +1,127 @@
+"""`kotae`: serve the models, look at them, check them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from service.errors import ModelRejected, StartFailed
+from service.settings import CONFIG_VARIABLE, load_settings
+
+app = typer.Typer(
+    help="Kotae: models answer over HTTP.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+models_app = typer.Typer(help="Look at the models of a folder.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+ModelsOption = Annotated[Path | None, typer.Option("--models", help="Folder of models.")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
+    models: ModelsOption = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+) -> None:
+    """Serve every model of the folder over HTTP."""
+    if config is not None:
+        os.environ[CONFIG_VARIABLE] = str(config)
+    from service.telemetry.logs import configure_logging
+
+    configure_logging("info")
+    settings = load_settings(host=host, port=port, models=models, device=device)
+    configure_logging(settings.log_level)
+    from service.app import create_app
+    from service.server import serve as run_server
+
+    run_server(create_app(settings), settings)
+
+
+@models_app.command("list")
+def list_models(models: ModelsOption = None) -> None:
+    """List the models and what they do, without loading them."""
+    from service.catalog import Catalog
+
+    table = Table("model", "task", "versions", "default", "required", "description")
+    for model in Catalog.of_folder(load_settings(models=models).models).models.values():
+        manifest = model.manifest
+        if manifest is None:
+            table.add_row(model.name, "?", "", "", "", f"[red]{escape(model.reason)}")
+            continue
+        versions = ", ".join(str(number) for number in model.version_numbers()) or "[red]none"
+        marks = ("yes" if manifest.default else "", "yes" if manifest.required else "")
+        table.add_row(model.name, manifest.task, versions, *marks, escape(manifest.description))
+    Console().print(table)
+
+
+@models_app.command("show")
+def show_model(name: str, models: ModelsOption = None) -> None:
+    """Show a model's manifest and the facts of its newest version."""
+    from service.manifest import MANIFEST_FILE, VERSION_FILE, version_folders
+
+    folder = load_settings(models=models).models / name
+    if not (folder / MANIFEST_FILE).is_file():
+        raise StartFailed(f"{folder} is not a model: it holds no {MANIFEST_FILE}")
+    console = Console()
+    for path in (folder / MANIFEST_FILE, *(entry / VERSION_FILE for _, entry in version_folders(folder)[:1])):
+        console.rule(str(path.relative_to(folder)))
+        console.print(path.read_text(encoding="utf-8"), markup=False, highlight=True)
+
+
+@models_app.command("verify")
+def verify_models(
+    names: Annotated[list[str] | None, typer.Argument(help="Models to check; else all.")] = None,
+    models: ModelsOption = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+) -> None:
+    """Load every version and run its golden check; exit 1 if one fails."""
+    logging.disable(logging.CRITICAL)  # the table tells the same
+    from service.catalog import Catalog
+
+    settings = load_settings(models=models, device=device)
+    catalog = Catalog.of_folder(settings.models, settings.device)
+    if unknown := sorted(set(names or ()) - catalog.models.keys()):
+        raise StartFailed(f"no such model: {', '.join(unknown)}")
+    if names:
+        catalog.models = {name: catalog.models[name] for name in names}
+    catalog.load(every_version=True)
+    table = Table("model", "version", "state", "device", "largest difference", "reason")
+    for model in catalog.models.values():
+        if not model.versions:
+            table.add_row(model.name, "", "[red]failed", "", "", escape(model.reason))
+        for number, version in model.versions.items():
+            error = version.golden_check_error
+            table.add_row(
+                model.name,
+                str(number),
+                "[green]ready" if version.state == "ready" else f"[red]{version.state}",
+                ", ".join(map(str, version.devices)),
+                "" if error is None else f"{error:.2g}",
+                escape(version.reason),
+            )
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    if not catalog.models or any(model.has_failure for model in catalog.models.values()):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; what an operator can put right is one line on standard error, exit code 2."""
+    try:
+        app()
+    except (StartFailed, ModelRejected) as error:
+        Console(stderr=True).print(f"[red]kotae:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""A body -> raw items and parameters: raw file, multipart, or JSON. Pure functions, safe in any thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, FormParser, parse_options_header
+
+from service.errors import InvalidInput, RequestError, TooLarge, ValidationFailed
+from service.tasks import Task
+from service.tasks.task import Raw
+
+_UNDECLARED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a request brought.
+
+    Attributes:
+        raws: The raw items, in order.
+        declared_types: The media type that the client named for each, empty where it named none.
+        parameters: By name, from JSON or form fields.
+    """
+
+    raws: tuple[Raw, ...]
+    declared_types: tuple[str, ...]
+    parameters: Mapping[str, object] = field(default_factory=dict)
+
+
+def media_type(content_type: str) -> str:
+    """Give the type without its parameters, in lower case; empty if it says nothing about the bytes."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return "" if kind in _UNDECLARED else kind
+
+
+def is_enveloped(content_type: str) -> bool:
+    """Tell whether the body wraps its items: JSON or multipart. Any other body is one raw item."""
+    kind = media_type(content_type)
+    return _is_json(kind) or kind == "multipart/form-data"
+
+
+def parse_body(body: bytes, content_type: str, task: type[Task], max_items: int) -> Body:
+    """Find the items and parameters of a body.
+
+    Raises:
+        InvalidInput: Empty, not JSON, not multipart, or without items.
+        ValidationFailed: A JSON key that does not exist.
+        TooLarge: More items than allowed.
+    """
+    kind = media_type(content_type)
+    if not body:
+        raise InvalidInput(f"the body is empty; send {task.media_type}, multipart or JSON")
+    if _is_json(kind):
+        return _parse_json(body, task, max_items)
+    if kind == "multipart/form-data":
+        return _parse_multipart(body, content_type, max_items)
+    return Body((body,), (kind,))
+
+
+def parse_parameters(
+    query: Mapping[str, str], given: Mapping[str, object], task: type[Task]
+) -> tuple[str | None, str | None, BaseModel]:
+    """Merge the parameters of the query and of the body.
+
+    Returns:
+        The model's name, its version, and the task's own parameters.
+
+    Raises:
+        InvalidInput: One parameter stands in both places with different values.
+        ValidationFailed: A parameter is unknown or out of range.
+    """
+    for name in query.keys() & given.keys():
+        if query[name].lower() != str(given[name]).lower():
+            raise InvalidInput(
+                f"{name} is {query[name]!r} in the query but {given[name]!r} in the body", param=name
+            )
+    merged = {**given, **query}
+    model, version = (_text(merged.pop(name, None), name) for name in ("model", "version"))
+    try:
+        return model, version, task.parameters.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(["model", "version", *task.parameters.model_fields])
+            raise ValidationFailed(f"there is no parameter {name}; there are {known}", param=name) from error
+        raise ValidationFailed(f"{name}: {first['msg']}", param=name) from error
+
+
+def parse_timeout(header: str | None, default_seconds: float) -> float:
+    """Read `X-Timeout-Ms`.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ValidationFailed: Not a positive number.
+    """
+    if header is None:
+        return default_seconds
+    try:
+        milliseconds = float(header)
+    except ValueError:
+        milliseconds = math.nan
+    if not 0 < milliseconds < 86_400_000:
+        raise ValidationFailed("X-Timeout-Ms must be a positive number of milliseconds", param="X-Timeout-Ms")
+    return milliseconds / 1000
+
+
+def at_item(error: RequestError, index: int) -> RequestError:
+    """Name the item at fault in its error."""
+    param = f"inputs[{index}]"
+    named = type(error)(
+        f"{param}: {error.message}", param=param, retry_after_seconds=error.retry_after_seconds
+    )
+    named.__cause__ = error
+    return named
+
+
+def _is_json(kind: str) -> bool:
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def _text(value: object, name: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return str(value)
+    raise ValidationFailed(f"{name} must be a text", param=name)
+
+
+def _parse_json(body: bytes, task: type[Task], max_items: int) -> Body:
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"the body is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InvalidInput('the body must be an object such as {"inputs": [...], "parameters": {...}}')
+    if unknown := sorted(content.keys() - {"inputs", "parameters"}):
+        raise ValidationFailed(
+            f"unknown field {unknown[0]}; there are inputs and parameters", param=unknown[0]
+        )
+    if "inputs" not in content:
+        raise ValidationFailed("the field inputs is missing", param="inputs")
+    parameters = content.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise ValidationFailed("parameters must be an object", param="parameters")
+    inputs = content["inputs"]
+    values = inputs if isinstance(inputs, list) else [inputs]
+    _check_count(len(values), max_items)
+    raws = []
+    for index, value in enumerate(values):
+        try:
+            raws.append(task.from_json(value))
+        except RequestError as error:
+            raise at_item(error, index) from error
+    return Body(tuple(raws), ("",) * len(raws), parameters)
+
+
+def _parse_multipart(body: bytes, content_type: str, max_items: int) -> Body:
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise InvalidInput("the multipart body names no boundary in its Content-Type")
+    files: list[File] = []
+    fields: list[Field] = []
+    ended: list[bool] = []
+    try:
+        parser = FormParser(
+            "multipart/form-data",
+            on_field=fields.append,
+            on_file=files.append,
+            on_end=lambda: ended.append(True),
+            boundary=boundary,
+            config={"MAX_MEMORY_FILE_SIZE": math.inf},  # the body is in memory already; never use a disk
+        )
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as error:
+        raise InvalidInput(f"the multipart body is damaged: {error}") from error
+    if not ended:
+        raise InvalidInput("the multipart body ends before its last boundary")
+    if wrong := [file.field_name for file in files if file.field_name != b"file"]:
+        name = (wrong[0] or b"").decode(errors="replace")
+        raise ValidationFailed(f"files belong in the field file, not {name!r}", param=name)
+    _check_count(len(files), max_items)
+    parameters = {
+        (field.field_name or b"").decode(errors="replace"): (field.value or b"").decode(errors="replace")
+        for field in fields
+    }
+    return Body(
+        tuple(_content(file) for file in files),
+        tuple(media_type(file.content_type or "") for file in files),
+        parameters,
+    )
+
+
+def _content(file: File) -> bytes:
+    file.file_object.seek(0)
+    content: bytes = file.file_object.read()
+    return content
+
+
+def _check_count(count: int, max_items: int) -> None:
+    if count == 0:
+        raise InvalidInput("the request holds no item", param="inputs")
+    if count > max_items:
+        raise TooLarge(f"the request holds {count} items; the limit is {max_items}", param="inputs")

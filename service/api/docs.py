@@ -1,0 +1,161 @@
+"""`/docs` and `/openapi.json`. The task endpoints are plain handlers, so they are described here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import swagger_ui_bundle
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import TypeAdapter
+
+from service.tasks import TASKS, Task
+
+_ASSETS = "/docs/assets"
+_ERROR_TEXTS = {
+    "400": "The body is not what it claims to be; `param` names the item",
+    "404": "Unknown model or version",
+    "408": "The body came too slowly",
+    "413": "Too many bytes, pixels or items",
+    "415": "A media type or content encoding that is not decoded here",
+    "422": "A parameter is out of range",
+    "429": "Would not be answered in time; see `Retry-After`",
+    "500": "The server failed",
+    "503": "The model is not ready",
+    "504": "The deadline passed",
+}
+
+
+def install(app: FastAPI, tasks: Sequence[str]) -> None:
+    """Serve the OpenAPI document and a page to read it, from this process alone."""
+    bundle = Path(swagger_ui_bundle.__file__).parent / "vendor"
+    app.mount(_ASSETS, StaticFiles(directory=bundle), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=app.title,
+            swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png",
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    written_by_fastapi = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = written_by_fastapi()
+            shared = schema["components"]["schemas"]
+            shared["Error"] = _ERROR
+            for name in tasks:
+                result = TypeAdapter(TASKS[name].result).json_schema(
+                    ref_template="#/components/schemas/{model}"
+                )
+                shared |= result.pop("$defs", {})
+                shared[result["title"]] = result
+                schema["paths"][f"/v1/{name}"] = {"post": _operation(name, TASKS[name], result["title"])}
+        schema = app.openapi_schema or {}
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+_ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "code": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "request_id": {"type": "string"},
+            },
+        }
+    },
+}
+
+
+def _operation(name: str, task: type[Task], result: str) -> dict[str, Any]:
+    """Describe one task endpoint."""
+    parameters = task.parameters.model_json_schema()
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        "tags": ["tasks"],
+        "summary": name.replace("-", " ").capitalize(),
+        "description": "The body is one raw file, or a form with one or several `file` parts, or JSON.",
+        "operationId": name.replace("-", "_"),
+        "parameters": [
+            _query("model", {"type": "string"}, "Which model; else the task's default."),
+            _query("version", {"type": "string"}, "Which version; else the newest that is ready."),
+            *(
+                _query(
+                    key, {k: v for k, v in schema.items() if k != "description"}, schema.get("description")
+                )
+                for key, schema in parameters["properties"].items()
+            ),
+            {
+                "name": "X-Timeout-Ms",
+                "in": "header",
+                "schema": {"type": "number", "exclusiveMinimum": 0},
+                "description": "Deadline in milliseconds, counted from arrival.",
+            },
+        ],
+        "requestBody": {"required": True, "content": _request_content(task, parameters)},
+        "responses": {
+            "200": {
+                "description": "One result an item, in the order they came",
+                "content": {"application/json": {"schema": _answer_schema(result)}},
+            },
+            **{status: {"description": text, "content": error} for status, text in _ERROR_TEXTS.items()},
+        },
+    }
+
+
+def _query(name: str, schema: dict[str, Any], description: str | None) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema, "description": description or ""}
+
+
+def _request_content(task: type[Task], parameters: dict[str, Any]) -> dict[str, Any]:
+    binary = {"type": "string", "format": "binary"}
+    item = {"type": "string", "description": "A base64 file"}
+    inputs = {"oneOf": [item, {"type": "array", "items": item, "minItems": 1}]}
+    return {
+        task.media_type: {"schema": binary},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": {"type": "array", "items": binary}},
+            }
+        },
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["inputs"],
+                "properties": {"inputs": inputs, "parameters": parameters},
+            }
+        },
+    }
+
+
+def _answer_schema(result: str) -> dict[str, Any]:
+    text = {"type": "string"}
+    return {
+        "type": "object",
+        "required": ["id", "model", "version", "task", "results"],
+        "properties": {
+            **{name: text for name in ("id", "model", "version", "task")},
+            "results": {"type": "array", "items": {"$ref": f"#/components/schemas/{result}"}},
+        },
+    }

@@ -1,0 +1,84 @@
+"""Errors as JSON, in one place: `{"error": {"message", "type", "code", "param", "request_id"}}`."""
+
+from __future__ import annotations
+
+import math
+
+import orjson
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.errors import (
+    InferenceFailed,
+    InvalidInput,
+    KotaeError,
+    MethodNotAllowed,
+    NotFound,
+    RequestError,
+    ValidationFailed,
+)
+
+_TYPES = {401: "authentication_error", 403: "authentication_error", 429: "rate_limit_error"}
+_BY_STATUS: dict[int, type[RequestError]] = {404: NotFound, 405: MethodNotAllowed, 422: ValidationFailed}
+
+
+def render(error: RequestError, request_id: str, headers: dict[str, str] | None = None) -> Response:
+    """Turn an error into its response."""
+    headers = dict(headers or {})
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+        headers["Retry-After-Ms"] = str(math.ceil(error.retry_after_seconds * 1000))
+    body = {
+        "message": error.message,
+        "type": _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error"),
+        "code": error.code,
+        "param": error.param,
+        "request_id": request_id,
+    }
+    return Response(orjson.dumps({"error": body}), error.status, headers, "application/json")
+
+
+def render_unexpected(request_id: str) -> Response:
+    """Give the answer to a failure that nobody foresaw: a fixed text, no details."""
+    return render(
+        InferenceFailed("the server failed; the request id finds the reason in its log"), request_id
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the application come out in the one shape."""
+    app.add_exception_handler(KotaeError, _on_kotae_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+
+
+async def _on_kotae_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestError) or error.status == 499:
+        raise error  # not an answer: the middleware counts and logs it
+    return _render_for(request, error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = _BY_STATUS.get(error.status_code, InvalidInput)
+    message = {
+        404: f"there is no {request.url.path} here",
+        405: f"{request.method} is not allowed on {request.url.path}",
+    }.get(error.status_code, str(error.detail))
+    return _render_for(request, kind(message), dict(error.headers or {}))
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"][1:]) or None
+    return _render_for(request, ValidationFailed(f"{param}: {first['msg']}", param=param))
+
+
+def _render_for(request: Request, error: RequestError, headers: dict[str, str] | None = None) -> Response:
+    request.state.error = error.code
+    request.state.error_message = error.message
+    return render(error, request.state.request_id, headers)

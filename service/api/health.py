@@ -1,0 +1,47 @@
+"""`/healthz`, `/readyz`, `/metrics`: what probes and Prometheus ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+
+class Health(Protocol):
+    """Answers the probes' questions; empty means all is well."""
+
+    def not_live(self) -> list[str]:
+        """Why the process should be restarted."""
+
+    def not_ready(self) -> list[str]:
+        """Why no traffic should come."""
+
+
+def health_router(health: Health, render_metrics: Callable[[], tuple[bytes, str]]) -> APIRouter:
+    """Build the routes.
+
+    Args:
+        health: Asked at every probe.
+        render_metrics: Gives the metrics' text and its media type.
+    """
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/healthz", summary="Is the process alive?")
+    async def healthz() -> JSONResponse:
+        reasons = health.not_live()
+        return JSONResponse({"live": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+    @router.get("/readyz", summary="Should traffic come?")
+    async def readyz() -> JSONResponse:
+        reasons = health.not_ready()
+        headers = {"Retry-After": "1"} if reasons else None
+        return JSONResponse({"ready": not reasons, "missing": reasons}, 503 if reasons else 200, headers)
+
+    @router.get("/metrics", summary="Prometheus metrics")
+    def metrics() -> Response:  # not async: rendering runs in a thread
+        text, media_type = render_metrics()
+        return Response(text, media_type=media_type)
+
+    return router

@@ -1,0 +1,175 @@
+"""`POST /v1/<task>`: a body in, one result an item out. Every task goes through this one handler.
+
+    permit ─▶ body ─▶ items ─▶ decode (worker threads) ─▶ queue … lane ─▶ answers ─▶ JSON
+
+A request of several items is one whole: a bad item is named, and nothing of the request runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import orjson
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from service.api.bodies import (
+    Body,
+    at_item,
+    is_enveloped,
+    parse_body,
+    parse_parameters,
+    parse_timeout,
+)
+from service.api.limits import Door
+from service.catalog import Catalog
+from service.engine.ticket import Ticket
+from service.errors import ClientGone, NotReady, RequestError
+from service.loader import Version
+from service.settings import Settings
+from service.tasks import TASKS, Limits, Task
+from service.tasks.task import Inputs, Outputs
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What the task endpoints are built from.
+
+    Attributes:
+        workers: Threads that decode.
+        is_open: False once new work is refused, at the end of a drain.
+    """
+
+    catalog: Catalog
+    settings: Settings
+    door: Door
+    workers: Executor
+    is_open: Callable[[], bool]
+
+
+class TaskEndpoint:
+    """The endpoint of one task."""
+
+    def __init__(self, task: str, dependencies: Dependencies) -> None:
+        self.path = f"/v1/{task}"
+        self._name = task
+        self._task: type[Task] = TASKS[task]
+        self._catalog = dependencies.catalog
+        self._door = dependencies.door
+        self._workers = dependencies.workers
+        self._is_open = dependencies.is_open
+        settings = dependencies.settings
+        self._max_items = settings.max_items_per_request
+        self._limits = Limits(max_pixels=settings.max_pixels)
+
+    async def handle(self, request: Request) -> Response:
+        """Answer one request."""
+        if not self._is_open():
+            raise NotReady("the server is shutting down", retry_after_seconds=1)
+        arrived = time.monotonic()
+        state = request.state
+        state.task = self._name
+        content_type = request.headers.get("content-type", "")
+        query = dict(request.query_params)
+        version: Version | None = None
+        if not is_enveloped(content_type):  # no parameters in the body: refuse before reading it
+            version, parameters = self._choose(query, Body((), ()), request)
+        with self._door.room(request) as held:
+            content = await self._door.read(request, held)
+            started = time.perf_counter()
+            body = await self._parse(content, content_type)
+            if version is None:
+                version, parameters = self._choose(query, body, request)
+            timeout_seconds = parse_timeout(
+                request.headers.get("x-timeout-ms"), version.manifest.deadline_seconds
+            )
+            with self._door.permit(version.model, version.manifest.batching.max_queue_items):
+                ticket = Ticket(deadline=arrived + timeout_seconds, label=state.request_id)
+                await self._admit(version, body, ticket)
+                stages = state.stages = {"decode": time.perf_counter() - started}
+                outputs = await _unless_gone(request.receive, ticket)
+        state.ticket = ticket
+        started = time.perf_counter()
+        response = self._respond(version, outputs, parameters, state.request_id)
+        stages["encode"] = time.perf_counter() - started
+        return response
+
+    def _choose(self, query: dict[str, str], body: Body, request: Request) -> tuple[Version, BaseModel]:
+        model, number, parameters = parse_parameters(query, body.parameters, self._task)
+        version = self._catalog.find(self._name, model, number)
+        request.state.model, request.state.version = version.model, str(version.number)
+        return version, parameters
+
+    async def _parse(self, content: bytes, content_type: str) -> Body:
+        if is_enveloped(content_type) and content:
+            return await self._in_worker(parse_body, content, content_type, self._task, self._max_items)
+        return parse_body(content, content_type, self._task, self._max_items)
+
+    async def _admit(self, version: Version, body: Body, ticket: Ticket) -> None:
+        """Decode every item in the workers, then submit them all, or raise for the first bad one."""
+        if len(body.raws) == 1:
+            await self._in_worker(self._decode_and_submit, version, body, ticket)
+            return
+        decoded = await asyncio.gather(
+            *(self._in_worker(self._decode, version, body, i) for i in range(len(body.raws))),
+            return_exceptions=True,
+        )
+        for result in decoded:
+            if isinstance(result, BaseException):
+                raise result
+        inputs = [result for result in decoded if not isinstance(result, BaseException)]
+        await self._in_worker(self._submit, version, inputs, ticket)
+
+    def _decode_and_submit(self, version: Version, body: Body, ticket: Ticket) -> None:
+        self._submit(version, [self._decode(version, body, 0)], ticket)
+
+    def _decode(self, version: Version, body: Body, index: int) -> Inputs:
+        try:
+            return version.task.decode(body.raws[index], self._limits, body.declared_types[index])
+        except RequestError as error:
+            raise at_item(error, index) from error
+
+    def _submit(self, version: Version, inputs: Sequence[Inputs], ticket: Ticket) -> None:
+        ticket.fill(inputs, [version.task.cost(arrays) for arrays in inputs])
+        version.batcher.submit(ticket)
+
+    def _respond(
+        self, version: Version, outputs: Sequence[Outputs], parameters: BaseModel, request_id: str
+    ) -> Response:
+        content = {
+            "id": request_id,
+            "model": version.model,
+            "version": str(version.number),
+            "task": self._name,
+            "results": [version.task.answer(arrays, parameters) for arrays in outputs],
+        }
+        return Response(
+            orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"
+        )
+
+    def _in_worker(self, function: Callable[..., _Result], *arguments: object) -> Awaitable[_Result]:
+        return asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+
+
+async def _unless_gone(receive: Receive, ticket: Ticket) -> list[Outputs]:
+    """Wait for the outputs, and drop the ticket as soon as the client hangs up."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        ticket.abandon(ClientGone("the client hung up"), "gone")
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return await ticket.outputs()
+    finally:
+        watcher.cancel()

@@ -1,0 +1,142 @@
+"""`create_app(settings)`: wires everything; nothing happens at import."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.routing import BaseRoute
+from starlette.types import Scope
+
+from service.api import docs, errors
+from service.api.health import health_router
+from service.api.limits import Door
+from service.api.models import models_router
+from service.api.tasks import Dependencies, TaskEndpoint
+from service.catalog import Catalog
+from service.engine.lanes import Lanes
+from service.engine.session import available_cpus, choose_device
+from service.lifecycle import Lifecycle
+from service.loader import LoadOptions
+from service.settings import Settings
+from service.tasks import TASKS, Limits
+from service.telemetry.metrics import Metrics, ModelState
+from service.telemetry.middleware import RequestMiddleware, Surroundings
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the application; models load in the background once its lifespan begins.
+
+    Returns:
+        The application; `app.state` has its `lifecycle` and `catalog`.
+
+    Raises:
+        StartFailed: The models folder or the device that was asked for is not there.
+    """
+    device = choose_device(settings.device)
+    metrics = Metrics()
+    lanes = Lanes(metrics, restart_limit=settings.lane_restart_limit)
+    options = LoadOptions(
+        device=str(device),
+        cpu_threads=settings.cpu_threads or available_cpus(),
+        limits=Limits(max_pixels=settings.max_pixels),
+    )
+    catalog = Catalog(settings.models, lanes, metrics, options)
+    catalog.discover()
+    metrics.watch(lambda: _model_states(catalog))
+    lifecycle = Lifecycle(settings, catalog, lanes, metrics.event_loop_lag.observe)
+    workers = ThreadPoolExecutor(settings.decode_threads or available_cpus(), "decode")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        _log.info(
+            "starting", extra={"settings": settings.model_dump(mode="json"), "version": version("kotae")}
+        )
+        threading.Thread(target=catalog.load, name="load", daemon=True).start()
+        watch = asyncio.create_task(lifecycle.watch())
+        yield
+        watch.cancel()
+        catalog.close("the server is shutting down")
+        lanes.stop()
+        workers.shutdown(wait=False, cancel_futures=True)
+
+    app = FastAPI(
+        title="Kotae",
+        version=version("kotae"),
+        summary="Image, speech and text models answered over HTTP.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.lifecycle = lifecycle
+    app.state.catalog = catalog
+    errors.install(app)
+    dependencies = Dependencies(
+        catalog=catalog,
+        settings=settings,
+        door=Door(
+            max_body_bytes=settings.max_body_bytes,
+            max_inflight_bytes=settings.max_inflight_bytes,
+            body_timeout_seconds=settings.body_timeout_seconds,
+        ),
+        workers=workers,
+        is_open=lambda: not lifecycle.closed,
+    )
+    for name in TASKS:
+        endpoint = TaskEndpoint(name, dependencies)
+        app.add_route(endpoint.path, endpoint.handle, methods=["POST"])
+    app.include_router(models_router(catalog))
+    app.include_router(
+        health_router(lifecycle, lambda: (generate_latest(metrics.registry), CONTENT_TYPE_LATEST))
+    )
+    docs.install(app, tuple(TASKS))
+    templates = dict(_templates(app.routes))
+    app.add_middleware(
+        RequestMiddleware,
+        surroundings=Surroundings(
+            observer=metrics,
+            route_of=lambda scope: _route_of(scope, templates),
+            is_draining=lambda: lifecycle.draining,
+            render_unexpected=errors.render_unexpected,
+        ),
+    )
+    return app
+
+
+def _route_of(scope: Scope, templates: Mapping[object, str]) -> str | None:
+    """Name the matched route: FastAPI's own say so themselves, plain ones are found by their endpoint."""
+    path: str | None = getattr(scope.get("route"), "path", None)
+    return path or templates.get(scope.get("endpoint"))
+
+
+def _templates(routes: list[BaseRoute]) -> Iterator[tuple[object, str]]:
+    for route in routes:
+        endpoint, path = getattr(route, "endpoint", None), getattr(route, "path", None)
+        if endpoint is not None and path is not None:
+            yield endpoint, path
+
+
+def _model_states(catalog: Catalog) -> Iterator[ModelState]:
+    for item in catalog.versions():
+        queue = item.queue
+        yield ModelState(
+            model=item.model,
+            version=str(item.number),
+            task=item.manifest.task,
+            device=",".join(map(str, item.devices)),
+            precision=item.variant.precision if item.variant else "",
+            ready=item.state == "ready",
+            load_seconds=item.load_seconds,
+            golden_check_error=item.golden_check_error,
+            queue_items=queue.queue_items if queue else 0,
+            predicted_wait_seconds=queue.predicted_wait_seconds if queue else 0.0,
+        )

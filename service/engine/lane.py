@@ -1,0 +1,341 @@
+"""A lane: the one thread that runs batches on a device, and what happens when it goes wrong.
+
+    pick a model (fair share, then deadline) ─▶ claim its batch ─▶ run ─▶ split ─▶ one wake-up
+                                                                  └ raised: halve until the culprit is alone
+
+An exception that is not the batch's own ends the thread: what it ran fails at once, and a new thread
+takes over. The lane knows arrays and time only; models come to it as a batcher and a function to run.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.batch import Batch, stack
+from service.engine.batcher import Batcher
+from service.engine.observer import BatchReport, Observer
+from service.engine.ticket import Item, Settlement, deliver, fail
+from service.errors import InferenceFailed, KotaeError
+
+Run = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
+_Result = TypeVar("_Result")
+
+_FAIRNESS_SECONDS = 0.05  # models whose used time differs by less than this go by deadline
+_FIRST_BACKOFF_SECONDS = 0.05
+_FAILED_TEXT = "the inference failed; the request id finds the reason in the server's log"
+
+_log = logging.getLogger(__name__)
+
+
+class WrongOutputs(KotaeError):
+    """The graph gave another number of rows than it got: no halving would help."""
+
+
+class LaneStopped(KotaeError):
+    """The lane takes no more work."""
+
+
+class _Placement:
+    """A model on this lane.
+
+    Attributes:
+        used_seconds: Device time charged so far, for the fair share.
+    """
+
+    def __init__(self, batcher: Batcher, run: Run, used_seconds: float) -> None:
+        self.batcher = batcher
+        self.run = run
+        self.used_seconds = used_seconds
+
+
+class Lane:
+    """One device's thread.
+
+    Args:
+        device: The device's name, for the observer.
+        restart_limit: After this many deaths in a row, without a batch in between, the lane gives up.
+
+    Attributes:
+        restarts: Deaths in a row.
+        last_seen: When the thread last showed that it lives, in clock seconds.
+        busy_since: When the running batch began, or None.
+        gave_up: Died too often; nothing runs here any more.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        observer: Observer,
+        *,
+        restart_limit: int = 5,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.device = device
+        self.restarts = 0
+        self.last_seen = clock()
+        self.busy_since: float | None = None
+        self.gave_up = False
+        self._observer = observer
+        self._restart_limit = restart_limit
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._jobs: deque[tuple[Callable[[], None], Future[Any]]] = deque()
+        self._placements: list[_Placement] = []
+        self._running: Sequence[Item] = ()
+        self._stopping = False
+        self._thread = self._new_thread()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """End the thread after the running batch."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+            jobs, self._jobs = self._jobs, deque()
+        for _, future in jobs:
+            future.set_exception(LaneStopped(f"lane {self.device} takes no more work"))
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    def attach(self, batcher: Batcher, run: Run) -> None:
+        """Serve a model from now on."""
+        with self._changed:
+            least = min((p.used_seconds for p in self._placements), default=0.0)
+            self._placements.append(_Placement(batcher, run, least))
+            batcher.wakers = (*batcher.wakers, self.wake)
+            self._changed.notify_all()
+
+    def detach(self, batcher: Batcher) -> None:
+        """Serve a model no more."""
+        with self._changed:
+            self._placements = [p for p in self._placements if p.batcher is not batcher]
+            batcher.wakers = tuple(waker for waker in batcher.wakers if waker != self.wake)
+
+    def wake(self) -> None:
+        """Tell the thread that there may be work."""
+        with self._changed:
+            self._changed.notify()
+
+    def call(self, job: Callable[[], _Result]) -> Future[_Result]:
+        """Run a function on the lane's thread between two batches.
+
+        Returns:
+            Its result or exception; `LaneStopped` if the lane ends first.
+        """
+        future: Future[_Result] = Future()
+
+        def settle() -> None:
+            try:
+                future.set_result(job())
+            except BaseException as error:
+                future.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
+
+        with self._changed:
+            if self.gave_up or self._stopping:
+                future.set_exception(LaneStopped(f"lane {self.device} takes no more work"))
+                return future
+            self._jobs.append((settle, future))
+            self._changed.notify()
+        return future
+
+    def knock(self) -> None:
+        """Ask an idle thread for a sign of life; `last_seen` moves when it answers."""
+        if self.busy_since is None and not self._jobs:
+            self.call(lambda: None)
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._main, name=f"lane-{self.device}", daemon=True)
+
+    def _main(self) -> None:
+        try:
+            if self.restarts > 1:
+                time.sleep(_FIRST_BACKOFF_SECONDS * 2 ** (self.restarts - 2))
+            self._loop()
+        except BaseException as death:
+            self._die(death)
+
+    def _loop(self) -> None:
+        self.last_seen = self._clock()
+        while True:
+            job, placement = self._next()
+            self.last_seen = self._clock()
+            if job is not None:
+                job()
+            elif placement is not None:
+                self._serve(placement)
+            else:
+                return
+
+    def _next(self) -> tuple[Callable[[], None] | None, _Placement | None]:
+        """Wait for a job or a claimable batch; neither means stop."""
+        with self._changed:
+            while True:
+                if self._stopping:
+                    return None, None
+                if self._jobs:
+                    return self._jobs.popleft()[0], None
+                placement, wait_seconds = self._pick()
+                if placement is not None:
+                    return None, placement
+                self._changed.wait(wait_seconds)
+
+    def _pick(self) -> tuple[_Placement | None, float | None]:
+        """Choose the model to run: of those near the least used time, the one most pressed.
+
+        Returns:
+            The choice, or how long to wait for a delayed batch (None: until woken).
+        """
+        now = self._clock()
+        ready: list[tuple[_Placement, float]] = []
+        soonest: float | None = None
+        for placement in self._placements:
+            head = placement.batcher.head()
+            if head is None:
+                continue
+            claimable, deadline = head
+            if claimable <= now:
+                ready.append((placement, deadline))
+            else:
+                soonest = claimable if soonest is None else min(soonest, claimable)
+        if not ready:
+            return None, None if soonest is None else soonest - now
+        least = min(placement.used_seconds for placement, _ in ready)
+        near = [pair for pair in ready if pair[0].used_seconds <= least + _FAIRNESS_SECONDS]
+        chosen = min(near, key=lambda pair: pair[1])[0]
+        for placement in self._placements:  # nobody saves up time while idle to starve the others with
+            placement.used_seconds = max(placement.used_seconds, least - _FAIRNESS_SECONDS)
+        return chosen, None
+
+    def _serve(self, placement: _Placement) -> None:
+        claimed = placement.batcher.claim()
+        if claimed is None:
+            return
+        batch, keep = claimed
+        started = self._clock()
+        self.busy_since = started
+        self._running = [batch.items[row] for row in keep]
+        try:
+            settlements = self._run_batch(placement, batch, keep)
+        finally:
+            self.busy_since = None
+        seconds = self._clock() - started
+        self._running = ()
+        self.restarts = 0
+        placement.used_seconds += seconds
+        deliver(settlements)
+        placement.batcher.recycle(batch, seconds)
+        self._observer.lane_busy(self.device, seconds)
+
+    def _run_batch(self, placement: _Placement, batch: Batch, keep: Sequence[int]) -> list[Settlement]:
+        items = [batch.items[row] for row in keep]
+        batcher = placement.batcher
+        arrays = batch.arrays(keep)
+        begun = self._clock()
+        try:
+            outputs = _run(placement.run, arrays, len(items))
+        except Exception as error:
+            self._report_failure(batcher, items, error)
+            return self._isolate(placement, items, error)
+        finally:
+            infer_seconds = self._clock() - begun
+            for item in items:
+                ticket = item.ticket
+                ticket.queue_seconds = max(ticket.queue_seconds, batch.claimed - item.submitted)
+                ticket.infer_seconds = max(ticket.infer_seconds, infer_seconds)
+                ticket.batch_items = max(ticket.batch_items, len(items))
+        self._observer.batch_done(
+            BatchReport(
+                model=batcher.model,
+                version=batcher.version,
+                device=self.device,
+                items=len(items),
+                padding_ratio=batch.padding_ratio,
+                queue_seconds=tuple(batch.claimed - item.submitted for item in items),
+                batch_seconds=begun - batch.claimed,
+                infer_seconds=infer_seconds,
+            )
+        )
+        return _split(items, outputs)
+
+    def _isolate(self, placement: _Placement, items: Sequence[Item], error: Exception) -> list[Settlement]:
+        """Halve a failed batch until the culprit stands alone; everybody else gets an answer."""
+        if len(items) == 1 or isinstance(error, WrongOutputs):
+            return [(item, InferenceFailed(_FAILED_TEXT)) for item in items]
+        settlements: list[Settlement] = []
+        middle = len(items) // 2
+        for half in (items[:middle], items[middle:]):
+            try:
+                outputs = _run(placement.run, stack([item.inputs for item in half]), len(half))
+            except Exception as again:
+                self._report_failure(placement.batcher, half, again)
+                settlements += self._isolate(placement, half, again)
+            else:
+                settlements += _split(half, outputs)
+        return settlements
+
+    def _report_failure(self, batcher: Batcher, items: Sequence[Item], error: Exception) -> None:
+        self._observer.batch_failed(batcher.model, batcher.version)
+        _log.error("batch of %d failed on %s for %s", len(items), self.device, batcher.model, exc_info=error)
+
+    def _die(self, death: BaseException) -> None:
+        _log.critical("lane %s died", self.device, exc_info=death)
+        self._observer.lane_died(self.device, death)
+        fail(self._running, InferenceFailed(_FAILED_TEXT))
+        with self._changed:
+            self._running = ()
+            self.last_seen = -math.inf  # until the next thread shows that it lives
+            self.restarts += 1
+            self.gave_up = self.restarts > self._restart_limit
+            if not (self._stopping or self.gave_up):
+                self._thread = self._new_thread()
+                self._thread.start()
+                return
+            batchers = [placement.batcher for placement in self._placements]
+            jobs, self._jobs = self._jobs, deque()
+        for _, future in jobs:
+            future.set_exception(LaneStopped(f"lane {self.device} is gone"))
+        for batcher in batchers:
+            self.detach(batcher)
+            if not batcher.wakers:
+                batcher.close(f"lane {self.device} is gone")
+
+
+def _run(run: Run, arrays: Mapping[str, NDArray[Any]], count: int) -> Mapping[str, NDArray[Any]]:
+    """Run a batch and see that every item has its row."""
+    outputs = run(arrays)
+    for name, output in outputs.items():
+        if output.ndim == 0 or output.shape[0] != count:
+            raise WrongOutputs(f"output {name} has shape {output.shape} for {count} items")
+    return outputs
+
+
+def _split(items: Sequence[Item], outputs: Mapping[str, NDArray[Any]]) -> list[Settlement]:
+    """Pair items with their rows; a row that is not finite is an error, never an answer."""
+    all_finite = _is_finite(outputs)
+    settlements: list[Settlement] = []
+    for i, item in enumerate(items):
+        row = {name: output[i] for name, output in outputs.items()}
+        good = all_finite or _is_finite(row)
+        settlements.append((item, row if good else InferenceFailed(_FAILED_TEXT)))
+    return settlements
+
+
+def _is_finite(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    return all(
+        bool(np.isfinite(array).all()) for array in arrays.values() if np.issubdtype(array.dtype, np.floating)
+    )

@@ -1,0 +1,72 @@
+"""What the engine tells the outside: a seam, so that it needs no metrics library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One run of one batch.
+
+    Attributes:
+        items: Items that ran.
+        padding_ratio: Padded cost over real cost, 1.0 where nothing was padded.
+        queue_seconds: Each item's wait between submission and claim.
+        batch_seconds: From the claim until the inputs stood ready.
+        infer_seconds: The run itself.
+    """
+
+    model: str
+    version: str
+    device: str
+    items: int
+    padding_ratio: float
+    queue_seconds: tuple[float, ...]
+    batch_seconds: float
+    infer_seconds: float
+
+
+class Observer(Protocol):
+    """Receives the engine's events. Called from lane and decode threads; must be quick and not raise."""
+
+    def batch_done(self, report: BatchReport) -> None:
+        """A batch ran and its items have their answers."""
+
+    def batch_failed(self, model: str, version: str) -> None:
+        """A run raised or gave wrong outputs."""
+
+    def item_dropped(self, model: str, version: str, reason: str) -> None:
+        """An item left the queue without running: `expired`, `gone`, `failed_sibling` or `shutdown`."""
+
+    def refused(self, model: str, version: str, reason: str) -> None:
+        """Admission refused a request."""
+
+    def lane_busy(self, device: str, seconds: float) -> None:
+        """A lane spent this long on a batch."""
+
+    def lane_died(self, device: str, error: BaseException) -> None:
+        """A lane's thread ended by an exception."""
+
+
+class Silent:
+    """An observer that listens to nothing."""
+
+    def batch_done(self, report: BatchReport) -> None:
+        """Ignore."""
+
+    def batch_failed(self, model: str, version: str) -> None:
+        """Ignore."""
+
+    def item_dropped(self, model: str, version: str, reason: str) -> None:
+        """Ignore."""
+
+    def refused(self, model: str, version: str, reason: str) -> None:
+        """Ignore."""
+
+    def lane_busy(self, device: str, seconds: float) -> None:
+        """Ignore."""
+
+    def lane_died(self, device: str, error: BaseException) -> None:
+        """Ignore."""

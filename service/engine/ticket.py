@@ -1,0 +1,132 @@
+"""A request's place in the engine: its items, its deadline and the future that it waits on.
+
+A ticket's results belong to the event loop: lanes hand them over with `deliver`, once a batch.
+Lanes themselves only read `deadline` and `dropped`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from service.errors import DeadlineExceeded, RequestError
+
+Inputs = Mapping[str, NDArray[Any]]
+Outputs = Mapping[str, NDArray[Any]]
+
+
+class Item:
+    """One image, utterance or text: the graph's inputs without the batch axis, and what they cost."""
+
+    __slots__ = ("cost", "index", "inputs", "submitted", "ticket")
+
+    def __init__(self, ticket: Ticket, index: int, inputs: Inputs, cost: int) -> None:
+        self.ticket = ticket
+        self.index = index
+        self.inputs = inputs
+        self.cost = cost
+        self.submitted = 0.0
+
+
+Settlement = tuple[Item, Outputs | RequestError]
+
+
+class Ticket:
+    """The items of one request, all answered or failed together. Made on the event loop.
+
+    Args:
+        deadline: When the answer becomes worthless, in `time.monotonic()` seconds.
+        label: The request's id, for the log.
+        priority: 1 is highest.
+
+    Attributes:
+        dropped: Why the items need not run any more, or None. Lanes look at it before a run.
+        queue_seconds: Longest wait of an item in the queue.
+        infer_seconds: Longest run that an item was part of.
+        batch_items: Largest batch that an item was part of.
+    """
+
+    def __init__(self, *, deadline: float, label: str = "", priority: int = 1) -> None:
+        self.deadline = deadline
+        self.label = label
+        self.priority = priority
+        self.items: tuple[Item, ...] = ()
+        self.dropped: str | None = None
+        self.queue_seconds = 0.0
+        self.infer_seconds = 0.0
+        self.batch_items = 0
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[list[Outputs]] = self._loop.create_future()
+        self._outputs: dict[int, Outputs] = {}
+
+    def fill(self, inputs: Sequence[Inputs], costs: Sequence[int]) -> None:
+        """Give the ticket its items, in the request's order."""
+        self.items = tuple(
+            Item(self, i, arrays, cost) for i, (arrays, cost) in enumerate(zip(inputs, costs, strict=True))
+        )
+
+    def expired(self, now: float) -> bool:
+        """Tell whether the deadline has passed."""
+        return now >= self.deadline
+
+    async def outputs(self) -> list[Outputs]:
+        """Wait for every item.
+
+        Returns:
+            Each item's outputs without the batch axis, in the request's order.
+
+        Raises:
+            DeadlineExceeded: The deadline passed first.
+            RequestError: An item failed, or the ticket was abandoned.
+        """
+        timer = self._loop.call_later(max(0.0, self.deadline - time.monotonic()), self._expire)
+        try:
+            return await self._future
+        finally:
+            timer.cancel()
+            if not self._future.done() or self._future.cancelled():
+                self.dropped = self.dropped or "gone"
+
+    def abandon(self, error: RequestError, reason: str) -> None:
+        """Give up: the waiter gets `error`, items that did not run are dropped. On the event loop."""
+        self.dropped = self.dropped or reason
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def settle(self, item: Item, result: Outputs | RequestError) -> None:
+        """Take one item's result; the last one completes the ticket. On the event loop."""
+        if isinstance(result, RequestError):
+            self.abandon(result, "failed_sibling")
+            return
+        self._outputs[item.index] = result
+        if len(self._outputs) == len(self.items) and not self._future.done():
+            self._future.set_result([self._outputs[i] for i in range(len(self.items))])
+
+    def post(self, settlements: Sequence[Settlement]) -> None:
+        """Settle on this ticket's event loop, from any thread; one wake-up for all of them."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(_settle_all, settlements)
+
+    def _expire(self) -> None:
+        self.abandon(DeadlineExceeded("the deadline passed before the answer was there"), "expired")
+
+
+def deliver(settlements: Sequence[Settlement]) -> None:
+    """Hand results to their waiters with one wake-up of the event loop. From any thread."""
+    if settlements:
+        settlements[0][0].ticket.post(settlements)
+
+
+def fail(items: Iterable[Item], error: RequestError) -> None:
+    """Deliver one error to many items."""
+    deliver([(item, error) for item in items])
+
+
+def _settle_all(settlements: Sequence[Settlement]) -> None:
+    for item, result in settlements:
+        item.ticket.settle(item, result)

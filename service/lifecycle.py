@@ -1,0 +1,76 @@
+"""What the process is up to: starting, serving, draining, closed; and whether it is well.
+
+Answers the probes' questions from the catalog, the lanes and the event loop's own punctuality, and
+asks idle lanes for signs of life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from service.catalog import Catalog
+from service.engine.lanes import Lanes
+from service.settings import Settings
+
+
+class Lifecycle:
+    """The process's state. Lives on the event loop.
+
+    Attributes:
+        draining: Readiness is red, but requests are still served.
+        closed: New work is refused.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        lanes: Lanes,
+        observe_lag: Callable[[float], None],
+    ) -> None:
+        self.draining = False
+        self.closed = False
+        self._settings = settings
+        self._catalog = catalog
+        self._lanes = lanes
+        self._observe_lag = observe_lag
+        self._lag_seconds = 0.0
+
+    def not_live(self) -> list[str]:
+        """Tell why the process should be restarted; empty while it is well."""
+        reasons = []
+        if self._lag_seconds > self._settings.event_loop_lag_limit_seconds:
+            reasons.append(f"the event loop was {self._lag_seconds:.1f} s late")
+        for lane in self._lanes.states():
+            if lane.gave_up:
+                reasons.append(f"lane {lane.device} died {lane.restarts} times in a row and gave up")
+            if lane.busy_seconds > self._settings.batch_limit_seconds:
+                reasons.append(
+                    f"a batch on lane {lane.device} has been running for {lane.busy_seconds:.0f} s"
+                )
+        return reasons
+
+    def not_ready(self) -> list[str]:
+        """Tell why no traffic should come; empty while all is well."""
+        reasons = []
+        if self.draining:
+            reasons.append("draining")
+        if not self._catalog.loaded:
+            reasons.append("models are loading")
+        reasons += [f"model {name}: {why}" for name, why in self._catalog.missing().items()]
+        for lane in self._lanes.states():
+            if lane.silent_seconds > self._settings.heartbeat_limit_seconds:
+                reasons.append(f"lane {lane.device} gives no sign of life")
+        return reasons
+
+    async def watch(self) -> None:
+        """Measure the event loop's lag and knock at the lanes, until cancelled."""
+        interval = self._settings.heartbeat_seconds
+        while True:
+            asleep = time.monotonic()
+            await asyncio.sleep(interval)
+            self._lag_seconds = max(0.0, time.monotonic() - asleep - interval)
+            self._observe_lag(self._lag_seconds)
+            self._lanes.knock()

@@ -1,0 +1,184 @@
+"""One version on its way from its folder to answering: read, hash, load, check, warm, attach.
+
+The catalog decides which versions are wanted; this module brings one up or says why it cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import golden
+from service.engine.batch import BatchLimits, RowSpec
+from service.engine.batcher import Batcher
+from service.engine.lanes import Lanes
+from service.engine.observer import Observer
+from service.engine.session import Device, Session, choose_device
+from service.errors import ModelRejected
+from service.manifest import VERSION_FILE, ModelManifest, Variant, VersionFacts, read
+from service.tasks import TASKS, Limits, Task
+
+State = Literal["loading", "ready", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How versions are loaded.
+
+    Attributes:
+        device: What `auto` in a manifest means.
+        cpu_threads: Threads of a CPU session.
+        limits: Bounds on decoding, for the golden files.
+    """
+
+    device: str = "auto"
+    cpu_threads: int = 1
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(eq=False)
+class Version:
+    """One version of a model, on its way to answering or past it.
+
+    Attributes:
+        reason: Why it does not answer; empty while ready.
+        golden_check_error: Largest difference from PyTorch, over all outputs.
+    """
+
+    model: str
+    number: int
+    folder: Path
+    manifest: ModelManifest
+    state: State = "loading"
+    reason: str = "loading"
+    facts: VersionFacts | None = None
+    variant: Variant | None = None
+    devices: tuple[Device, ...] = ()
+    load_seconds: float = 0.0
+    golden_check_error: float | None = None
+    _task: Task | None = field(default=None, repr=False)
+    _batcher: Batcher | None = field(default=None, repr=False)
+
+    @property
+    def task(self) -> Task:
+        """The task, bound to this version's labels."""
+        assert self._task is not None, "only a loaded version has a task"
+        return self._task
+
+    @property
+    def batcher(self) -> Batcher:
+        """The queue."""
+        assert self._batcher is not None, "only a ready version has a queue"
+        return self._batcher
+
+    @property
+    def queue(self) -> Batcher | None:
+        """The queue, if the version ever became ready."""
+        return self._batcher
+
+
+class Loader:
+    """Brings one version from its folder to answering, or raises with the reason why not."""
+
+    def __init__(self, version: Version, lanes: Lanes, observer: Observer, options: LoadOptions) -> None:
+        self._version = version
+        self._lanes = lanes
+        self._observer = observer
+        self._options = options
+
+    def load(self) -> None:
+        """Read, check hashes, create sessions, check golden answers, warm, attach to the lanes.
+
+        Raises:
+            ModelRejected: A check failed.
+            StartFailed: A device that the manifest names is not there.
+        """
+        version = self._version
+        facts = version.facts = read(version.folder / VERSION_FILE, VersionFacts)
+        golden.check_files(version.folder, facts)
+        task = version._task = TASKS[version.manifest.task](version.folder, facts)
+        version.devices = self._devices()
+        sessions = [self._session(device) for device in version.devices]
+        limits = _batch_limits(version.manifest)
+        rows = _row_specs(sessions[0])
+        batcher = Batcher(version.model, str(version.number), limits, rows=rows, observer=self._observer)
+        for session in sessions:
+            self._check(session, task)
+        for session in sessions:
+            self._lanes.on(str(session.device)).attach(batcher, session.run)
+        version._batcher = batcher
+
+    def _devices(self) -> tuple[Device, ...]:
+        wanted = (self._options.device if d == "auto" else d for d in self._version.manifest.devices)
+        return tuple(dict.fromkeys(choose_device(device) for device in wanted))
+
+    def _session(self, device: Device) -> Session:
+        facts = self._version.facts
+        assert facts is not None, "the facts are read first"
+        fitting = [variant for variant in facts.variants if device.kind in variant.devices]
+        if not fitting:
+            raise ModelRejected(f"no variant is for {device.kind}")
+        self._version.variant = fitting[0]
+        session = Session(self._version.folder / fitting[0].file, device, threads=self._options.cpu_threads)
+        _check_signature(session, self._version.task)
+        return session
+
+    def _check(self, session: Session, task: Task) -> None:
+        version = self._version
+        assert version.variant is not None, "a session comes from a variant"
+        lane = self._lanes.on(str(session.device))
+
+        def run(inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+            return lane.call(lambda: session.run(inputs)).result()
+
+        differences = golden.check_arrays(version.folder, version.variant, task, run)
+        worst = max(differences.values())
+        version.golden_check_error = max(worst, version.golden_check_error or 0.0)
+        golden.check_cases(version.folder, task, run, self._options.limits)
+        self._warm_up(run)
+
+    def _warm_up(self, run: golden.Run) -> None:
+        """Run the smallest and the largest batch once, made of a golden input."""
+        inputs, _ = golden.read_golden_arrays(self._version.folder)
+        for items in (1, self._version.manifest.batching.max_items):
+            run({name: np.repeat(array[:1], items, axis=0) for name, array in inputs.items()})
+
+
+def _batch_limits(manifest: ModelManifest) -> BatchLimits:
+    batching = manifest.batching
+    return BatchLimits(
+        max_items=batching.max_items,
+        max_cost=batching.max_cost,
+        max_delay_seconds=batching.max_delay_seconds,
+        max_queue_items=batching.max_queue_items,
+    )
+
+
+def _check_signature(session: Session, task: Task) -> None:
+    """Compare the graph's inputs and outputs with what the task's contract says."""
+    for what, specs, wanted in (
+        ("input", session.inputs, task.inputs),
+        ("output", session.outputs, task.outputs),
+    ):
+        found = {spec.name: spec.dtype for spec in specs}
+        if found != dict(wanted):
+            raise ModelRejected(f"the graph's {what}s are {found}, {task.name} needs {dict(wanted)}")
+        for spec in specs:
+            if not spec.shape or spec.shape[0] is not None:
+                raise ModelRejected(f"{what} {spec.name} has no dynamic batch axis: {list(spec.shape)}")
+
+
+def _row_specs(session: Session) -> dict[str, RowSpec] | None:
+    """Give each input's row if all of them have a fixed shape."""
+    rows = {}
+    for spec in session.inputs:
+        shape = tuple(axis for axis in spec.shape[1:] if axis is not None)
+        if len(shape) + 1 != len(spec.shape):
+            return None
+        rows[spec.name] = RowSpec(shape, spec.dtype)
+    return rows

@@ -1,0 +1,114 @@
+"""The process: uvicorn with our own answer to signals, so that a drain loses nothing.
+
+SIGTERM ─▶ readiness red, still serving ─(grace)─▶ listener closes ─▶ accepted work finishes ─▶ exit 0
+SIGINT ──────────────────────────────────────────▶ (skips the grace; a second one skips the rest)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.errors import StartFailed
+from service.lifecycle import Lifecycle
+from service.settings import Settings
+
+_SETTLE_SECONDS = 0.25  # for requests on connections that were accepted just before the listener closed
+_FLUSH_SECONDS = 3
+
+_log = logging.getLogger(__name__)
+
+
+def serve(app: FastAPI, settings: Settings) -> None:
+    """Serve until a signal ends the process.
+
+    Raises:
+        StartFailed: The address cannot be listened on.
+    """
+    listener = _listen(settings)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=_FLUSH_SECONDS,
+    )
+    host, port = listener.getsockname()[:2]
+    _log.info("listening on http://%s:%d", host, port, extra={"port": port})
+    DrainingServer(config, app.state.lifecycle, app, settings).run(sockets=[listener])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise StartFailed(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that drains before it ends."""
+
+    def __init__(
+        self, config: uvicorn.Config, lifecycle: Lifecycle, app: FastAPI, settings: Settings
+    ) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._app = app
+        self._settings = settings
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Put our own handlers in place of uvicorn's, which would stop accepting at once."""
+        loop = asyncio.get_running_loop()
+        handlers = {signal.SIGTERM: self._on_terminate, signal.SIGINT: self._on_interrupt}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listener, let accepted work finish within the limit, fail the rest, end."""
+        loop = asyncio.get_running_loop()
+        self._lifecycle.draining = True
+        for server in self.servers:
+            server.close()
+        limit = loop.time() + self._settings.drain_limit_seconds
+        await asyncio.sleep(_SETTLE_SECONDS)
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while self.server_state.connections and loop.time() < limit and not self.force_exit:
+            await asyncio.sleep(0.05)
+        self._lifecycle.closed = True
+        self._app.state.catalog.close("the server is shutting down")
+        await super().shutdown(sockets)
+        _log.info("drained")
+
+    def _on_terminate(self) -> None:
+        if not self._lifecycle.draining:
+            self._lifecycle.draining = True
+            grace = self._settings.drain_grace_seconds
+            _log.info("draining: still serving for %g s", grace)
+            asyncio.get_running_loop().call_later(grace, self._stop)
+
+    def _on_interrupt(self) -> None:
+        self.force_exit = self.should_exit
+        self._lifecycle.draining = True
+        self._stop()
+
+    def _stop(self) -> None:
+        self.should_exit = True

@@ -1,0 +1,213 @@
+"""Prometheus metrics: their names, labels and buckets, all in one place.
+
+Recorded from two places only: the HTTP middleware (`request_done`) and the engine (this class is its
+`Observer`). Gauges that mirror the catalog's state are read at the scrape, by `StateCollector`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from service.engine.observer import BatchReport
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, *_SECONDS)
+_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_RATIOS = (1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReport:
+    """One finished HTTP request.
+
+    Attributes:
+        route: The route's template; one shared value for unmatched paths.
+        stages: Seconds by stage, for the stages that the HTTP side owns.
+    """
+
+    route: str
+    method: str
+    status: int
+    seconds: float
+    model: str = ""
+    version: str = ""
+    task: str = ""
+    items: int = 0
+    stages: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """What the gauges say of one version of a model."""
+
+    model: str
+    version: str
+    task: str
+    device: str
+    precision: str
+    ready: bool
+    load_seconds: float
+    golden_check_error: float | None
+    queue_items: int
+    predicted_wait_seconds: float
+
+
+class Metrics:
+    """All metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        version_labels = ("model", "version")
+        self._requests = Counter(
+            "kotae_requests",
+            "HTTP requests, by outcome; status 499 is a client that hung up.",
+            ("route", "method", "status", "model"),
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            "kotae_request_duration_seconds",
+            "Time from a request's first byte to its answer.",
+            ("route", "method", "status", "model"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._stage_seconds = Histogram(
+            "kotae_stage_duration_seconds",
+            "Time of one stage: decode and encode by request, queue by item, batch and infer by batch.",
+            ("stage", "model"),
+            buckets=_STAGE_SECONDS,
+            registry=registry,
+        )
+        self._items = Counter("kotae_items", "Items answered.", (*version_labels, "task"), registry=registry)
+        self._batch_items = Histogram(
+            "kotae_batch_items", "Items in a batch.", version_labels, buckets=_ITEMS, registry=registry
+        )
+        self._padding = Histogram(
+            "kotae_batch_padding_ratio",
+            "Padded cost of a batch over its real cost.",
+            version_labels,
+            buckets=_RATIOS,
+            registry=registry,
+        )
+        self._inflight = Gauge("kotae_inflight_requests", "HTTP requests being worked on.", registry=registry)
+        self._rejected = Counter(
+            "kotae_rejected", "Requests refused at once.", ("model", "reason"), registry=registry
+        )
+        self._dropped = Counter(
+            "kotae_dropped_items",
+            "Items that left the queue without running.",
+            (*version_labels, "reason"),
+            registry=registry,
+        )
+        self._batch_failures = Counter(
+            "kotae_batch_failures",
+            "Runs that raised or gave wrong outputs.",
+            version_labels,
+            registry=registry,
+        )
+        self._lane_busy = Counter(
+            "kotae_lane_busy_seconds", "Time that a lane spent on batches.", ("device",), registry=registry
+        )
+        self._lane_restarts = Counter(
+            "kotae_lane_restarts", "Deaths of a lane's thread.", ("device",), registry=registry
+        )
+        self.event_loop_lag = Histogram(
+            "kotae_event_loop_lag_seconds",
+            "How late the event loop woke up.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+
+    def request_started(self) -> None:
+        """Count a request as being worked on."""
+        self._inflight.inc()
+
+    def request_done(self, report: RequestReport) -> None:
+        """Record a finished request."""
+        self._inflight.dec()
+        labels = (report.route, report.method, str(report.status), report.model)
+        self._requests.labels(*labels).inc()
+        self._request_seconds.labels(*labels).observe(report.seconds)
+        for stage, seconds in report.stages:
+            self._stage_seconds.labels(stage, report.model).observe(seconds)
+        if report.status == 200 and report.items:
+            self._items.labels(report.model, report.version, report.task).inc(report.items)
+
+    def batch_done(self, report: BatchReport) -> None:
+        """Record a run."""
+        labels = (report.model, report.version)
+        self._batch_items.labels(*labels).observe(report.items)
+        self._padding.labels(*labels).observe(report.padding_ratio)
+        queue = self._stage_seconds.labels("queue", report.model)
+        for seconds in report.queue_seconds:
+            queue.observe(seconds)
+        self._stage_seconds.labels("batch", report.model).observe(report.batch_seconds)
+        self._stage_seconds.labels("infer", report.model).observe(report.infer_seconds)
+
+    def batch_failed(self, model: str, version: str) -> None:
+        """Count a failed run."""
+        self._batch_failures.labels(model, version).inc()
+
+    def item_dropped(self, model: str, version: str, reason: str) -> None:
+        """Count an item that did not run."""
+        self._dropped.labels(model, version, reason).inc()
+
+    def refused(self, model: str, version: str, reason: str) -> None:
+        """Count a refused request."""
+        self._rejected.labels(model, reason).inc()
+
+    def lane_busy(self, device: str, seconds: float) -> None:
+        """Add to a lane's busy time."""
+        self._lane_busy.labels(device).inc(seconds)
+
+    def lane_died(self, device: str, error: BaseException) -> None:
+        """Count a lane's death."""
+        self._lane_restarts.labels(device).inc()
+
+    def watch(self, models: Callable[[], Iterable[ModelState]]) -> None:
+        """Read the models' state at every scrape."""
+        self.registry.register(StateCollector(models))
+
+
+class StateCollector(Collector):
+    """Gauges that mirror the catalog."""
+
+    def __init__(self, models: Callable[[], Iterable[ModelState]]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        """Build the gauges from the state as it is now."""
+        labels = ("model", "version")
+        info = GaugeMetricFamily(
+            "kotae_model_info",
+            "1 for each loaded version of a model.",
+            labels=(*labels, "task", "device", "precision"),
+        )
+        ready = GaugeMetricFamily("kotae_model_ready", "1 where the version answers.", labels=labels)
+        load = GaugeMetricFamily("kotae_model_load_seconds", "Time to load, check and warm.", labels=labels)
+        error = GaugeMetricFamily(
+            "kotae_golden_check_error", "Largest difference from PyTorch in the golden check.", labels=labels
+        )
+        queue = GaugeMetricFamily("kotae_queue_items", "Items that wait.", labels=labels)
+        wait = GaugeMetricFamily(
+            "kotae_queue_predicted_wait_seconds", "Wait predicted for a newcomer.", labels=labels
+        )
+        for state in self._models():
+            names = (state.model, state.version)
+            info.add_metric((*names, state.task, state.device, state.precision), 1)
+            ready.add_metric(names, float(state.ready))
+            load.add_metric(names, state.load_seconds)
+            if state.golden_check_error is not None:
+                error.add_metric(names, state.golden_check_error)
+            queue.add_metric(names, state.queue_items)
+            wait.add_metric(names, state.predicted_wait_seconds)
+        yield from (info, ready, load, error, queue, wait)

@@ -1,0 +1,143 @@
+"""The outermost layer: request id, timing, one metric and one log line for every request.
+
+Plain ASGI. It also catches what nobody else caught: the traceback goes to the log under the request
+id, the client gets the fixed text that it was handed as `render_unexpected`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import ClientGone
+from service.telemetry.logs import request_id as current_request_id
+from service.telemetry.metrics import RequestReport
+
+_ACCEPTED_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
+_UNMATCHED = "unmatched"
+_QUIET_ROUTES = frozenset(("/healthz", "/readyz", "/metrics"))
+_CLIENT_GONE = 499
+
+_log = logging.getLogger("kotae.request")
+
+
+class RequestObserver(Protocol):
+    """Receives every request's beginning and end."""
+
+    def request_started(self) -> None:
+        """A request came in."""
+
+    def request_done(self, report: RequestReport) -> None:
+        """A request was answered, failed or hung up on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the middleware needs to know of the application.
+
+    Attributes:
+        route_of: The route template that a finished request's scope was matched to.
+        is_draining: Whether answers shall ask the client to close its connection.
+        render_unexpected: Builds the 500 response for a request id.
+    """
+
+    observer: RequestObserver
+    route_of: Callable[[Scope], str | None]
+    is_draining: Callable[[], bool]
+    render_unexpected: Callable[[str], ASGIApp]
+
+
+class RequestMiddleware:
+    """Wraps the application."""
+
+    def __init__(self, app: ASGIApp, surroundings: Surroundings) -> None:
+        self._app = app
+        self._around = surroundings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event; only HTTP is watched."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state: dict[str, Any] = scope.setdefault("state", {})
+        identity = state["request_id"] = _request_id(scope)
+        token = current_request_id.set(identity)
+        started = time.perf_counter()
+        status = 0
+
+        async def send_watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message.get("headers", ()), (b"x-request-id", identity.encode("latin-1"))]
+                if self._around.is_draining():
+                    headers.append((b"connection", b"close"))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        self._around.observer.request_started()
+        try:
+            await self._app(scope, receive, send_watched)
+        except ClientGone:
+            status = _CLIENT_GONE
+        except Exception:
+            _log.exception("unexpected error")
+            if status == 0:
+                await self._around.render_unexpected(identity)(scope, receive, send_watched)
+        finally:
+            self._finish(scope, status or _CLIENT_GONE, time.perf_counter() - started)
+            current_request_id.reset(token)
+
+    def _finish(self, scope: Scope, status: int, seconds: float) -> None:
+        state: Mapping[str, Any] = scope["state"]
+        route = self._around.route_of(scope) or _UNMATCHED
+        ticket = state.get("ticket")
+        model, version = state.get("model", ""), state.get("version", "")
+        self._around.observer.request_done(
+            RequestReport(
+                route=route,
+                method=_known_method(scope["method"]),
+                status=status,
+                seconds=seconds,
+                model=model,
+                version=version,
+                task=state.get("task", ""),
+                items=len(ticket.items) if ticket else 0,
+                stages=tuple(state.get("stages", {}).items()),
+            )
+        )
+        level = logging.DEBUG if route in _QUIET_ROUTES and status < 500 else logging.INFO
+        if not _log.isEnabledFor(level):
+            return
+        line = {"route": route, "method": scope["method"], "status": status, "seconds": round(seconds, 6)}
+        if model:
+            line |= {"model": model, "version": version}
+        if ticket:
+            line |= {
+                "items": len(ticket.items),
+                "queue_seconds": round(ticket.queue_seconds, 6),
+                "infer_seconds": round(ticket.infer_seconds, 6),
+                "batch_items": ticket.batch_items,
+            }
+        if "error" in state:
+            line |= {"error": state["error"], "error_message": state["error_message"]}
+        _log.log(level, "request", extra=line)
+
+
+def _request_id(scope: Scope) -> str:
+    """Take the client's id if it is short and printable, else make one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _ACCEPTED_ID.match(value):
+            return bytes(value).decode("latin-1")
+    return uuid.uuid4().hex
+
+
+def _known_method(method: str) -> str:
+    return method if method in ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE") else "other"
