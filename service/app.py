@@ -126,17 +126,21 @@ def _templates(routes: list[BaseRoute]) -> Iterator[tuple[object, str]]:
 
 
 def _model_states(catalog: Catalog) -> Iterator[ModelState]:
-    for item in catalog.versions():
-        queue = item.queue
-        yield ModelState(
-            model=item.model,
-            version=str(item.number),
-            task=item.manifest.task,
-            device=",".join(map(str, item.devices)),
-            precision=item.variant.precision if item.variant else "",
-            ready=item.state == "ready",
-            load_seconds=item.load_seconds,
-            golden_check_error=item.golden_check_error,
-            queue_items=queue.queue_items if queue else 0,
-            predicted_wait_seconds=queue.predicted_wait_seconds if queue else 0.0,
-        )
+    for model in list(catalog.models.values()):
+        for item in list(model.versions.values()):
+            queue = item.queue
+            yield ModelState(
+                model=item.model,
+                version=str(item.number),
+                task=item.manifest.task,
+                device=",".join(map(str, item.devices)),
+                precision=item.variant.precision if item.variant else "",
+                ready=item.state == "ready",
+                load_seconds=item.load_seconds,
+                golden_check_error=item.golden_check_error,
+                queue_items=queue.queue_items if queue else 0,
+                queue_limit_items=item.manifest.batching.max_queue_items,
+                predicted_wait_seconds=queue.predicted_wait_seconds if queue else 0.0,
+            )
+        if not model.versions:
+            yield ModelState(model=model.name, task=model.manifest.task if model.manifest else "")

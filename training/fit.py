@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from numpy.typing import NDArray
 from rich.console import Console
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
@@ -81,7 +82,7 @@ def fit(
     torch.set_num_threads(available_cpus())
     seed_everything(recipe.seed, workers=True, verbose=False)
     training, validation = _loaders(recipe, source, parts)
-    weights = class_weights(source.labels[parts.train], len(source.classes))
+    weights = class_weights(learnt_labels(source, parts), len(source.classes))
     learner = Learner(
         recipe.model_dump(mode="json"),
         list(source.classes),
@@ -189,9 +190,9 @@ def _trainer(recipe: Recipe, run: Run, console: Console) -> Trainer:
 def _loaders(
     recipe: Recipe, source: PictureSource, parts: Parts
 ) -> tuple[DataLoader[tuple[torch.Tensor, ...]], DataLoader[tuple[torch.Tensor, ...]]]:
-    pictures = TensorDataset(
-        torch.from_numpy(source.pixels[parts.train]), torch.from_numpy(source.labels[parts.train])
-    )
+    pixels = np.concatenate([source.pixels[parts.train], source.extra_pixels])
+    labels = learnt_labels(source, parts)
+    pictures = TensorDataset(torch.from_numpy(pixels), torch.from_numpy(labels))
     wanted = recipe.optimisation
     order = EpochOrder(len(pictures), wanted.passes, recipe.seed)
     # A last batch of one picture has no batch statistics.
@@ -199,6 +200,11 @@ def _loaders(
     training = DataLoader(pictures, wanted.batch_size, sampler=order, drop_last=uneven)
     held_out = DataLoader(_validation_set(recipe, source, parts), batch_size=256)
     return training, held_out
+
+
+def learnt_labels(source: PictureSource, parts: Parts) -> NDArray[np.int64]:
+    """Give the labels of all that is learnt from: the training part, then the extra pictures."""
+    return np.concatenate([source.labels[parts.train], source.extra_labels])
 
 
 def _validation_set(recipe: Recipe, source: PictureSource, parts: Parts) -> TensorDataset:

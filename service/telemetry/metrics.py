@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -45,24 +45,26 @@ class RequestReport:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """What the gauges say of one version of a model."""
+    """What the gauges say of one version of a model; of a model without any, all but its name is empty."""
 
     model: str
-    version: str
-    task: str
-    device: str
-    precision: str
-    ready: bool
-    load_seconds: float
-    golden_check_error: float | None
-    queue_items: int
-    predicted_wait_seconds: float
+    version: str = ""
+    task: str = ""
+    device: str = ""
+    precision: str = ""
+    ready: bool = False
+    load_seconds: float = 0.0
+    golden_check_error: float | None = None
+    queue_items: int = 0
+    queue_limit_items: int = 0
+    predicted_wait_seconds: float = 0.0
 
 
 class Metrics:
     """All metrics, in a registry of their own."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a second series for each, which nobody asks for
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -198,6 +200,7 @@ class StateCollector(Collector):
             "kotae_golden_check_error", "Largest difference from PyTorch in the golden check.", labels=labels
         )
         queue = GaugeMetricFamily("kotae_queue_items", "Items that wait.", labels=labels)
+        limit = GaugeMetricFamily("kotae_queue_limit_items", "Most items that may wait.", labels=labels)
         wait = GaugeMetricFamily(
             "kotae_queue_predicted_wait_seconds", "Wait predicted for a newcomer.", labels=labels
         )
@@ -209,5 +212,6 @@ class StateCollector(Collector):
             if state.golden_check_error is not None:
                 error.add_metric(names, state.golden_check_error)
             queue.add_metric(names, state.queue_items)
+            limit.add_metric(names, state.queue_limit_items)
             wait.add_metric(names, state.predicted_wait_seconds)
-        yield from (info, ready, load, error, queue, wait)
+        yield from (info, ready, load, error, queue, limit, wait)

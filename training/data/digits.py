@@ -15,7 +15,9 @@ from sklearn.datasets import load_digits
 
 from service.manifest import ImageInput
 from training.data.digit_augmentation import DigitAugmentation
+from training.data.drawn_digits import draw_digits
 from training.data.redraw import Redrawing, redraw
+from training.recipes.recipe import DigitsData
 
 LEVELS = 16  # the data's own scale: 0 is paper, 16 is ink
 
@@ -24,20 +26,23 @@ class Digits:
     """The bundled digits as a source of pictures: light ink on dark paper, as the data has them.
 
     Args:
+        settings: How many are redrawn and drawn.
         spec: Size of the graph's input.
-        redrawings: Redrawn pictures a held-out digit.
+        seed: Of the drawn ones.
     """
 
-    def __init__(self, spec: ImageInput, redrawings: int) -> None:
+    def __init__(self, settings: DigitsData, spec: ImageInput, seed: int) -> None:
         data = load_digits()
         self._spec = spec
-        self.redrawings = redrawings
+        self.redrawings = settings.redrawings
         self.labels: NDArray[np.int64] = data.target.astype(np.int64)
         self.classes = tuple(str(name) for name in data.target_names)
         self.pixels: NDArray[np.uint8] = (data.images * (255 / LEVELS)).round().astype(np.uint8)[..., None]
+        self.extra_pixels, self.extra_labels = draw_digits(settings.drawn, seed)
         self.description = (
-            f"scikit-learn's load_digits: {len(self.labels)} handwritten digits of 8 × 8 pixels "
+            f"scikit-learn's load_digits: {len(self.labels)} handwritten digits of 8 by 8 pixels "
             "(UCI Optical Recognition of Handwritten Digits, the part kept for testing)"
+            + (f"; beside its training part, {settings.drawn} drawn pictures a digit" if settings.drawn else "")
         )
 
     def files(self, indices: NDArray[np.int64]) -> list[bytes]:

@@ -65,6 +65,7 @@ class ImageFolder:
             empty = self.classes[int(counts.argmin())]
             raise DataRejected(f"class {empty} has no picture that can be read in {data.path / empty}")
         self.pixels: NDArray[np.uint8] = np.stack(images)
+        self.extra_pixels, self.extra_labels = self.pixels[:0], self.labels[:0]
         mix = ", ".join(f"{name} {count}" for name, count in zip(self.classes, counts, strict=True))
         self.description = f"folder {data.path.name} of {len(labels)} pictures: {mix}"
 

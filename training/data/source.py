@@ -47,6 +47,8 @@ class PictureSource(Protocol):
         classes: The label texts.
         labels: i64 [N], indices into `classes`.
         pixels: u8 [N, h, w, C]: what is varied for training.
+        extra_pixels: u8 [M, h, w, C]: learnt from beside the training part, never held out; M may be 0.
+        extra_labels: i64 [M].
         description: What the data is, for provenance and card.
         redrawings: Redrawn pictures a held-out picture; 0 where the source cannot redraw.
     """
@@ -54,6 +56,8 @@ class PictureSource(Protocol):
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     pixels: NDArray[np.uint8]
+    extra_pixels: NDArray[np.uint8]
+    extra_labels: NDArray[np.int64]
     description: str
     redrawings: int
 
@@ -76,7 +80,7 @@ def open_source(recipe: Recipe) -> PictureSource:
     if isinstance(recipe.data, DigitsData):
         from training.data.digits import Digits  # noqa: PLC0415  (scikit-learn is slow to import)
 
-        return Digits(recipe.input, recipe.data.redrawings)
+        return Digits(recipe.data, recipe.input, seed=recipe.split.seed)
     from training.data.image_folder import ImageFolder  # noqa: PLC0415
 
     return ImageFolder(recipe.data, recipe.input)

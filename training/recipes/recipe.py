@@ -27,10 +27,12 @@ class DigitsData(_Strict):
 
     Attributes:
         redrawings: How many redrawn pictures of each held-out digit are evaluated.
+        drawn: How many drawings of each digit are learnt from beside the training part.
     """
 
     kind: Literal["digits"] = "digits"
     redrawings: Annotated[int, Field(ge=1, le=100)] = 5
+    drawn: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 class FolderData(_Strict):
