@@ -25,9 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeName = Annotated[
-    str, typer.Argument(help="A recipe's name (digits, pictures) or the path of a YAML file.")
-]
+RecipeName = Annotated[str, typer.Argument(help="A recipe's name (digits, pictures) or a YAML file's path.")]
 Data = Annotated[
     Path | None, typer.Option("--data", help="Learn from this folder instead: one sub-folder a class.")
 ]
@@ -37,7 +35,7 @@ Runs = Annotated[Path, typer.Option("--runs", help="Folder for checkpoints, metr
 Models = Annotated[Path, typer.Option("--models", help="The model repository.")]
 Version = Annotated[
     int | None,
-    typer.Option("--version", min=1, help="Number of the version; the next free one if not given."),
+    typer.Option("--version", min=1, help="Number of the version; else the next free one."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the version if it is there.")]
 Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="The run's best one if not given.")]
@@ -46,6 +44,7 @@ Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="The run's
 @app.command()
 def build(
     recipe: RecipeName,
+    *,
     data: Data = None,
     name: Name = None,
     seed: Seed = None,
@@ -63,6 +62,7 @@ def build(
 @app.command()
 def fit(
     recipe: RecipeName,
+    *,
     data: Data = None,
     name: Name = None,
     seed: Seed = None,
@@ -79,6 +79,7 @@ def fit(
 @app.command()
 def evaluate(
     recipe: RecipeName,
+    *,
     data: Data = None,
     name: Name = None,
     seed: Seed = None,
@@ -109,6 +110,7 @@ def evaluate(
 @app.command()
 def export(
     recipe: RecipeName,
+    *,
     data: Data = None,
     name: Name = None,
     seed: Seed = None,

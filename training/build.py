@@ -78,7 +78,8 @@ def run_fit(job: Job, data: Data, *, resume: bool = False) -> Path:
     parts = data.parts
     job.console.print(
         f"{job.recipe.name}: {data.source.description}\n"
-        f"{len(parts.train)} to learn from, {len(parts.validation)} for validation, {len(parts.test)} held out",
+        f"{len(parts.train)} to learn from, {len(parts.validation)} for validation, "
+        f"{len(parts.test)} held out",
         highlight=False,
     )
     best = fit(job.recipe, data.source, parts, job.run, job.console, resume=resume)
@@ -119,16 +120,17 @@ def run_evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     for name, evaluation in evaluations.items():
         print_evaluation(evaluation, f"{job.recipe.name}: {name}", job.console)
-    judged, shown = list(evaluations.items())[-1], list(answers.values())[-1]
-    title = f"{job.recipe.name}: {judged[1].plain.items} held-out pictures"
-    draw_confusion(judged[1].plain, classes, title, folder / "confusion.png")
-    if pictures.redrawn:
-        draw_confusion(
-            judged[1].redrawn or judged[1].plain, classes, "redrawn", folder / "confusion-redrawn.png"
-        )
-        draw_sheet(shown, pictures, folder / "redrawn.png")
-    plain = {name: evaluation.as_json() for name, evaluation in evaluations.items()}
-    write_json(folder / "evaluation.json", plain)
+    last = list(evaluations)[-1]  # the exported graph where there is one
+    plain, redrawn = evaluations[last].plain, evaluations[last].redrawn
+    draw_confusion(plain, classes, f"{plain.items} held-out pictures", folder / "confusion.png")
+    if redrawn:
+        title = f"{redrawn.items} redrawn held-out pictures"
+        draw_confusion(redrawn, classes, title, folder / "confusion-redrawn.png")
+        draw_sheet(answers[last], pictures, folder / "redrawn.png")
+    write_json(
+        folder / "evaluation.json",
+        {name: dataclasses.asdict(evaluation) for name, evaluation in evaluations.items()},
+    )
     job.console.print(f"figures and pictures: {folder}", highlight=False)
     return evaluations
 

@@ -8,11 +8,10 @@ Letters in shapes: `N` pictures, `H` `W` size, `C` channels, `K` classes.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -203,10 +202,6 @@ class Evaluation:
     redrawn: Figures | None
     slices: dict[str, tuple[float, int]]
 
-    def as_json(self) -> dict[str, Any]:
-        """Give plain values for a JSON file."""
-        return dataclasses.asdict(self)
-
 
 def evaluate(answers: Answers, pictures: HeldOut, classes: tuple[str, ...]) -> Evaluation:
     """Measure answers to held-out pictures."""
@@ -222,21 +217,6 @@ def accuracy_by_look(right: NDArray[np.bool_], looks: Sequence[Look]) -> dict[st
     """Split accuracy by how pictures look: share right and count, by the look's name."""
     slices: dict[str, list[bool]] = {}
     for hit, look in zip(right.tolist(), looks, strict=True):
-        for name in _looks_named(look):
+        for name in look.traits():
             slices.setdefault(name, []).append(hit)
     return {name: (sum(hits) / len(hits), len(hits)) for name, hits in sorted(slices.items())}
-
-
-def _looks_named(look: Look) -> tuple[str, ...]:
-    smallest, tilt = min(look.width, look.height), abs(look.tilt_degrees)
-    return (
-        "ink: dark on light" if look.dark_on_light else "ink: light on dark",
-        f"paper: {look.paper}",
-        "size: 24–63 px" if smallest < 64 else "size: 64–255 px" if smallest < 256 else "size: 256–1024 px",
-        "digit height: 35–60%" if look.digit_height < 0.6 else "digit height: 60–90%",
-        "contrast: 25–50%" if look.contrast < 0.5 else "contrast: 50–100%",
-        "stroke: thinned" if look.stroke < 0 else "stroke: thickened",
-        "tilt: 0–8°" if tilt < 8 else "tilt: 8–15°",
-        "file: PNG" if look.quality is None else "file: JPEG",
-        "shape: square" if look.width == look.height else "shape: oblong",
-    )

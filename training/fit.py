@@ -96,9 +96,8 @@ def fit(
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         # A folder of a few dozen pictures makes fewer steps than Lightning's logging interval.
         warnings.filterwarnings("ignore", message="The number of training batches")
-        trainer.fit(
-            learner, training, validation, ckpt_path=str(run.last) if resume else None, weights_only=True
-        )
+        last = str(run.last) if resume else None
+        trainer.fit(learner, training, validation, ckpt_path=last, weights_only=True)
     return run.best
 
 
@@ -150,10 +149,13 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's figures."""
-        figures = "  ".join(f"{name} {float(value):.4f}" for name, value in trainer.callback_metrics.items())
-        self._console.print(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {figures}", highlight=False
+        figures = "  ".join(
+            f"{name} {float(value):.4f}"
+            for name, value in trainer.callback_metrics.items()
+            if not name.startswith("lr-")
         )
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._console.print(f"{epoch}  {figures}", highlight=False, soft_wrap=True)
 
 
 def _trainer(recipe: Recipe, run: Run, console: Console) -> Trainer:

@@ -125,7 +125,8 @@ def _check_owner(folder: Path, manifest: ModelManifest) -> None:
     present = read(folder / MANIFEST_FILE, ModelManifest)
     if (present.name, present.task) != (manifest.name, manifest.task):
         raise DataRejected(
-            f"{folder / MANIFEST_FILE} is of {present.name} ({present.task}), not {manifest.name} ({manifest.task})"
+            f"{folder / MANIFEST_FILE} is of {present.name} ({present.task}), "
+            f"not of {manifest.name} ({manifest.task})"
         )
 
 

@@ -42,7 +42,11 @@ class Digits:
         self.description = (
             f"scikit-learn's load_digits: {len(self.labels)} handwritten digits of 8 by 8 pixels "
             "(UCI Optical Recognition of Handwritten Digits, the part kept for testing)"
-            + (f"; beside its training part, {settings.drawn} drawn pictures a digit" if settings.drawn else "")
+            + (
+                f"; to learn from, {settings.drawn} drawn pictures of each digit more"
+                if settings.drawn
+                else ""
+            )
         )
 
     def files(self, indices: NDArray[np.int64]) -> list[bytes]:

@@ -23,6 +23,7 @@ from training.recipes.recipe import FolderData
 
 _LOG = logging.getLogger(__name__)
 _FEWEST_CLASSES = 2
+_MOST_NAMED = 20
 
 
 class ImageFolder:
@@ -87,9 +88,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
         raise DataRejected(f"there is no folder {folder}: give the folder whose sub-folders are the classes")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(names) < _FEWEST_CLASSES:
-        raise DataRejected(
-            f"{folder} has {len(names)} sub-folders: each class needs one, and there must be two"
-        )
+        raise DataRejected(f"{folder} has {len(names)} sub-folders: there must be one a class, at least two")
     return tuple(names)
 
 
@@ -100,11 +99,11 @@ def _files(folder: Path) -> list[Path]:
 def _report(unreadable: tuple[str, ...], rule: str) -> None:
     if not unreadable:
         return
-    listed = "\n  ".join(unreadable[:20]) + (
-        f"\n  and {len(unreadable) - 20} more" if len(unreadable) > 20 else ""
-    )
+    more = [f"and {len(unreadable) - _MOST_NAMED} more"] if len(unreadable) > _MOST_NAMED else []
+    listed = "\n  ".join([*unreadable[:_MOST_NAMED], *more])
     if rule == "error":
         raise DataRejected(
-            f"{len(unreadable)} files cannot be read; mend or remove them, or set data.unreadable to skip:\n  {listed}"
+            f"{len(unreadable)} files cannot be read; mend or remove them, "
+            f"or set data.unreadable to skip:\n  {listed}"
         )
     _LOG.warning("%d files cannot be read and are left out:\n  %s", len(unreadable), listed)

@@ -36,6 +36,7 @@ class Look:
         tilt_degrees: −15–15.
         stroke: Change of stroke width on either side, in source pixels: −0.25 thinner to 0.3 thicker.
         contrast: Difference of ink and paper, 0.25–1 of the range of grey.
+        blur: Deviation of the blur, as a share of the picture's height.
         quality: JPEG's, 30–95; None is PNG.
     """
 
@@ -51,6 +52,22 @@ class Look:
     paper: Paper
     blur: float
     quality: int | None
+
+    def traits(self) -> tuple[str, ...]:
+        """Name what is notable, for figures by look."""
+        side, tilt = min(self.width, self.height), abs(self.tilt_degrees)
+        size = "24 to 63" if side < 64 else "64 to 255" if side < 256 else "256 to 1024"
+        return (
+            "ink: dark on light" if self.dark_on_light else "ink: light on dark",
+            f"paper: {self.paper}",
+            f"size: {size} px",
+            "digit height: 35 to 60%" if self.digit_height < 0.6 else "digit height: 60 to 90%",
+            "contrast: 25 to 50%" if self.contrast < 0.5 else "contrast: 50 to 100%",
+            "stroke: thinned" if self.stroke < 0 else "stroke: thickened",
+            "tilt: 0 to 8°" if tilt < 8 else "tilt: 8 to 15°",
+            "file: PNG" if self.quality is None else "file: JPEG",
+            "shape: square" if self.width == self.height else "shape: oblong",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +120,7 @@ def _tilted_outline(digit: NDArray[np.uint8], look: Look) -> Image.Image:
     padded = Image.fromarray(np.pad(digit, _MARGIN))
     side = padded.width * _ZOOM
     smooth = padded.resize((side, side), Image.Resampling.BICUBIC)
-    # A pen leaves the eye of a 6 open where 8 × 8 grey levels nearly close it: raise the local contrast first.
+    # A pen leaves the eye of a 6 open where 8 × 8 grey levels nearly close it: raise local contrast first.
     sharp = smooth.filter(ImageFilter.UnsharpMask(radius=1.2 * _ZOOM, percent=180, threshold=0))
     outline = sharp.filter(ImageFilter.GaussianBlur(0.25 * _ZOOM)).point(_INK)
     steps = 2 * round(abs(look.stroke) * _ZOOM) + 1
