@@ -23,7 +23,7 @@ from service.api.tasks import Dependencies, TaskEndpoint
 from service.catalog import Catalog
 from service.engine.lanes import Lanes
 from service.engine.session import available_cpus, choose_device
-from service.lifecycle import Lifecycle
+from service.lifecycle import Lifecycle, memory_limit_bytes
 from service.loader import LoadOptions
 from service.settings import Settings
 from service.tasks import TASKS, Limits
@@ -52,7 +52,11 @@ def create_app(settings: Settings) -> FastAPI:
     )
     catalog = Catalog(settings.models, lanes, metrics, options)
     catalog.discover()
-    metrics.watch(lambda: _model_states(catalog))
+    metrics.watch(
+        lambda: _model_states(catalog),
+        lambda: ((lane.device, lane.gave_up) for lane in lanes.states()),
+        memory_limit_bytes(),
+    )
     lifecycle = Lifecycle(settings, catalog, lanes, metrics.event_loop_lag.observe)
     workers = ThreadPoolExecutor(settings.decode_threads or available_cpus(), "decode")
 
@@ -136,6 +140,7 @@ def _model_states(catalog: Catalog) -> Iterator[ModelState]:
                 device=",".join(map(str, item.devices)),
                 precision=item.variant.precision if item.variant else "",
                 ready=item.state == "ready",
+                failed_check=item.failed_check,
                 load_seconds=item.load_seconds,
                 golden_check_error=item.golden_check_error,
                 queue_items=queue.queue_items if queue else 0,
@@ -143,4 +148,5 @@ def _model_states(catalog: Catalog) -> Iterator[ModelState]:
                 predicted_wait_seconds=queue.predicted_wait_seconds if queue else 0.0,
             )
         if not model.versions:
-            yield ModelState(model=model.name, task=model.manifest.task if model.manifest else "")
+            check = "manifest" if catalog.loaded or model.manifest is None else None
+            yield ModelState(model=model.name, failed_check=check)

@@ -145,7 +145,7 @@ class Catalog:
                     retry_after_seconds=5,
                 )
             return serving
-        found = chosen.versions.get(int(version)) if version.isascii() and version.isdecimal() else None
+        found = next((v for v in chosen.versions.values() if str(v.number) == version), None)
         if found is None:
             raise NotFound(f"model {chosen.name} has no version {version} loaded", param="version")
         if found.state != "ready":
@@ -217,10 +217,11 @@ class Catalog:
 
     def _load_version(self, version: Version) -> None:
         started = time.monotonic()
+        loader = Loader(version, self._lanes, self._observer, self._options)
         try:
-            Loader(version, self._lanes, self._observer, self._options).load()
+            loader.load()
         except Exception as error:  # one model's failure, of whatever kind, must not hurt the others
-            version.state = "failed"
+            version.state, version.failed_check = "failed", loader.check
             version.reason = str(error) or type(error).__name__
             unexpected = None if isinstance(error, KotaeError) else error
             _log.error(

@@ -101,10 +101,20 @@ class ValidationFailed(RequestError):
 
 
 class Overloaded(RequestError):
-    """Refused at once, because it could not be answered before its deadline."""
+    """Refused at once, because it could not be answered before its deadline.
+
+    Args:
+        message: What is full.
+        reason: The same for the metrics: `queue_full`, `permits` or `bytes`.
+        retry_after_seconds: When coming back makes sense.
+    """
 
     status = 429
     code = "overloaded"
+
+    def __init__(self, message: str, *, reason: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.reason = reason
 
 
 class ClientGone(RequestError):

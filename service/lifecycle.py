@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from service.catalog import Catalog
 from service.engine.lanes import Lanes
@@ -74,3 +75,12 @@ class Lifecycle:
             self._lag_seconds = max(0.0, time.monotonic() - asleep - interval)
             self._observe_lag(self._lag_seconds)
             self._lanes.knock()
+
+
+def memory_limit_bytes() -> int | None:
+    """Read the container's memory limit from its cgroup; None where there is none."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(limit) if limit.isdecimal() else None

@@ -24,6 +24,7 @@ from service.manifest import VERSION_FILE, ModelManifest, Variant, VersionFacts,
 from service.tasks import TASKS, Limits, Task
 
 State = Literal["loading", "ready", "failed"]
+Check = Literal["manifest", "files", "load", "golden"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Version:
 
     Attributes:
         reason: Why it does not answer; empty while ready.
+        failed_check: Which step failed; None unless the state is failed.
         golden_check_error: Largest difference from PyTorch, over all outputs.
     """
 
@@ -56,6 +58,7 @@ class Version:
     manifest: ModelManifest
     state: State = "loading"
     reason: str = "loading"
+    failed_check: Check | None = None
     facts: VersionFacts | None = None
     variant: Variant | None = None
     devices: tuple[Device, ...] = ()
@@ -83,13 +86,18 @@ class Version:
 
 
 class Loader:
-    """Brings one version from its folder to answering, or raises with the reason why not."""
+    """Brings one version from its folder to answering, or raises with the reason why not.
+
+    Attributes:
+        check: The step that is under way.
+    """
 
     def __init__(self, version: Version, lanes: Lanes, observer: Observer, options: LoadOptions) -> None:
         self._version = version
         self._lanes = lanes
         self._observer = observer
         self._options = options
+        self.check: Check = "manifest"
 
     def load(self) -> None:
         """Read, check hashes, create sessions, check golden answers, warm, attach to the lanes.
@@ -100,13 +108,16 @@ class Loader:
         """
         version = self._version
         facts = version.facts = read(version.folder / VERSION_FILE, VersionFacts)
+        self.check = "files"
         golden.check_files(version.folder, facts)
+        self.check = "load"
         task = version._task = TASKS[version.manifest.task](version.folder, facts)
         version.devices = self._devices()
         sessions = [self._session(device) for device in version.devices]
         limits = _batch_limits(version.manifest)
         rows = _row_specs(sessions[0])
         batcher = Batcher(version.model, str(version.number), limits, rows=rows, observer=self._observer)
+        self.check = "golden"
         for session in sessions:
             self._check(session, task)
         for session in sessions:

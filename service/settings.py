@@ -28,7 +28,8 @@ from service.errors import StartFailed
 
 PREFIX = "KOTAE_"
 CONFIG_VARIABLE = "KOTAE_CONFIG"
-_KUBERNETES = re.compile(r"^KOTAE_(PORT_\d+_.+|(.+_)?SERVICE_(HOST|PORT(_.+)?))$")
+_KUBERNETES = re.compile(r"^KOTAE_(.+_)?(PORT_\d+_.+|SERVICE_(HOST|PORT(_.+)?))$")
+_SERVICE_ADDRESS = re.compile(r"^(tcp|udp|sctp)://")
 
 _log = logging.getLogger(__name__)
 
@@ -150,5 +151,5 @@ def _injected_names() -> set[str]:
     return {
         name
         for name, value in os.environ.items()
-        if name.startswith(PREFIX) and (_KUBERNETES.match(name) or (name == "KOTAE_PORT" and "://" in value))
+        if name.startswith(PREFIX) and (_KUBERNETES.match(name) or _SERVICE_ADDRESS.match(value))
     }

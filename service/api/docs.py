@@ -32,7 +32,7 @@ _ERROR_TEXTS = {
 
 def install(app: FastAPI, tasks: Sequence[str]) -> None:
     """Serve the OpenAPI document and a page to read it, from this process alone."""
-    bundle = Path(swagger_ui_bundle.__file__).parent / "vendor"
+    (bundle,) = (Path(swagger_ui_bundle.__file__).parent / "vendor").glob("swagger-ui-*")
     app.mount(_ASSETS, StaticFiles(directory=bundle), name="docs-assets")
 
     @app.get("/docs", include_in_schema=False)

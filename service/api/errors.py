@@ -12,11 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import (
+    BodyTimeout,
     InferenceFailed,
     InvalidInput,
     KotaeError,
     MethodNotAllowed,
     NotFound,
+    Overloaded,
     RequestError,
     ValidationFailed,
 )
@@ -31,6 +33,8 @@ def render(error: RequestError, request_id: str, headers: dict[str, str] | None 
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
         headers["Retry-After-Ms"] = str(math.ceil(error.retry_after_seconds * 1000))
+    if isinstance(error, BodyTimeout):
+        headers["Connection"] = "close"  # what is still to come of the body must not be taken for a request
     body = {
         "message": error.message,
         "type": _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error"),
@@ -81,4 +85,6 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 def _render_for(request: Request, error: RequestError, headers: dict[str, str] | None = None) -> Response:
     request.state.error = error.code
     request.state.error_message = error.message
+    if isinstance(error, Overloaded):
+        request.state.refused = error.reason
     return render(error, request.state.request_id, headers)

@@ -36,7 +36,7 @@ class Door:
             Overloaded: `most` requests of this model are already being worked on.
         """
         if self._inside[model] >= most:
-            raise Overloaded(f"model {model} has {most} requests in work already", retry_after_seconds=1)
+            raise Overloaded(f"model {model} has {most} requests in work already", reason="permits")
         self._inside[model] += 1
         try:
             yield
@@ -117,6 +117,6 @@ class _Held:
         if more <= 0:
             return
         if self._door._held_bytes + more > self._door._max_inflight_bytes:
-            raise Overloaded("the server holds as many bytes of bodies as it may", retry_after_seconds=1)
+            raise Overloaded("the server holds as many bytes of bodies as it may", reason="bytes")
         self._door._held_bytes += more
         self.size = size

@@ -45,5 +45,6 @@ class Admission:
             return
         raise Overloaded(
             f"the queue is full: {waiting_items} of {self._max_queue_items} items wait",
+            reason="queue_full",
             retry_after_seconds=self.predicted_wait_seconds(waiting_items),
         )

@@ -64,6 +64,7 @@ class Batcher:
         self._sequence = itertools.count()
         self._staged = Batch(limits, self._buffers())
         self._closed: str | None = None
+        observer.model_added(model, version)
 
     @property
     def queue_items(self) -> int:
@@ -169,11 +170,7 @@ class Batcher:
             self._admission.check(self.queue_items, new_items)
         except Overloaded:
             self._waiting = [entry for entry in self._waiting if self._still_wanted(entry[-1], now)]
-            try:
-                self._admission.check(self.queue_items, new_items)
-            except Overloaded:
-                self._observer.refused(self.model, self.version, "queue_full")
-                raise
+            self._admission.check(self.queue_items, new_items)
 
     def _place(self, item: Item) -> None:
         if self._staged.has_room_for(item.cost):

@@ -94,6 +94,7 @@ class Lane:
         self._running: Sequence[Item] = ()
         self._stopping = False
         self._thread = self._new_thread()
+        observer.lane_added(device)
 
     def start(self) -> None:
         """Start the thread."""

@@ -31,6 +31,12 @@ class BatchReport:
 class Observer(Protocol):
     """Receives the engine's events. Called from lane and decode threads; must be quick and not raise."""
 
+    def model_added(self, model: str, version: str) -> None:
+        """A version got its queue."""
+
+    def lane_added(self, device: str) -> None:
+        """A lane was made."""
+
     def batch_done(self, report: BatchReport) -> None:
         """A batch ran and its items have their answers."""
 
@@ -39,9 +45,6 @@ class Observer(Protocol):
 
     def item_dropped(self, model: str, version: str, reason: str) -> None:
         """An item left the queue without running: `expired`, `gone`, `failed_sibling` or `shutdown`."""
-
-    def refused(self, model: str, version: str, reason: str) -> None:
-        """Admission refused a request."""
 
     def lane_busy(self, device: str, seconds: float) -> None:
         """A lane spent this long on a batch."""
@@ -53,6 +56,12 @@ class Observer(Protocol):
 class Silent:
     """An observer that listens to nothing."""
 
+    def model_added(self, model: str, version: str) -> None:
+        """Ignore."""
+
+    def lane_added(self, device: str) -> None:
+        """Ignore."""
+
     def batch_done(self, report: BatchReport) -> None:
         """Ignore."""
 
@@ -60,9 +69,6 @@ class Silent:
         """Ignore."""
 
     def item_dropped(self, model: str, version: str, reason: str) -> None:
-        """Ignore."""
-
-    def refused(self, model: str, version: str, reason: str) -> None:
         """Ignore."""
 
     def lane_busy(self, device: str, seconds: float) -> None:

@@ -42,6 +42,7 @@ _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+_OUR_MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 _SNIFFED_BYTES = 262  # what `filetype` looks at
 
 # Our own pixel limit, checked before any pixel is decoded, replaces Pillow's process-wide one.
@@ -119,19 +120,21 @@ def resize_image(picture: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
     Returns:
         u8 [H, W, C], contiguous.
     """
-    target = (spec.width, spec.height)
+    size = (spec.width, spec.height)
     if spec.resize == "fit":
-        picture = _scale(picture, target, spec)
+        picture = _scale(picture, size, spec)
     elif spec.resize == "crop":
+        # The middle of the source that has the target's shape; scaling first could make a huge picture.
         factor = max(spec.width / picture.width, spec.height / picture.height)
-        picture = _scale(picture, _scaled_size(picture, factor, at_least=target), spec)
-        left, top = (picture.width - spec.width) // 2, (picture.height - spec.height) // 2
-        picture = picture.crop((left, top, left + spec.width, top + spec.height))
+        width, height = min(picture.width, spec.width / factor), min(picture.height, spec.height / factor)
+        left, top = (picture.width - width) / 2, (picture.height - height) / 2
+        picture = _scale(picture, size, spec, (left, top, left + width, top + height))
     else:
         factor = min(spec.width / picture.width, spec.height / picture.height)
-        picture = _scale(picture, _scaled_size(picture, factor), spec)
-        canvas = Image.new(picture.mode, target, (spec.pad_value,) * spec.channels)
-        canvas.paste(picture, ((spec.width - picture.width) // 2, (spec.height - picture.height) // 2))
+        inner = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        canvas = Image.new(picture.mode, size, (spec.pad_value,) * spec.channels)
+        corner = ((spec.width - inner[0]) // 2, (spec.height - inner[1]) // 2)
+        canvas.paste(_scale(picture, inner, spec), corner)
         picture = canvas
     return np.array(picture, dtype=np.uint8).reshape(spec.height, spec.width, spec.channels)
 
@@ -153,25 +156,28 @@ def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
     return picture.convert("L" if channels == 1 else "RGB")
 
 
-def _scaled_size(picture: Image.Image, factor: float, at_least: tuple[int, int] = (1, 1)) -> tuple[int, int]:
-    return (
-        max(at_least[0], round(picture.width * factor)),
-        max(at_least[1], round(picture.height * factor)),
-    )
-
-
-def _scale(picture: Image.Image, size: tuple[int, int], spec: ImageInput) -> Image.Image:
-    if picture.size == size:
+def _scale(
+    picture: Image.Image,
+    size: tuple[int, int],
+    spec: ImageInput,
+    box: tuple[float, float, float, float] | None = None,
+) -> Image.Image:
+    """Scale a picture, or the box (left, top, right, bottom) of it, to `size` (width, height)."""
+    box = box or (0.0, 0.0, float(picture.width), float(picture.height))
+    if picture.size == size and box == (0.0, 0.0, *map(float, size)):
         return picture
     if spec.antialias:
-        return picture.resize(size, _FILTERS[spec.filter])
+        return picture.resize(size, _FILTERS[spec.filter], box=box)
     # An affine transform samples at output pixels' centres only, as deep learning frameworks do by default.
-    factors = (picture.width / size[0], 0, 0, 0, picture.height / size[1], 0)
+    left, top, right, bottom = box
+    factors = ((right - left) / size[0], 0, left, 0, (bottom - top) / size[1], top)
     return picture.transform(size, Image.Transform.AFFINE, factors, _FILTERS[spec.filter])
 
 
 def _unidentified(body: bytes, declared_type: str) -> InvalidInput | UnsupportedMedia:
     found = filetype.guess_mime(body[:_SNIFFED_BYTES])
+    if found in _OUR_MEDIA_TYPES:
+        return InvalidInput(f"the picture is damaged: it ends within the header of {found}")
     kind = found or declared_type
     if found or (declared_type and not declared_type.startswith("image/")):
         return UnsupportedMedia(f"{kind} is not decoded here; send a {_FORMATS_TEXT} file")

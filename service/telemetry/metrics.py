@@ -20,6 +20,8 @@ from service.engine.observer import BatchReport
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, *_SECONDS)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+REFUSALS = ("queue_full", "permits", "bytes")
+DROPS = ("expired", "gone", "failed_sibling", "shutdown")
 _RATIOS = (1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0)
 
 
@@ -30,6 +32,7 @@ class RequestReport:
     Attributes:
         route: The route's template; one shared value for unmatched paths.
         stages: Seconds by stage, for the stages that the HTTP side owns.
+        refused: Why it was refused at once, or empty.
     """
 
     route: str
@@ -41,6 +44,7 @@ class RequestReport:
     task: str = ""
     items: int = 0
     stages: tuple[tuple[str, float], ...] = ()
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class ModelState:
     device: str = ""
     precision: str = ""
     ready: bool = False
+    failed_check: str | None = None
     load_seconds: float = 0.0
     golden_check_error: float | None = None
     queue_items: int = 0
@@ -136,6 +141,8 @@ class Metrics:
     def request_done(self, report: RequestReport) -> None:
         """Record a finished request."""
         self._inflight.dec()
+        if report.refused:
+            self._rejected.labels(report.model, report.refused).inc()
         labels = (report.route, report.method, str(report.status), report.model)
         self._requests.labels(*labels).inc()
         self._request_seconds.labels(*labels).observe(report.seconds)
@@ -163,10 +170,6 @@ class Metrics:
         """Count an item that did not run."""
         self._dropped.labels(model, version, reason).inc()
 
-    def refused(self, model: str, version: str, reason: str) -> None:
-        """Count a refused request."""
-        self._rejected.labels(model, reason).inc()
-
     def lane_busy(self, device: str, seconds: float) -> None:
         """Add to a lane's busy time."""
         self._lane_busy.labels(device).inc(seconds)
@@ -175,19 +178,65 @@ class Metrics:
         """Count a lane's death."""
         self._lane_restarts.labels(device).inc()
 
-    def watch(self, models: Callable[[], Iterable[ModelState]]) -> None:
-        """Read the models' state at every scrape."""
-        self.registry.register(StateCollector(models))
+    def model_added(self, model: str, version: str) -> None:
+        """Begin a version's counters at 0, so that their first increase can be seen."""
+        self._batch_failures.labels(model, version)
+        for reason in REFUSALS:
+            self._rejected.labels(model, reason)
+        for reason in DROPS:
+            self._dropped.labels(model, version, reason)
+
+    def lane_added(self, device: str) -> None:
+        """Begin a lane's counters at 0."""
+        self._lane_busy.labels(device)
+        self._lane_restarts.labels(device)
+
+    def watch(
+        self,
+        models: Callable[[], Iterable[ModelState]],
+        lanes: Callable[[], Iterable[tuple[str, bool]]],
+        memory_limit_bytes: int | None,
+    ) -> None:
+        """Read the process's state at every scrape.
+
+        Args:
+            models: Every version of every model.
+            lanes: Every lane's device, and whether it gave up.
+            memory_limit_bytes: The container's limit; None where there is none.
+        """
+        self.registry.register(StateCollector(models, lanes, memory_limit_bytes))
 
 
 class StateCollector(Collector):
-    """Gauges that mirror the catalog."""
+    """Gauges that mirror the catalog and the lanes; see `Metrics.watch`."""
 
-    def __init__(self, models: Callable[[], Iterable[ModelState]]) -> None:
+    def __init__(
+        self,
+        models: Callable[[], Iterable[ModelState]],
+        lanes: Callable[[], Iterable[tuple[str, bool]]],
+        memory_limit_bytes: int | None,
+    ) -> None:
         self._models = models
+        self._lanes = lanes
+        self._memory_limit_bytes = memory_limit_bytes
 
     def collect(self) -> Iterator[Metric]:
         """Build the gauges from the state as it is now."""
+        yield from self._collect_models()
+        gave_up = GaugeMetricFamily(
+            "kotae_lane_gave_up", "1 where a lane died too often to be restarted.", labels=("device",)
+        )
+        for device, value in self._lanes():
+            gave_up.add_metric((device,), float(value))
+        yield gave_up
+        if self._memory_limit_bytes is not None:
+            yield GaugeMetricFamily(
+                "kotae_memory_limit_bytes",
+                "Memory that the container may use.",
+                value=float(self._memory_limit_bytes),
+            )
+
+    def _collect_models(self) -> Iterator[Metric]:
         labels = ("model", "version")
         info = GaugeMetricFamily(
             "kotae_model_info",
@@ -195,6 +244,11 @@ class StateCollector(Collector):
             labels=(*labels, "task", "device", "precision"),
         )
         ready = GaugeMetricFamily("kotae_model_ready", "1 where the version answers.", labels=labels)
+        failed = GaugeMetricFamily(
+            "kotae_model_check_failed",
+            "1 for each version that failed, by the step that it failed at.",
+            labels=(*labels, "reason"),
+        )
         load = GaugeMetricFamily("kotae_model_load_seconds", "Time to load, check and warm.", labels=labels)
         error = GaugeMetricFamily(
             "kotae_golden_check_error", "Largest difference from PyTorch in the golden check.", labels=labels
@@ -208,10 +262,12 @@ class StateCollector(Collector):
             names = (state.model, state.version)
             info.add_metric((*names, state.task, state.device, state.precision), 1)
             ready.add_metric(names, float(state.ready))
+            if state.failed_check:
+                failed.add_metric((*names, state.failed_check), 1)
             load.add_metric(names, state.load_seconds)
             if state.golden_check_error is not None:
                 error.add_metric(names, state.golden_check_error)
             queue.add_metric(names, state.queue_items)
             limit.add_metric(names, state.queue_limit_items)
             wait.add_metric(names, state.predicted_wait_seconds)
-        yield from (info, ready, load, error, queue, limit, wait)
+        yield from (info, ready, failed, load, error, queue, limit, wait)

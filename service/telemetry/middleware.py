@@ -111,6 +111,7 @@ class RequestMiddleware:
                 task=state.get("task", ""),
                 items=len(ticket.items) if ticket else 0,
                 stages=tuple(state.get("stages", {}).items()),
+                refused=state.get("refused", ""),
             )
         )
         level = logging.DEBUG if route in _QUIET_ROUTES and status < 500 else logging.INFO

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi.testclient import TestClient
+
+from tests.service.api.conftest import Start
+from tests.tiny_models import make_model, picture
+
+ROUTE = "/v1/image-classification"
+
+
+def sample(client: TestClient, name: str, **labels: str) -> float:
+    for line in client.get("/metrics").text.splitlines():
+        if line.startswith(name + "{") and all(f'{k}="{v}"' in line for k, v in labels.items()):
+            return float(line.rpartition(" ")[2])
+    return 0.0
+
+
+def test_probes_of_a_sound_server_are_green(client: TestClient) -> None:
+    assert client.get("/healthz").json() == {"live": True, "reasons": []}
+    assert client.get("/readyz").json() == {"ready": True, "missing": []}
+
+
+def test_a_draining_server_is_not_ready_but_alive_answers_and_closes_connections(start: Start) -> None:
+    with start() as client:
+        client.app.state.lifecycle.draining = True  # type: ignore[attr-defined]
+        assert client.get("/readyz").json()["missing"] == ["draining"]
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/healthz").status_code == 200
+        response = client.post(ROUTE, content=picture(1))
+        assert response.status_code == 200
+        assert response.headers["connection"] == "close"
+
+
+def test_a_closed_server_refuses_work(start: Start) -> None:
+    with start() as client:
+        client.app.state.lifecycle.closed = True  # type: ignore[attr-defined]
+        assert client.post(ROUTE, content=picture(1)).json()["error"]["code"] == "not_ready"
+
+
+def test_optional_models_do_not_hold_back_readiness(tmp_path: Path, start: Start) -> None:
+    make_model(tmp_path, "sound")
+    broken = make_model(tmp_path, "broken", required=False)
+    (broken / "model.onnx").write_bytes(b"junk")
+    with start(tmp_path) as client:
+        assert client.get("/readyz").status_code == 200
+
+
+def test_an_empty_models_folder_is_ready_and_says_404(tmp_path: Path, start: Start) -> None:
+    with start(tmp_path) as client:
+        assert client.get("/readyz").status_code == 200
+        assert client.post(ROUTE, content=picture(1)).status_code == 404
+
+
+def test_models_are_listed_in_openais_shape_with_our_facts(client: TestClient) -> None:
+    listing = client.get("/v1/models").json()
+    assert listing["object"] == "list"
+    (entry,) = listing["data"]
+    assert entry["id"] == "tiny" and entry["object"] == "model" and entry["created"] > 0
+    assert entry["labels"] == ["zero", "one", "two", "three"]
+    assert entry["versions"][0]["devices"] == ["cpu"]
+    assert client.get("/v1/models/tiny").json() == entry
+    assert client.get("/v1/models/nope").json()["error"]["code"] == "not_found"
+
+
+def test_requests_are_counted_by_template_and_outcome(client: TestClient) -> None:
+    def count(status: str) -> float:
+        return sample(client, "kotae_requests_total", route=ROUTE, method="POST", status=status)
+
+    ok, bad = count("200"), count("400")
+    client.post(ROUTE, content=picture(1))
+    client.post(ROUTE, content=b"junk")
+    assert (count("200"), count("400")) == (ok + 1, bad + 1)
+
+
+def test_failures_are_timed_and_stages_recorded(client: TestClient) -> None:
+    def timed(stage: str) -> float:
+        return sample(client, "kotae_stage_duration_seconds_count", stage=stage, model="tiny")
+
+    before = {stage: timed(stage) for stage in ("decode", "queue", "batch", "infer", "encode")}
+    client.post(ROUTE, content=picture(1))
+    assert all(timed(stage) == value + 1 for stage, value in before.items())
+
+
+def test_unknown_paths_and_methods_share_one_label_value(client: TestClient) -> None:
+    client.get("/some/unknown/path")
+    client.request("BREW", "/another")
+    text = client.get("/metrics").text
+    assert 'route="unmatched"' in text
+    assert "/some/unknown" not in text
+    assert "BREW" not in text
+
+
+def test_the_docs_page_loads_everything_from_this_server(client: TestClient) -> None:
+    page = client.get("/docs").text
+    assert "https://" not in page
+    for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"):
+        assert f"/docs/assets/{asset}" in page
+        assert client.get(f"/docs/assets/{asset}").status_code == 200
+
+
+def test_the_openapi_document_describes_the_task_endpoint(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    operation = document["paths"][ROUTE]["post"]
+    assert {p["name"] for p in operation["parameters"]} >= {"model", "version", "top_k", "X-Timeout-Ms"}
+    assert set(operation["requestBody"]["content"]) == {"image/*", "multipart/form-data", "application/json"}
+    assert document["components"]["schemas"]["Classification"]["properties"]["predictions"]
+    assert document == client.get("/openapi.json").json()

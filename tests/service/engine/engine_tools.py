@@ -1,0 +1,101 @@
+"""Stand-ins for the engine's tests: a clock that tests move, a run function that tests steer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.batch import BatchLimits, RowSpec
+from service.engine.batcher import Batcher
+from service.engine.lane import Lane
+from service.engine.observer import BatchReport, Silent
+from service.engine.ticket import Ticket
+
+ROWS = {"x": RowSpec((2,), "float32")}
+
+
+class Clock:
+    """Time that moves only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Recorder(Silent):
+    """Keeps what the engine reported."""
+
+    def __init__(self) -> None:
+        self.batches: list[BatchReport] = []
+        self.dropped: list[str] = []
+        self.failures = 0
+        self.deaths: list[BaseException] = []
+
+    def batch_done(self, report: BatchReport) -> None:
+        self.batches.append(report)
+
+    def batch_failed(self, model: str, version: str) -> None:
+        self.failures += 1
+
+    def item_dropped(self, model: str, version: str, reason: str) -> None:
+        self.dropped.append(reason)
+
+    def lane_died(self, device: str, error: BaseException) -> None:
+        self.deaths.append(error)
+
+
+class Double:
+    """A graph that doubles its input, can be held shut, and fails where it is told to.
+
+    Attributes:
+        sizes: Items of every run, failed ones included.
+        fail: Called with the inputs of every run; what it raises, the run raises.
+    """
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.started = threading.Semaphore(0)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fail: Callable[[NDArray[Any]], None] = lambda x: None
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        x = inputs["x"]
+        self.sizes.append(len(x))
+        self.started.release()
+        assert self.gate.wait(20), "the test forgot to open the gate"
+        self.fail(x)
+        return {"y": x * 2}
+
+
+def ticket_of(*values: float, deadline: float = 1e12, costs: list[int] | None = None) -> Ticket:
+    """A ticket whose items are [value, value]."""
+    ticket = Ticket(deadline=deadline)
+    rows = [{"x": np.full(2, value, dtype=np.float32)} for value in values]
+    ticket.fill(rows, costs or [1] * len(rows))
+    return ticket
+
+
+def batcher_of(
+    limits: BatchLimits | None = None,
+    *,
+    observer: Silent | None = None,
+    rows: Mapping[str, RowSpec] | None = ROWS,
+    **clock: Callable[[], float],
+) -> Batcher:
+    """A batcher of a model named m."""
+    return Batcher("m", "1", limits or BatchLimits(), rows=rows, observer=observer or Silent(), **clock)
+
+
+def lane_of(batcher: Batcher, run: Double, *, observer: Silent | None = None, restart_limit: int = 5) -> Lane:
+    """A started lane that serves one model."""
+    lane = Lane("cpu", observer or Silent(), restart_limit=restart_limit)
+    lane.attach(batcher, run)
+    lane.start()
+    return lane

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine.batch import Batch, BatchLimits, stack
+from service.engine.batcher import Batcher
+from service.engine.ticket import Item, Ticket
+from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, NotReady, Overloaded
+from tests.service.engine.engine_tools import Clock, Recorder, batcher_of, ticket_of
+
+
+def claimed_values(batcher: Batcher) -> list[float]:
+    claimed = batcher.claim()
+    if claimed is None:
+        return []
+    batch, keep = claimed
+    values = batch.arrays(keep)["x"][:, 0].tolist()
+    batcher.recycle(batch)
+    return values
+
+
+async def test_items_come_out_in_the_order_they_came() -> None:
+    batcher = batcher_of()
+    for value in range(5):
+        batcher.submit(ticket_of(value))
+    assert claimed_values(batcher) == [0, 1, 2, 3, 4]
+    assert claimed_values(batcher) == []
+
+
+async def test_a_batch_holds_at_most_max_items_and_the_rest_makes_the_next() -> None:
+    batcher = batcher_of(BatchLimits(max_items=4))
+    batcher.submit(ticket_of(*range(10)))
+    assert [len(claimed_values(batcher)) for _ in range(4)] == [4, 4, 2, 0]
+
+
+async def test_a_batch_stays_open_until_it_is_claimed() -> None:
+    batcher = batcher_of(BatchLimits(max_items=4))
+    batcher.submit(ticket_of(1))
+    batcher.submit(ticket_of(2))
+    first = batcher.claim()
+    assert first is not None
+    batcher.submit(ticket_of(3))
+    assert first[0].arrays(first[1])["x"][:, 0].tolist() == [1, 2]
+    assert claimed_values(batcher) == [3]
+
+
+async def test_padded_cost_limits_a_batch() -> None:
+    batcher = batcher_of(BatchLimits(max_items=8, max_cost=100))
+    batcher.submit(ticket_of(1, 2, 3, costs=[40, 45, 45]))
+    assert claimed_values(batcher) == [1, 2]
+    assert claimed_values(batcher) == [3]
+
+
+async def test_an_item_dearer_than_the_limit_runs_alone() -> None:
+    batcher = batcher_of(BatchLimits(max_items=8, max_cost=100))
+    batcher.submit(ticket_of(1, 2, costs=[500, 10]))
+    assert claimed_values(batcher) == [1]
+    assert claimed_values(batcher) == [2]
+
+
+async def test_like_costs_share_a_batch_and_the_oldest_is_never_passed_over_twice() -> None:
+    batcher = batcher_of(BatchLimits(max_items=8))
+    batcher.submit(ticket_of(1, 2, 3, 4, costs=[100, 10, 100, 10]))
+    assert claimed_values(batcher) == [1, 3]
+    assert claimed_values(batcher) == [2, 4]
+
+
+async def test_more_urgent_requests_go_first_among_those_that_wait() -> None:
+    batcher = batcher_of(BatchLimits(max_items=1))
+    batcher.submit(ticket_of(0))
+    batcher.submit(ticket_of(1, deadline=5e12))
+    batcher.submit(ticket_of(2, deadline=3e12))
+    assert [claimed_values(batcher)[0] for _ in range(3)] == [0, 2, 1]
+
+
+async def test_a_full_queue_refuses_the_whole_request_with_a_time_to_come_back() -> None:
+    batcher = batcher_of(BatchLimits(max_items=2, max_queue_items=5))
+    batcher.submit(ticket_of(0, 1, 2, 3))
+    with pytest.raises(Overloaded) as refused:
+        batcher.submit(ticket_of(4, 5))
+    assert refused.value.retry_after_seconds is not None
+    assert batcher.queue_items == 4
+    batcher.submit(ticket_of(6))
+
+
+async def test_abandoned_items_give_their_place_in_a_full_queue_to_newcomers() -> None:
+    batcher = batcher_of(BatchLimits(max_items=1, max_queue_items=2))
+    batcher.submit(ticket_of(0))
+    waiting = ticket_of(1)
+    batcher.submit(waiting)
+    waiting.dropped = "gone"
+    batcher.submit(ticket_of(2))
+    assert [claimed_values(batcher), claimed_values(batcher)] == [[0], [2]]
+
+
+async def test_a_request_past_its_deadline_does_not_enter_the_queue() -> None:
+    clock = Clock()
+    batcher = batcher_of(clock=clock)
+    with pytest.raises(DeadlineExceeded):
+        batcher.submit(ticket_of(1, deadline=clock.now - 1))
+    assert batcher.queue_items == 0
+
+
+async def test_an_item_that_expired_in_the_queue_is_told_and_does_not_run() -> None:
+    clock, observer = Clock(), Recorder()
+    batcher = batcher_of(clock=clock, observer=observer)
+    late, good = ticket_of(1, deadline=clock.now + 1), ticket_of(2, deadline=clock.now + 9)
+    batcher.submit(late)
+    batcher.submit(good)
+    clock.now += 5
+    assert claimed_values(batcher) == [2]
+    assert observer.dropped == ["expired"]
+    with pytest.raises(DeadlineExceeded):
+        await late.outputs()
+
+
+async def test_an_item_whose_client_hung_up_does_not_run() -> None:
+    observer = Recorder()
+    batcher = batcher_of(observer=observer)
+    gone, good = ticket_of(1), ticket_of(2)
+    batcher.submit(gone)
+    batcher.submit(good)
+    gone.abandon(ClientGone("hung up"), "gone")
+    assert claimed_values(batcher) == [2]
+    assert observer.dropped == ["gone"]
+    with pytest.raises(ClientGone):
+        await gone.outputs()
+
+
+async def test_a_batch_of_abandoned_items_only_is_no_batch() -> None:
+    batcher = batcher_of()
+    gone = ticket_of(1)
+    batcher.submit(gone)
+    gone.dropped = "gone"
+    assert batcher.claim() is None
+    assert batcher.queue_items == 0
+
+
+async def test_a_delay_counts_from_the_first_item_and_ends_when_the_batch_is_full() -> None:
+    clock = Clock()
+    batcher = batcher_of(BatchLimits(max_items=2, max_delay_seconds=3), clock=clock)
+    assert batcher.head() is None
+    batcher.submit(ticket_of(1))
+    head = batcher.head()
+    assert head is not None and head[0] == clock.now + 3
+    clock.now += 2
+    batcher.submit(ticket_of(2))
+    head = batcher.head()
+    assert head is not None and head[0] <= clock.now
+
+
+async def test_a_closed_queue_fails_who_waits_and_refuses_newcomers() -> None:
+    batcher = batcher_of(BatchLimits(max_items=1))
+    staged, waiting = ticket_of(1), ticket_of(2)
+    batcher.submit(staged)
+    batcher.submit(waiting)
+    batcher.close("unloaded")
+    for ticket in (staged, waiting):
+        with pytest.raises(NotReady, match="unloaded"):
+            await ticket.outputs()
+    with pytest.raises(NotReady, match="unloaded"):
+        batcher.submit(ticket_of(3))
+    assert batcher.claim() is None
+
+
+async def test_a_row_of_the_wrong_shape_is_our_bug_and_reaches_no_batch() -> None:
+    batcher = batcher_of()
+    ticket = Ticket(deadline=1e12)
+    ticket.fill([{"x": np.zeros(3, dtype=np.float32)}], [1])
+    with pytest.raises(AssertionError, match="graph takes"):
+        batcher.submit(ticket)
+    assert batcher.queue_items == 0
+
+
+async def test_rows_written_by_many_threads_while_a_lane_claims_are_never_mixed_up() -> None:
+    batcher = batcher_of(BatchLimits(max_items=7, max_queue_items=10_000))
+    tickets = [ticket_of(float(value)) for value in range(2000)]
+    seen: list[float] = []
+    done = threading.Event()
+
+    def submit(part: Sequence[Ticket]) -> None:
+        for ticket in part:
+            batcher.submit(ticket)
+
+    def claim() -> None:
+        while not done.is_set() or batcher.queue_items:
+            claimed = batcher.claim()
+            if claimed is None:
+                continue
+            batch, keep = claimed
+            values = batch.arrays(keep)["x"]
+            assert values[:, 0].tolist() == [batch.items[row].inputs["x"][0] for row in keep]
+            seen.extend(values[:, 1].tolist())
+            batcher.recycle(batch)
+
+    lane = threading.Thread(target=claim)
+    workers = [threading.Thread(target=submit, args=(tickets[i::4],)) for i in range(4)]
+    for thread in (lane, *workers):
+        thread.start()
+    for worker in workers:
+        await asyncio.to_thread(worker.join)
+    done.set()
+    await asyncio.to_thread(lane.join)
+    assert sorted(seen) == [float(value) for value in range(2000)]
+
+
+def test_ragged_rows_are_padded_with_zeros_at_their_ends() -> None:
+    rows = [{"x": np.ones((2, 1), dtype=np.int64)}, {"x": np.ones((1, 3), dtype=np.int64)}]
+    assert stack(rows)["x"].tolist() == [[[1, 0, 0], [1, 0, 0]], [[1, 1, 1], [0, 0, 0]]]
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=60), st.integers(1, 16), st.integers(1, 3000))
+def test_no_batch_ever_breaks_a_limit(costs: list[int], max_items: int, max_cost: int) -> None:
+    async def run() -> None:
+        limits = BatchLimits(max_items=max_items, max_cost=max_cost, max_queue_items=1000)
+        batcher = batcher_of(limits, rows=None)
+        batcher.submit(ticket_of(*range(len(costs)), costs=costs))
+        seen = 0
+        while (claimed := batcher.claim()) is not None:
+            items = claimed[0].items
+            dearest = max(item.cost for item in items)
+            assert len(items) <= max_items
+            assert len(items) == 1 or dearest * len(items) <= max_cost
+            assert claimed[0].padding_ratio <= 1.25 + 1e-9
+            seen += len(items)
+        assert seen == len(costs)
+
+    asyncio.run(run())
+
+
+async def test_the_first_failure_of_a_request_is_its_answer_and_drops_its_other_items() -> None:
+    ticket = ticket_of(1, 2)
+    ticket.settle(ticket.items[1], InferenceFailed("broken"))
+    ticket.settle(ticket.items[0], {"y": np.zeros(1)})
+    assert ticket.dropped == "failed_sibling"
+    with pytest.raises(InferenceFailed, match="broken"):
+        await ticket.outputs()
+
+
+async def test_outputs_keep_the_requests_order_whatever_the_order_of_runs() -> None:
+    ticket = ticket_of(1, 2, 3)
+    for index in (2, 0, 1):
+        ticket.settle(ticket.items[index], {"y": np.array([index])})
+    assert [int(row["y"][0]) for row in await ticket.outputs()] == [0, 1, 2]
+
+
+async def test_a_waiter_gets_504_at_its_deadline_even_if_nothing_ever_runs() -> None:
+    import time
+
+    ticket = ticket_of(1, deadline=time.monotonic() + 0.01)
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.wait_for(ticket.outputs(), 5)
+    assert ticket.dropped == "expired"
+
+
+def test_an_empty_batch_pads_nothing() -> None:
+    assert Batch(BatchLimits(), None).padding_ratio == 1.0
+    assert Item.__slots__

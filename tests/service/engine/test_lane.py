@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.engine.batch import BatchLimits
+from service.engine.lane import Lane, LaneStopped
+from service.engine.observer import Silent
+from service.engine.ticket import Ticket
+from service.errors import InferenceFailed, NotReady
+from tests.service.engine.engine_tools import Double, Recorder, batcher_of, lane_of, ticket_of
+
+
+@contextmanager
+def running(lane: Lane) -> Iterator[Lane]:
+    try:
+        yield lane
+    finally:
+        lane.stop()
+
+
+async def answer(ticket: Ticket) -> list[float]:
+    outputs = await asyncio.wait_for(ticket.outputs(), 20)
+    return [float(row["y"][0]) for row in outputs]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def raise_at(value: float, error: Exception) -> Callable[[NDArray[Any]], None]:
+    def fail(x: NDArray[Any]) -> None:
+        if value in x[:, 0]:
+            raise error
+
+    return fail
+
+
+async def test_each_request_gets_its_own_answer() -> None:
+    batcher, run = batcher_of(), Double()
+    with running(lane_of(batcher, run)):
+        tickets = [ticket_of(value, value + 0.5) for value in range(50)]
+        for ticket in tickets:
+            batcher.submit(ticket)
+        for value, ticket in enumerate(tickets):
+            assert await answer(ticket) == [value * 2, value * 2 + 1]
+
+
+async def test_a_free_lane_starts_at_once_and_what_comes_meanwhile_shares_the_next_run() -> None:
+    batcher, run = batcher_of(BatchLimits(max_items=8)), Double()
+    run.gate.clear()
+    with running(lane_of(batcher, run)):
+        tickets = [ticket_of(1)]
+        batcher.submit(tickets[0])
+        await asyncio.to_thread(run.started.acquire)
+        for value in range(2, 7):
+            tickets.append(ticket_of(value))
+            batcher.submit(tickets[-1])
+        run.gate.set()
+        assert [await answer(ticket) for ticket in tickets] == [[2], [4], [6], [8], [10], [12]]
+    assert run.sizes == [1, 5]
+
+
+async def test_a_delayed_batch_starts_when_its_time_has_come() -> None:
+    batcher, run = batcher_of(BatchLimits(max_items=8, max_delay_seconds=0.05)), Double()
+    with running(lane_of(batcher, run)):
+        first, second = ticket_of(1), ticket_of(2)
+        batcher.submit(first)
+        batcher.submit(second)
+        assert await answer(first) == [2]
+        assert await answer(second) == [4]
+    assert run.sizes == [2]
+
+
+async def test_a_failing_batch_is_halved_until_the_culprit_stands_alone() -> None:
+    observer = Recorder()
+    batcher, run = batcher_of(BatchLimits(max_items=16), observer=observer), Double()
+    run.gate.clear()
+    run.fail = raise_at(5, RuntimeError("bad item"))
+    with running(lane_of(batcher, run, observer=observer)) as lane:
+        hold = ticket_of(100)
+        batcher.submit(hold)
+        await asyncio.to_thread(run.started.acquire)
+        tickets = [ticket_of(value) for value in range(8)]
+        for ticket in tickets:
+            batcher.submit(ticket)
+        run.gate.set()
+        for value, ticket in enumerate(tickets):
+            if value == 5:
+                with pytest.raises(InferenceFailed):
+                    await answer(ticket)
+            else:
+                assert await answer(ticket) == [value * 2]
+        assert lane.restarts == 0
+    assert run.sizes == [1, 8, 4, 4, 2, 1, 1, 2]
+    assert observer.failures == 4  # 8, 4, 2 and the culprit alone
+
+
+async def test_a_wrong_number_of_outputs_fails_the_batch_without_more_runs() -> None:
+    batcher = batcher_of()
+    runs: list[int] = []
+
+    def run(inputs: Any) -> dict[str, NDArray[Any]]:
+        runs.append(len(inputs["x"]))
+        return {"y": np.zeros((len(inputs["x"]) + 1, 2))}
+
+    lane = Lane("cpu", Silent())
+    lane.attach(batcher, run)
+    lane.start()
+    with running(lane):
+        ticket = ticket_of(1, 2, 3)
+        batcher.submit(ticket)
+        with pytest.raises(InferenceFailed):
+            await answer(ticket)
+    assert runs == [3]
+
+
+async def test_an_answer_that_is_not_finite_is_an_error_for_its_own_request_only() -> None:
+    batcher, run = batcher_of(BatchLimits(max_items=8)), Double()
+    run.gate.clear()
+    with running(lane_of(batcher, run)):
+        hold, bad, good = ticket_of(1), ticket_of(float("nan")), ticket_of(3)
+        batcher.submit(hold)
+        await asyncio.to_thread(run.started.acquire)
+        batcher.submit(bad)
+        batcher.submit(good)
+        run.gate.set()
+        with pytest.raises(InferenceFailed):
+            await answer(bad)
+        assert await answer(good) == [6]
+
+
+async def test_a_dead_lane_fails_what_it_ran_at_once_restarts_and_goes_on() -> None:
+    observer = Recorder()
+    batcher, run = batcher_of(BatchLimits(max_items=1), observer=observer), Double()
+    run.gate.clear()
+
+    def die_on_first(x: NDArray[Any]) -> None:
+        if x[0, 0] == 1:
+            raise SystemExit("killed")
+
+    run.fail = die_on_first
+    with running(lane_of(batcher, run, observer=observer)) as lane:
+        doomed, waiting = ticket_of(1), ticket_of(2)
+        batcher.submit(doomed)
+        batcher.submit(waiting)
+        run.gate.set()
+        with pytest.raises(InferenceFailed):
+            await answer(doomed)
+        assert await answer(waiting) == [4]
+        await until(lambda: lane.restarts == 0)
+        assert not lane.gave_up
+    assert len(observer.deaths) == 1
+
+
+async def test_a_dead_lane_looks_silent_until_its_successor_shows_itself() -> None:
+    lane = Lane("cpu", Silent())
+    lane.start()
+    with running(lane):
+        gate = threading.Event()
+
+        def die() -> None:
+            raise SystemExit
+
+        future = lane.call(die)
+        with pytest.raises(SystemExit):
+            await asyncio.wrap_future(future)
+        gate.set()
+        await until(lambda: time.monotonic() - lane.last_seen < 5)
+        assert await asyncio.wrap_future(lane.call(lambda: 7)) == 7
+
+
+async def test_a_lane_that_keeps_dying_gives_up_and_fails_its_queues() -> None:
+    batcher, run = batcher_of(BatchLimits(max_items=1)), Double()
+
+    def die(x: NDArray[Any]) -> None:
+        raise SystemExit
+
+    run.fail = die
+    lane = lane_of(batcher, run, restart_limit=1)
+    with running(lane):
+        tickets = [ticket_of(value) for value in range(4)]
+        for ticket in tickets:
+            with pytest.raises((InferenceFailed, NotReady)):
+                batcher.submit(ticket)
+                await answer(ticket)
+        await until(lambda: lane.gave_up)
+        with pytest.raises(NotReady):
+            batcher.submit(ticket_of(9))
+        with pytest.raises(LaneStopped):
+            lane.call(lambda: None).result()
+
+
+async def test_jobs_run_between_batches_and_give_their_result_or_error() -> None:
+    lane = Lane("cpu", Silent())
+    lane.start()
+    with running(lane):
+        assert lane.call(lambda: threading.current_thread().name).result(20) == "lane-cpu"
+        with pytest.raises(ZeroDivisionError):
+            lane.call(lambda: 1 // 0).result(20)
+
+
+async def test_a_stopped_lane_refuses_jobs() -> None:
+    lane = Lane("cpu", Silent())
+    lane.start()
+    lane.stop()
+    with pytest.raises(LaneStopped):
+        lane.call(lambda: None).result(20)
+
+
+async def test_two_busy_models_share_the_lane_evenly_by_time() -> None:
+    slow_batcher, quick_batcher = (batcher_of(BatchLimits(max_items=1)) for _ in range(2))
+    order: list[str] = []
+
+    def run_of(name: str, seconds: float) -> Callable[[Any], dict[str, NDArray[Any]]]:
+        def run(inputs: Any) -> dict[str, NDArray[Any]]:
+            order.append(name)
+            time.sleep(seconds)  # stands for a graph that takes this long
+            return {"y": inputs["x"]}
+
+        return run
+
+    lane = Lane("cpu", Silent())
+    lane.attach(slow_batcher, run_of("slow", 0.06))
+    lane.attach(quick_batcher, run_of("quick", 0.002))
+    slow, quick = ticket_of(*range(4)), ticket_of(*range(60))
+    slow_batcher.submit(slow)
+    quick_batcher.submit(quick)
+    lane.start()
+    with running(lane):
+        await answer(slow)
+        await answer(quick)
+    after_two_slow = [i for i, name in enumerate(order) if name == "slow"][2]
+    assert order[:after_two_slow].count("quick") >= 15
+
+
+async def test_among_models_of_equal_share_the_most_pressed_goes_first() -> None:
+    calm_batcher, pressed_batcher = batcher_of(), batcher_of()
+    order: list[str] = []
+
+    def run_of(name: str) -> Callable[[Any], dict[str, NDArray[Any]]]:
+        def run(inputs: Any) -> dict[str, NDArray[Any]]:
+            order.append(name)
+            return {"y": inputs["x"]}
+
+        return run
+
+    lane = Lane("cpu", Silent())
+    lane.attach(calm_batcher, run_of("calm"))
+    lane.attach(pressed_batcher, run_of("pressed"))
+    calm, pressed = ticket_of(1, deadline=9e12), ticket_of(1, deadline=8e12)
+    calm_batcher.submit(calm)
+    pressed_batcher.submit(pressed)
+    lane.start()
+    with running(lane):
+        await answer(calm)
+        await answer(pressed)
+    assert order == ["pressed", "calm"]
+
+
+async def test_a_detached_model_runs_no_more() -> None:
+    batcher, run = batcher_of(), Double()
+    with running(lane_of(batcher, run)) as lane:
+        lane.detach(batcher)
+        batcher.submit(ticket_of(1))
+        lane.call(lambda: None).result(20)
+    assert run.sizes == []
