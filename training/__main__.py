@@ -151,6 +151,9 @@ def _place(models: Path, version: int | None, overwrite: bool) -> Place:
 def main() -> None:
     """Run the command line; what the user can mend is told in one line, without a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices that are not asked for, tips
+    # torch's exporter warns about torchvision, which is neither installed nor needed.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     try:
         app()
     except KotaeError as error:

@@ -94,8 +94,12 @@ def fit(
     with warnings.catch_warnings():
         # The pictures are tensors in memory: more worker processes would only copy them.
         warnings.filterwarnings("ignore", message=".*does not have many workers")
+        # Lightning 2.6 uses a name that torch 2.13 deprecates.
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
         # A folder of a few dozen pictures makes fewer steps than Lightning's logging interval.
         warnings.filterwarnings("ignore", message="The number of training batches")
+        # Resuming means just that.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         last = str(run.last) if resume else None
         trainer.fit(learner, training, validation, ckpt_path=last, weights_only=True)
     return run.best

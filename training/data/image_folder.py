@@ -29,6 +29,8 @@ _MOST_NAMED = 20
 class ImageFolder:
     """A user's pictures as a source: a class a sub-folder, in the order of the names.
 
+    The classes' files are interleaved in proportion, each class in the order of its file names, so that a
+    contiguous block of pictures has every class and what was photographed together stays together.
     Files and folders whose names start with a dot are left alone.
 
     Args:
@@ -44,31 +46,22 @@ class ImageFolder:
         self.classes = _class_names(data.path)
         self.redrawings = 0
         self._mirror = data.mirror
-        self._paths: list[Path] = []
-        labels: list[int] = []
-        images: list[NDArray[np.uint8]] = []
-        unreadable: list[str] = []
-        for label, name in enumerate(self.classes):
-            for path in _files(data.path / name):
-                try:
-                    image = decode_image(path.read_bytes(), spec, max_pixels=Limits().max_pixels)
-                except (RequestError, OSError) as error:
-                    unreadable.append(f"{path}: {error}")
-                    continue
-                self._paths.append(path)
-                labels.append(label)
-                images.append(image)
-        self.unreadable = tuple(unreadable)
+        found = [_files(data.path / name) for name in self.classes]
+        labelled = [(path, label) for label, paths in enumerate(found) for path in paths]
+        images, self.unreadable = _decode([path for path, _ in labelled], spec)
         _report(self.unreadable, data.unreadable)
-        self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
-        counts = np.bincount(self.labels, minlength=len(self.classes))
+        readable = [(path, label) for path, label in labelled if path in images]
+        counts = np.bincount([label for _, label in readable], minlength=len(self.classes))
         if not counts.all():
             empty = self.classes[int(counts.argmin())]
             raise DataRejected(f"class {empty} has no picture that can be read in {data.path / empty}")
-        self.pixels: NDArray[np.uint8] = np.stack(images)
+        readable = [readable[i] for i in _interleaved(counts)]
+        self._paths = [path for path, _ in readable]
+        self.labels: NDArray[np.int64] = np.array([label for _, label in readable], dtype=np.int64)
+        self.pixels: NDArray[np.uint8] = np.stack([images[path] for path in self._paths])
         self.extra_pixels, self.extra_labels = self.pixels[:0], self.labels[:0]
         mix = ", ".join(f"{name} {count}" for name, count in zip(self.classes, counts, strict=True))
-        self.description = f"folder {data.path.name} of {len(labels)} pictures: {mix}"
+        self.description = f"folder {data.path.name} of {len(self.labels)} pictures: {mix}"
 
     def files(self, indices: NDArray[np.int64]) -> list[bytes]:
         """Give the files as they are."""
@@ -94,6 +87,24 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def _decode(paths: list[Path], spec: ImageInput) -> tuple[dict[Path, NDArray[np.uint8]], tuple[str, ...]]:
+    """Decode what can be decoded; returns pixels u8 [H, W, C] by path, and what is wrong with the rest."""
+    images: dict[Path, NDArray[np.uint8]] = {}
+    unreadable: list[str] = []
+    for path in paths:
+        try:
+            images[path] = decode_image(path.read_bytes(), spec, max_pixels=Limits().max_pixels)
+        except (RequestError, OSError) as error:
+            unreadable.append(f"{path}: {error}")
+    return images, tuple(unreadable)
+
+
+def _interleaved(counts: NDArray[np.int64]) -> list[int]:
+    """Order pictures that stand class after class by their place within their class."""
+    places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+    return np.argsort(places, kind="stable").tolist()  # type: ignore[no-any-return]
 
 
 def _report(unreadable: tuple[str, ...], rule: str) -> None:

@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.manifest import VERSION_FILE, VersionFacts, read
+from tests.training.conftest import Trained
+from training.build import run_evaluate
+from training.data.redraw import redraw
+from training.evaluate import accuracy_by_look, answers_of_checkpoint, answers_of_version, measure
+
+CLASSES = ("a", "b", "c")
+
+
+def sure(answers: list[int], confidence: float = 1.0) -> NDArray[np.float32]:
+    rest = (1 - confidence) / (len(CLASSES) - 1)
+    rows = np.full((len(answers), len(CLASSES)), rest, np.float32)
+    rows[np.arange(len(answers)), answers] = confidence
+    return rows
+
+
+def test_perfect_answers_have_perfect_figures() -> None:
+    labels = np.array([0, 1, 2, 2])
+    figures = measure(sure([0, 1, 2, 2]), labels, CLASSES)
+    assert (figures.items, figures.accuracy, figures.macro_f1) == (4, 1.0, 1.0)
+    assert figures.calibration_error == pytest.approx(0, abs=1e-6)
+    assert figures.confusion == ((1, 0, 0), (0, 1, 0), (0, 0, 2))
+
+
+def test_known_mistakes_have_known_figures() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    figures = measure(sure([0, 0, 0, 1, 1, 1, 2, 0], 0.9), labels, CLASSES)
+    assert figures.accuracy == pytest.approx(6 / 8)
+    assert figures.confusion == ((3, 1, 0), (0, 2, 0), (1, 0, 1))
+    a, b, c = figures.per_class
+    assert (a.precision, a.recall, a.f1) == pytest.approx((3 / 4, 3 / 4, 3 / 4))
+    assert (b.precision, b.recall, b.f1) == pytest.approx((2 / 3, 1.0, 0.8))
+    assert (c.precision, c.recall, c.f1) == pytest.approx((1.0, 1 / 2, 2 / 3))
+    assert figures.macro_f1 == pytest.approx((3 / 4 + 0.8 + 2 / 3) / 3)
+    assert figures.calibration_error == pytest.approx(0.9 - 0.75, abs=1e-5)
+    assert [row.items for row in figures.per_class] == [4, 2, 2]
+
+
+def test_accuracy_is_split_by_how_pictures_look() -> None:
+    digit = np.zeros((8, 8), np.uint8)
+    digit[:, 3:5] = 255
+    looks = [redraw(digit, np.random.default_rng(seed)).look for seed in range(60)]
+    right = np.array([look.dark_on_light for look in looks])
+    slices = accuracy_by_look(right, looks)
+    assert slices["ink: dark on light"] == (1.0, int(right.sum()))
+    assert slices["ink: light on dark"] == (0.0, int((~right).sum()))
+
+
+def test_the_network_learns_the_small_folder(trained: Trained) -> None:
+    answers = answers_of_checkpoint(trained.learner, trained.pictures)
+    figures = measure(answers.plain, trained.pictures.labels, trained.learner.classes)
+    assert figures.accuracy >= 0.8
+
+
+def test_the_exported_graph_answers_files_as_the_checkpoint_does(trained: Trained, exported: Path) -> None:
+    expected = answers_of_checkpoint(trained.learner, trained.pictures)
+    got = answers_of_version(exported, trained.pictures)
+    np.testing.assert_allclose(got.plain, expected.plain, atol=1e-4)
+
+
+def test_the_figures_in_version_yaml_are_those_of_the_exported_graph(
+    trained: Trained, exported: Path
+) -> None:
+    facts = read(exported / VERSION_FILE, VersionFacts)
+    answers = answers_of_version(exported, trained.pictures)
+    figures = measure(answers.plain, trained.pictures.labels, trained.learner.classes)
+    assert facts.metrics["accuracy"] == pytest.approx(figures.accuracy, abs=1e-5)
+    assert facts.metrics["held_out_items"] == figures.items == len(trained.data.parts.test)
+    assert sum(facts.baseline.class_mix.values()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_evaluating_writes_figures_for_both_and_a_confusion_picture(trained: Trained, exported: Path) -> None:
+    run_evaluate(trained.job, trained.learner, trained.pictures, exported)
+    folder = trained.job.run.folder
+    written = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert set(written) == {"checkpoint", "exported graph"}
+    assert written["exported graph"]["plain"]["items"] == len(trained.pictures.files)
+    assert (folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
