@@ -138,6 +138,10 @@ def _job(recipe: str, data: Path | None, name: str | None, seed: int | None, run
     from training.build import Job
     from training.recipes.recipe import load_recipe
 
+    # Both set their own levels when they are imported, so this comes after it: Lightning tells of devices
+    # nobody asked for, and torch's exporter of torchvision, which is neither installed nor needed.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     chosen = load_recipe(recipe).changed(data=data, name=name, seed=seed)
     return Job(chosen, runs, Console(), " ".join(["kotae-train", *sys.argv[1:]]))
 
@@ -151,9 +155,6 @@ def _place(models: Path, version: int | None, overwrite: bool) -> Place:
 def main() -> None:
     """Run the command line; what the user can mend is told in one line, without a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices that are not asked for, tips
-    # torch's exporter warns about torchvision, which is neither installed nor needed.
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     try:
         app()
     except KotaeError as error:
