@@ -47,6 +47,18 @@ def serve(
     run_server(create_app(settings), settings)
 
 
+@app.command()
+def keys(
+    name: Annotated[str, typer.Argument(help="Whose key it is; shows in the log.")],
+    file: Annotated[Path, typer.Option(help="Keys file to add it to; made if missing.")],
+    scope: Annotated[list[str] | None, typer.Option(help="infer, admin or metrics; repeatable.")] = None,
+) -> None:
+    """Make an API key: its hash goes into the file, the key itself is printed once."""
+    from service.api.auth import add_key
+
+    typer.echo(add_key(file, name, tuple(scope or ["infer"])))
+
+
 @models_app.command("list")
 def list_models(models: ModelsOption = None) -> None:
     """List the models and what they do, without loading them."""

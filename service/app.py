@@ -16,6 +16,8 @@ from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from service.api import docs, errors
+from service.api.admin import admin_router
+from service.api.auth import Gate, open_keys
 from service.api.health import health_router
 from service.api.limits import Door
 from service.api.models import models_router
@@ -27,6 +29,7 @@ from service.lifecycle import Lifecycle, memory_limit_bytes
 from service.loader import LoadOptions
 from service.settings import Settings
 from service.tasks import TASKS, Limits
+from service.telemetry.logs import log_level, set_log_level
 from service.telemetry.metrics import Metrics, ModelState
 from service.telemetry.middleware import RequestMiddleware, Surroundings
 
@@ -37,7 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Build the application; models load in the background once its lifespan begins.
 
     Returns:
-        The application; `app.state` has its `lifecycle` and `catalog`.
+        The application; `app.state` has its `lifecycle`, its `catalog` and the `operations_port`.
 
     Raises:
         StartFailed: The models folder or the device that was asked for is not there.
@@ -57,7 +60,9 @@ def create_app(settings: Settings) -> FastAPI:
         lambda: ((lane.device, lane.gave_up) for lane in lanes.states()),
         memory_limit_bytes(),
     )
-    lifecycle = Lifecycle(settings, catalog, lanes, metrics.event_loop_lag.observe)
+    keys = open_keys(settings)
+    reload_keys = keys.reload_if_changed if keys else lambda: None
+    lifecycle = Lifecycle(settings, catalog, lanes, metrics.event_loop_lag.observe, reload_keys)
     workers = ThreadPoolExecutor(settings.decode_threads or available_cpus(), "decode")
 
     @contextlib.asynccontextmanager
@@ -83,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.lifecycle = lifecycle
     app.state.catalog = catalog
+    app.state.operations_port = settings.operations_port
     errors.install(app)
     dependencies = Dependencies(
         catalog=catalog,
@@ -102,8 +108,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(
         health_router(lifecycle, lambda: (generate_latest(metrics.registry), CONTENT_TYPE_LATEST))
     )
+    app.include_router(admin_router(log_level, set_log_level))
     docs.install(app, tuple(TASKS))
     templates = dict(_templates(app.routes))
+    # The last one added is the outermost.
+    app.add_middleware(Gate, keys=keys, operations_port=lambda: app.state.operations_port)
     app.add_middleware(
         RequestMiddleware,
         surroundings=Surroundings(

@@ -106,7 +106,7 @@ class Catalog:
         if not self._folder.is_dir():
             raise StartFailed(f"the models folder {self._folder} does not exist")
         for folder in sorted(self._folder.iterdir()):
-            if not folder.is_dir() or folder.name.startswith((".", "_")):
+            if not folder.is_dir() or folder.name.startswith((".", "_")) or folder.name == "lost+found":
                 continue
             model = Model(folder.name, folder)
             try:
@@ -202,8 +202,9 @@ class Catalog:
         policy = policy or manifest.versions
         found = version_folders(model.folder)
         if policy.policy == "listed":
+            self._note_missing(model, manifest, set(policy.list) - {number for number, _ in found})
             found = [pair for pair in found if pair[0] in policy.list]
-        if not found:
+        if not found and not model.versions:
             model.reason = f"no version: no folder 1, 2, … of {model.name} holds a {VERSION_FILE}"
             _log.error("model %s is not ready: %s", model.name, model.reason)
             return
@@ -214,6 +215,20 @@ class Catalog:
             wanted -= version.state == "ready"
             if not wanted:
                 return
+
+    def _note_missing(self, model: Model, manifest: ModelManifest, numbers: set[int]) -> None:
+        for number in sorted(numbers):
+            reason = f"listed in {MANIFEST_FILE}, but there is no folder {number} with a {VERSION_FILE}"
+            _log.error("version %s of %s failed: %s", number, model.name, reason)
+            model.versions[number] = Version(
+                model.name,
+                number,
+                model.folder / str(number),
+                manifest,
+                state="failed",
+                reason=reason,
+                failed_check="manifest",
+            )
 
     def _load_version(self, version: Version) -> None:
         started = time.monotonic()

@@ -6,6 +6,8 @@ A leaf of the import graph: classes with a stable code and an integer HTTP statu
     KotaeError
     ├── RequestError                    an HTTP request that cannot be answered
     │   ├── InvalidInput        400     the body is not what it claims to be, or is empty
+    │   ├── Unauthorized        401     no key, or none that we know
+    │   ├── Forbidden           403     a key that may not do this
     │   ├── NotFound            404     unknown model, version or route
     │   ├── MethodNotAllowed    405
     │   ├── BodyTimeout         408     the body came too slowly
@@ -56,6 +58,20 @@ class InvalidInput(RequestError):
 
     status = 400
     code = "invalid_input"
+
+
+class Unauthorized(RequestError):
+    """No API key, or one that is not known here."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(RequestError):
+    """A known API key whose scopes do not allow this."""
+
+    status = 403
+    code = "forbidden"
 
 
 class NotFound(RequestError):

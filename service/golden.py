@@ -8,6 +8,7 @@ runs it before a version may answer; training runs it on what it just exported.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import ModelRejected, RequestError
+from service.errors import KotaeError, ModelRejected, RequestError
 from service.manifest import (
     GOLDEN_ARRAYS_FILE,
     GOLDEN_CASES_FILE,
+    VERSION_FILE,
     GoldenCases,
     Variant,
     VersionFacts,
@@ -33,15 +35,32 @@ Run = Callable[[Arrays], Arrays]
 INPUT_PREFIX = "inputs."
 OUTPUT_PREFIX = "outputs."
 
+# What NumPy's reader raises on damaged or foreign files.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    NotImplementedError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+
 
 def check_files(folder: Path, facts: VersionFacts) -> None:
-    """Compare every listed file with its hash, and see that all that must be listed is.
+    """Compare every file of the version with its hash; a file without one is refused.
 
     Raises:
         ModelRejected: A file is missing, changed or not listed.
     """
     needed = {GOLDEN_ARRAYS_FILE, GOLDEN_CASES_FILE, facts.labels, *(v.file for v in facts.variants)}
-    if unlisted := sorted(needed - facts.files.keys()):
+    present = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+    if unlisted := sorted((needed | present - {VERSION_FILE}) - facts.files.keys()):
         raise ModelRejected(f"version.yaml lists no hash for {', '.join(unlisted)}")
     for name, expected in facts.files.items():
         path = folder / name
@@ -67,7 +86,9 @@ def check_arrays(folder: Path, variant: Variant, task: Task, run: Run) -> dict[s
         ModelRejected: An output is missing, has another shape, or differs by more than its tolerance.
     """
     inputs, expected = read_golden_arrays(folder)
-    outputs = run(inputs)
+    if missing := sorted(task.outputs.keys() - expected.keys()):
+        raise ModelRejected(f"{GOLDEN_ARRAYS_FILE} holds no output {', '.join(missing)}")
+    outputs = _run(run, inputs, GOLDEN_ARRAYS_FILE)
     differences = {}
     for name, wanted in expected.items():
         if name not in outputs:
@@ -88,6 +109,13 @@ def check_arrays(folder: Path, variant: Variant, task: Task, run: Run) -> dict[s
     return differences
 
 
+def _run(run: Run, inputs: Arrays, source: str) -> Arrays:
+    try:
+        return run(inputs)
+    except KotaeError as error:
+        raise ModelRejected(f"the graph does not run on {source}: {error}") from error
+
+
 def read_golden_arrays(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """Read `golden.npz` without pickle.
 
@@ -100,11 +128,11 @@ def read_golden_arrays(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str,
     try:
         with np.load(folder / GOLDEN_ARRAYS_FILE, allow_pickle=False) as arrays:
             content = {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ModelRejected(f"{GOLDEN_ARRAYS_FILE} cannot be read: {error}") from error
     inputs = {k.removeprefix(INPUT_PREFIX): v for k, v in content.items() if k.startswith(INPUT_PREFIX)}
     outputs = {k.removeprefix(OUTPUT_PREFIX): v for k, v in content.items() if k.startswith(OUTPUT_PREFIX)}
-    if not inputs or not outputs:
+    if not inputs or not outputs or any(array.size == 0 for array in content.values()):
         raise ModelRejected(f"{GOLDEN_ARRAYS_FILE} holds no inputs or no outputs")
     return inputs, outputs
 
@@ -127,7 +155,8 @@ def check_cases(folder: Path, task: Task, run: Run, limits: Limits) -> None:
             inputs = task.decode((folder / "golden" / case.file).read_bytes(), limits)
         except (OSError, RequestError) as error:
             raise ModelRejected(f"golden/{case.file}: {error}") from error
-        outputs = run({name: array[np.newaxis] for name, array in inputs.items()})
+        rows = {name: array[np.newaxis] for name, array in inputs.items()}
+        outputs = _run(run, rows, f"golden/{case.file}")
         answer = task.answer({name: array[0] for name, array in outputs.items()}, task.parameters())
         if problem := task.agrees(case.answer, answer, case.tolerance):
             raise ModelRejected(f"golden/{case.file}: {problem}")

@@ -30,6 +30,7 @@ class Lifecycle:
         catalog: Catalog,
         lanes: Lanes,
         observe_lag: Callable[[float], None],
+        every_heartbeat: Callable[[], None],
     ) -> None:
         self.draining = False
         self.closed = False
@@ -37,6 +38,7 @@ class Lifecycle:
         self._catalog = catalog
         self._lanes = lanes
         self._observe_lag = observe_lag
+        self._every_heartbeat = every_heartbeat
         self._lag_seconds = 0.0
 
     def not_live(self) -> list[str]:
@@ -75,6 +77,7 @@ class Lifecycle:
             self._lag_seconds = max(0.0, time.monotonic() - asleep - interval)
             self._observe_lag(self._lag_seconds)
             self._lanes.knock()
+            self._every_heartbeat()
 
 
 def memory_limit_bytes() -> int | None:

@@ -204,7 +204,7 @@ def read(path: Path, document: type[_Document]) -> _Document:
     except FileNotFoundError as error:
         raise ModelRejected(f"{path.name} is missing") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelRejected(f"{path.name} cannot be read: {error}") from error
+        raise ModelRejected(f"{path.name} cannot be read: {' '.join(str(error).split())}") from error
     try:
         return document.model_validate(content)
     except ValidationError as error:

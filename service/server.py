@@ -32,7 +32,10 @@ def serve(app: FastAPI, settings: Settings) -> None:
     Raises:
         StartFailed: The address cannot be listened on.
     """
-    listener = _listen(settings)
+    listeners = [_listen(settings.host, settings.port)]
+    if settings.operations_port is not None:
+        listeners.append(_listen(settings.host, settings.operations_port))
+        app.state.operations_port = listeners[1].getsockname()[1]
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -44,17 +47,22 @@ def serve(app: FastAPI, settings: Settings) -> None:
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=_FLUSH_SECONDS,
     )
-    host, port = listener.getsockname()[:2]
-    _log.info("listening on http://%s:%d", host, port, extra={"port": port})
-    DrainingServer(config, app.state.lifecycle, app, settings).run(sockets=[listener])
+    host, port = listeners[0].getsockname()[:2]
+    _log.info(
+        "listening on http://%s:%d",
+        host,
+        port,
+        extra={"port": port, "operations_port": app.state.operations_port},
+    )
+    DrainingServer(config, app.state.lifecycle, app, settings).run(sockets=listeners)
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise StartFailed(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+        raise StartFailed(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
 
 class DrainingServer(uvicorn.Server):

@@ -143,7 +143,7 @@ def load_settings(**overrides: Any) -> Settings:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise StartFailed(f"settings: {problems}") from error
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise StartFailed(f"settings: {error}") from error
+        raise StartFailed(f"settings: {' '.join(str(error).split())}") from error
 
 
 def _injected_names() -> set[str]:

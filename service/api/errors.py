@@ -33,6 +33,8 @@ def render(error: RequestError, request_id: str, headers: dict[str, str] | None 
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
         headers["Retry-After-Ms"] = str(math.ceil(error.retry_after_seconds * 1000))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, BodyTimeout):
         headers["Connection"] = "close"  # what is still to come of the body must not be taken for a request
     body = {
@@ -62,7 +64,7 @@ def install(app: FastAPI) -> None:
 async def _on_kotae_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestError) or error.status == 499:
         raise error  # not an answer: the middleware counts and logs it
-    return _render_for(request, error)
+    return render_for(request, error)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -72,17 +74,18 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         404: f"there is no {request.url.path} here",
         405: f"{request.method} is not allowed on {request.url.path}",
     }.get(error.status_code, str(error.detail))
-    return _render_for(request, kind(message), dict(error.headers or {}))
+    return render_for(request, kind(message), dict(error.headers or {}))
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:]) or None
-    return _render_for(request, ValidationFailed(f"{param}: {first['msg']}", param=param))
+    return render_for(request, ValidationFailed(f"{param}: {first['msg']}", param=param))
 
 
-def _render_for(request: Request, error: RequestError, headers: dict[str, str] | None = None) -> Response:
+def render_for(request: Request, error: RequestError, headers: dict[str, str] | None = None) -> Response:
+    """Turn an error into the response to a request, and leave a note of it for the log."""
     request.state.error = error.code
     request.state.error_message = error.message
     if isinstance(error, Overloaded):

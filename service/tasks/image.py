@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import struct
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -20,15 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import (
     BmpImagePlugin,  # noqa: F401 - importing a plugin registers its format
+    ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
-    ImageOps,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
 from service.errors import InvalidInput, ModelRejected, TooLarge, UnsupportedMedia
@@ -45,6 +46,19 @@ _FILTERS = {
 _OUR_MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 _SNIFFED_BYTES = 262  # what `filetype` looks at
 
+# What Pillow's decoders raise on damaged files, found by feeding them such.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, MemoryError, struct.error)
+# EXIF orientation -> how to turn the picture upright (CIPA DC-008, Exif 2.32, tag 0x0112).
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 # Our own pixel limit, checked before any pixel is decoded, replaces Pillow's process-wide one.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -60,6 +74,9 @@ class Classification(TypedDict):
     """The result of one item, best prediction first."""
 
     predictions: list[Prediction]
+
+
+_CLASSIFICATION = TypeAdapter(Classification)
 
 
 class ClassificationParameters(BaseModel):
@@ -101,12 +118,10 @@ def decode_image(
         with Image.open(BytesIO(body), formats=FORMATS) as picture:
             _check_size(picture, max_pixels)
             picture.load()
-            upright = ImageOps.exif_transpose(picture)
-            return resize_image(_to_channels(upright, spec.channels), spec)
+            return resize_image(_to_channels(_upright(picture), spec.channels), spec)
     except UnidentifiedImageError as error:
         raise _unidentified(body, declared_type) from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:
-        # What Pillow's decoders raise on damaged files, according to its own fuzzing harness.
+    except _DAMAGE as error:
         raise InvalidInput(f"the picture is damaged: {str(error) or type(error).__name__}") from error
 
 
@@ -143,6 +158,16 @@ def _check_size(picture: Image.Image, max_pixels: int) -> None:
     width, height = picture.size
     if width * height > max_pixels:
         raise TooLarge(f"the picture has {width} x {height} pixels; the limit is {max_pixels} in all")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF data says; broken EXIF data is no reason to refuse sound pixels."""
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except (*_DAMAGE, AttributeError, OverflowError):
+        return picture
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
@@ -245,7 +270,12 @@ class ImageClassification:
         self, expected: Mapping[str, object], got: Mapping[str, object], tolerance: float
     ) -> str | None:
         """Compare each expected label's score; the order of near ties does not matter."""
-        wanted = cast(Classification, expected)["predictions"]
+        try:
+            wanted = _CLASSIFICATION.validate_python(expected)["predictions"]
+        except ValidationError as error:
+            return f"the expected answer is no classification: {error.errors()[0]['msg']}"
+        if not wanted:
+            return "the expected answer holds no prediction"
         scores = {p["label"]: p["score"] for p in cast(Classification, got)["predictions"]}
         for prediction in wanted:
             label, score = prediction["label"], prediction["score"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ import orjson
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -19,7 +21,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format the record, its own time included, on one line."""
-        line: dict[str, object] = {
+        line = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        line |= {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -27,10 +30,35 @@ class JsonFormatter(logging.Formatter):
         }
         if identity := request_id.get():
             line["request_id"] = identity
-        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info and record.exc_info[1] is not None:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+        if record.stack_info:
+            line["stack"] = self.formatStack(record.stack_info)
+        return _dump(line)
+
+
+def _dump(line: dict[str, object]) -> str:
+    try:
+        return orjson.dumps(line, default=_text, option=_OPTIONS).decode()
+    except TypeError:  # integers over 64 bits, lone surrogates: rare, and no reason to lose a line
+        return json.dumps(line, default=_text, skipkeys=True)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # whatever an object's own code raises, the line must come out
+        return f"<{type(value).__name__}>"
+
+
+def log_level() -> str:
+    """Tell the least level that is logged."""
+    return logging.getLevelName(logging.getLogger().level).lower()
+
+
+def set_log_level(level: str) -> None:
+    """Change the least level that is logged, at once."""
+    logging.getLogger().setLevel(level.upper())
 
 
 def configure_logging(level: str) -> None:
@@ -43,7 +71,7 @@ def configure_logging(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_log_level(level)
     logging.captureWarnings(True)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)

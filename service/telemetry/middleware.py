@@ -120,6 +120,8 @@ class RequestMiddleware:
         line = {"route": route, "method": scope["method"], "status": status, "seconds": round(seconds, 6)}
         if model:
             line |= {"model": model, "version": version}
+        if "key" in state:
+            line["key"] = state["key"]
         if ticket:
             line |= {
                 "items": len(ticket.items),

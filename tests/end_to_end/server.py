@@ -29,20 +29,9 @@ class Server:
 
     def __init__(self, models: Path, *arguments: str, **settings: str) -> None:
         environment = {**os.environ, **{f"KOTAE_{key.upper()}": value for key, value in settings.items()}}
-        command = [
-            sys.executable,
-            "-m",
-            "service",
-            "serve",
-            "--port",
-            "0",
-            "--models",
-            str(models),
-            *arguments,
-        ]
-        self.process = subprocess.Popen(
-            [*command, *arguments], stdout=subprocess.PIPE, env=environment, text=True
-        )
+        command = [sys.executable, "-m", "service", "serve", "--port", "0", "--models", str(models)]
+        command += arguments
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
         self.lines: list[dict[str, Any]] = []
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
