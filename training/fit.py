@@ -28,7 +28,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from service.engine.session import available_cpus
-from training.data.source import PictureSource, decode_files
+from training.data.source import Augmentation, PictureSource, decode_files
 from training.data.split import Parts, class_weights
 from training.errors import DataRejected
 from training.networks.learner import Learner
@@ -79,9 +79,10 @@ def fit(
     if not resume:
         for name in _OUTPUTS:
             shutil.rmtree(run.folder / name, ignore_errors=True)
-    torch.set_num_threads(available_cpus())
+    torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))  # OMP_NUM_THREADS can ask for less
     seed_everything(recipe.seed, workers=True, verbose=False)
-    training, validation = _loaders(recipe, source, parts)
+    augmentation = source.augmentation()
+    training, validation = _loaders(recipe, source, parts, augmentation)
     weights = class_weights(learnt_labels(source, parts), len(source.classes))
     learner = Learner(
         recipe.model_dump(mode="json"),
@@ -89,7 +90,7 @@ def fit(
         weights.tolist(),
         recipe.optimisation.epochs * len(training),
     )
-    learner.augmentation = source.augmentation()
+    learner.augmentation = augmentation
     trainer = _trainer(recipe, run, console)
     with warnings.catch_warnings():
         # The pictures are tensors in memory: more worker processes would only copy them.
@@ -194,11 +195,11 @@ def _trainer(recipe: Recipe, run: Run, console: Console) -> Trainer:
 
 
 def _loaders(
-    recipe: Recipe, source: PictureSource, parts: Parts
+    recipe: Recipe, source: PictureSource, parts: Parts, augmentation: Augmentation
 ) -> tuple[DataLoader[tuple[torch.Tensor, ...]], DataLoader[tuple[torch.Tensor, ...]]]:
     pixels = np.concatenate([source.pixels[parts.train], source.extra_pixels])
     labels = learnt_labels(source, parts)
-    pictures = TensorDataset(torch.from_numpy(pixels), torch.from_numpy(labels))
+    pictures = TensorDataset(augmentation.prepare(torch.from_numpy(pixels)), torch.from_numpy(labels))
     wanted = recipe.optimisation
     order = EpochOrder(len(pictures), wanted.passes, recipe.seed)
     # A last batch of one picture has no batch statistics.

@@ -70,17 +70,18 @@ def test_ink_and_paper_differ_by_the_stated_contrast_and_polarity(digits: Digits
 
 
 def test_varied_digits_are_pixels_of_the_graphs_size(digits: Digits) -> None:
-    pixels = torch.from_numpy(digits.pixels[:64])
-    varied = digits.augmentation()(pixels, torch.Generator().manual_seed(0))
+    vary = digits.augmentation()
+    prepared = vary.prepare(torch.from_numpy(digits.pixels[:64]))
+    varied = vary(prepared, torch.Generator().manual_seed(0))
     assert varied.shape == (64, 32, 32, 1)
     assert torch.equal(varied, varied.round().clamp(0, 255))
     assert (varied.amax(dim=(1, 2, 3)) - varied.amin(dim=(1, 2, 3)) > 15).all()
 
 
 def test_variation_repeats_with_the_generator_alone(digits: Digits) -> None:
-    pixels = torch.from_numpy(digits.pixels[:16])
     vary = digits.augmentation()
-    first, second, other = (vary(pixels, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    prepared = vary.prepare(torch.from_numpy(digits.pixels[:16]))
+    first, second, other = (vary(prepared, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 

@@ -69,8 +69,8 @@ def test_a_missing_folder_a_single_class_and_an_empty_class_are_refused(tmp_path
 
 def test_varied_pictures_stay_pixels_and_repeat_with_the_generator(picture_folder: Path) -> None:
     source = ImageFolder(FolderData(path=picture_folder, mirror=True), RGB)
-    pixels = torch.from_numpy(source.pixels[:8])
     vary = source.augmentation()
+    pixels = vary.prepare(torch.from_numpy(source.pixels[:8]))
     first, second, other = (vary(pixels, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert first.shape == pixels.shape
     assert torch.equal(first, first.round().clamp(0, 255))

@@ -3,8 +3,9 @@
 Covers what people send, written apart from `redraw.py`, which judges the result. Three in
 ten pictures stay close to the data's own look: grey 8 × 8 pixels filling the picture.
 
-Letters in shapes: `B` batch, `S` side of the drawing, twice the graph's input, `h` `w` 8.
-Drawings are f32 [B, S, S], 0 paper to 1 ink; coordinates run from −1 to 1 over the drawing.
+Letters in shapes: `N` pictures, `B` batch, `F` side of an enlarged digit with its margin, `S` side of
+the drawing, twice the graph's input. Drawings are f32 [B, S, S], 0 paper to 1 ink; coordinates run
+from −1 to 1 over the drawing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from service.manifest import ImageInput
 
 _PAD = 3  # source pixels of paper around the digit
 _ZOOM = 4
+_WAVE_POINTS = 4
 _AS_IS = 0.3  # share of pictures that keep the data's own look
 
 
@@ -31,16 +33,24 @@ class DigitAugmentation:
     def __init__(self, spec: ImageInput) -> None:
         self._size = (spec.height, spec.width)
         self._side = 2 * max(self._size)
+        # Bicubic enlargement of a few points to the drawing's side, as a matrix [S, points].
+        points = torch.eye(_WAVE_POINTS)[None, :, :, None]
+        enlarged = functional.interpolate(points, (self._side, 1), mode="bicubic", align_corners=False)
+        self._bend = enlarged[0, :, :, 0].T
 
-    def __call__(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Draw u8 [B, 8, 8, 1] anew: f32 [B, H, W, 1], whole numbers 0–255."""
-        draw = _Random(len(pixels), generator)
-        as_is = draw.chance(_AS_IS)
+    def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Enlarge u8 [N, 8, 8, 1] once for all: f32 [N, 2, F, F], the smooth field and its ridges."""
         field = _smooth(pixels[..., 0].float() / 255)
-        ridge = _ridge(field)
+        return torch.stack([field, _ridge(field)], dim=1)
+
+    def __call__(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Draw prepared f32 [B, 2, F, F] anew: f32 [B, H, W, 1], whole numbers 0–255."""
+        draw = _Random(len(pictures), generator)
+        as_is = draw.chance(_AS_IS)
+        field, ridge = pictures[:, 0], pictures[:, 1]
         mix = torch.where(draw.chance(0.6), draw.uniform(0.5, 1.0), draw.uniform(0.0, 0.2))[:, None, None]
         pen = mix * ridge + (1 - mix) * field
-        grid = _placement(draw, as_is, field.shape[-1], pixels.shape[1], self._side)
+        grid = _placement(draw, as_is, field.shape[-1], self._side) + _waves(draw, as_is, self._bend)
         drawn = _sample(torch.where(as_is[:, None, None], field, pen), grid)
         threshold = draw.uniform(0.25, 0.8) * (0.6 + 0.4 * mix[:, 0, 0])
         softness = draw.log_uniform(0.01, 0.12)
@@ -87,9 +97,7 @@ def _ridge(field: torch.Tensor) -> torch.Tensor:
     return field / highest.clamp(min=0.2) * seen
 
 
-def _placement(
-    draw: _Random, as_is: torch.Tensor, field_side: int, source_side: int, side: int
-) -> torch.Tensor:
+def _placement(draw: _Random, as_is: torch.Tensor, field_side: int, side: int) -> torch.Tensor:
     """Say which point of the field each point of the drawing shows: f32 [B, S, S, 2]."""
     share = torch.where(as_is, draw.uniform(0.92, 1.02), draw.log_uniform(0.3, 1.0))
     stretch = torch.where(as_is, draw.uniform(-0.05, 0.05), draw.uniform(-0.35, 0.35)).exp()
@@ -102,14 +110,18 @@ def _placement(
     skew = torch.stack(
         [torch.stack([stretch.rsqrt(), shear], 1), torch.stack([0 * shear, stretch.sqrt()], 1)], 1
     )
-    scale = source_side / (field_side / _ZOOM) / share
+    scale = (1 - 2 * _PAD * _ZOOM / field_side) / share
     matrix = turn @ skew * scale[:, None, None]
     offset = -(matrix @ shift[:, :, None])
     theta = torch.cat([matrix, offset], dim=2)
-    grid = functional.affine_grid(theta, [draw.count, 1, side, side], align_corners=False)
-    waves = functional.interpolate(draw.normal(2, 4, 4), (side, side), mode="bicubic", align_corners=False)
+    return functional.affine_grid(theta, [draw.count, 1, side, side], align_corners=False)
+
+
+def _waves(draw: _Random, as_is: torch.Tensor, bend: torch.Tensor) -> torch.Tensor:
+    """Bend the drawing smoothly: f32 [B, S, S, 2], to be added to the points of the field."""
     strength = torch.where(as_is, draw.uniform(0, 0.02), draw.uniform(0, 0.08))
-    return grid + waves.permute(0, 2, 3, 1) * strength[:, None, None, None]
+    points = draw.normal(2, _WAVE_POINTS, _WAVE_POINTS) * strength[:, None, None, None]
+    return (bend @ points @ bend.T).permute(0, 2, 3, 1)
 
 
 def _sample(field: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:

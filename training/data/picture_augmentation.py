@@ -19,9 +19,13 @@ class PictureAugmentation:
     def __init__(self, *, mirror: bool) -> None:
         self._mirror = mirror
 
-    def __call__(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Leave u8 [N, H, W, C] as it is."""
+        return pixels
+
+    def __call__(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Vary u8 [B, H, W, C]: f32 of the same shape, whole numbers 0–255."""
-        pictures = pixels.permute(0, 3, 1, 2).float()
+        channels_first = pictures.permute(0, 3, 1, 2).float()
         count = len(pictures)
 
         def uniform(low: float, high: float) -> torch.Tensor:
@@ -34,10 +38,10 @@ class PictureAugmentation:
             torch.stack([cos * flip, -sin, uniform(-0.1, 0.1)], 1),
             torch.stack([sin * flip, cos, uniform(-0.1, 0.1)], 1),
         ]
-        grid = functional.affine_grid(torch.stack(rows, 1), list(pictures.shape), align_corners=False)
-        moved = functional.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
+        grid = functional.affine_grid(torch.stack(rows, 1), list(channels_first.shape), align_corners=False)
+        moved = functional.grid_sample(channels_first, grid, padding_mode="reflection", align_corners=False)
         gain = uniform(0.7, 1.3)[:, None, None, None]
-        tint = torch.rand(count, pictures.shape[1], 1, 1, generator=generator) * 30 - 15
+        tint = torch.rand(count, channels_first.shape[1], 1, 1, generator=generator) * 30 - 15
         grain = torch.randn(moved.shape, generator=generator) * uniform(0, 6)[:, None, None, None]
         levels = (moved - 128) * gain + 128 + uniform(-30, 30)[:, None, None, None] + tint + grain
         return levels.round().clamp(0, 255).permute(0, 2, 3, 1)

@@ -28,11 +28,21 @@ if TYPE_CHECKING:
 class Augmentation(Protocol):
     """Varies training pictures, a whole batch at once."""
 
-    def __call__(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Do once for every picture what needs no random number.
+
+        Args:
+            pixels: u8 [N, h, w, C], as the source stores them.
+
+        Returns:
+            One row a picture, in whatever form `__call__` wants it.
+        """
+
+    def __call__(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Vary a batch.
 
         Args:
-            pixels: u8 [B, h, w, C], as the source stores them.
+            pictures: B rows of what `prepare` returned.
             generator: Where every random number comes from.
 
         Returns:

@@ -1,6 +1,6 @@
 """The network while it learns: loss, schedule and figures as Lightning's Trainer wants them.
 
-Letters in shapes: `B` batch, `h` `w` stored size, `H` `W` the graph's size, `C` channels, `K` classes.
+Letters in shapes: `B` batch, `H` `W` the graph's size, `C` channels, `K` classes.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class Learner(LightningModule):
         self._steps = steps
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
-        """Learn from `pixels` u8 [B, h, w, C] and `labels` i64 [B].
+        """Learn from prepared `pictures`, B rows, and `labels` i64 [B].
 
         Every step draws from its own generator, so that a resumed run goes on with the same pictures.
         """
-        pixels, labels = batch
+        pictures, labels = batch
         assert self.augmentation is not None, "fit must give the learner an augmentation"
         generator = torch.Generator().manual_seed((self.recipe.seed << 32) + self.global_step)
-        logits = self.graph.logits(self.augmentation(pixels, generator))
+        logits = self.graph.logits(self.augmentation(pictures, generator))
         loss = functional.cross_entropy(
             logits,
             labels,
