@@ -96,3 +96,24 @@ def test_drawn_digits_fill_their_box_like_the_bundled_ones() -> None:
 
 def test_no_drawn_digits_are_made_where_none_are_wanted() -> None:
     assert draw_digits(0, 0)[0].shape == (0, 8, 8, 1)
+
+
+def test_the_digit_has_the_stated_height_and_lies_within_the_picture(digits: Digits) -> None:
+    measured = 0
+    for i in range(160):
+        redrawing = redraw(digits.pixels[i, :, :, 0], np.random.default_rng(i))
+        look = redrawing.look
+        if look.paper != "plain" or look.blur or look.quality is not None or look.height < 64:
+            continue
+        with Image.open(BytesIO(redrawing.file)) as picture:
+            grey = np.asarray(picture).astype(int)
+        ink = grey < grey.mean() if look.dark_on_light else grey > grey.mean()
+        rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        fits = width < 0.93 * look.width
+        assert not fits or abs(height - look.digit_height * look.height) <= 0.03 * look.height
+        assert height <= 0.93 * look.height
+        centre = (rows[[0, -1]].mean() / look.height, columns[[0, -1]].mean() / look.width)
+        assert all(0.28 < place < 0.72 for place in centre)
+        measured += 1
+    assert measured >= 10
