@@ -66,6 +66,13 @@ class Server:
         self._reader.join(_PATIENCE_SECONDS)
         return code
 
+    def close(self) -> None:
+        """Let go of an ended process."""
+        self.process.wait(_PATIENCE_SECONDS)
+        self._reader.join(_PATIENCE_SECONDS)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
     def _read(self) -> None:
         assert self.process.stdout is not None
         for text in self.process.stdout:
@@ -83,6 +90,4 @@ def serving(models: Path, *arguments: str, **settings: str) -> Iterator[Server]:
         yield server
     finally:
         server.process.kill()
-        server.process.wait()
-        if server.process.stdout is not None:
-            server.process.stdout.close()
+        server.close()
