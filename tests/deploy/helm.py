@@ -67,7 +67,9 @@ def require(*modules: str) -> None:
     """Skip where a tool of the chart's tests is missing; in CI, which installs them, fail instead."""
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        message = f"needs {', '.join(missing)}: make chart-tools"
+        message = (
+            f"needs {', '.join(missing)}: pip install --ignore-requires-python helm-sdkpy kubernetes-validate"
+        )
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)

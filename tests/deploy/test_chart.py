@@ -10,16 +10,18 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
+from service.api.auth import add_key
 from service.app import create_app
 from service.settings import Settings, load_settings
 from tests.deploy.engineless import wait_until_ready
-from tests.deploy.helm import CHART, Manifest, Rendered, RenderFailed, lint, render, require
+from tests.deploy.helm import CHART, ROOT, Manifest, Rendered, RenderFailed, lint, render, require
 
 KEYS = {"mode": "required", "existingSecret": "keys", "clientSecret": "client"}
 EVERYTHING: Manifest = {
@@ -347,15 +349,15 @@ def test_rules_and_dashboards_are_the_files_of_the_chart() -> None:
     assert boards == [{f"kotae-{path.name}": path.read_text()} for path in files]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The service with the shipped models; gives its address."""
-    log = tmp_path_factory.mktemp("server") / "log"
+@contextmanager
+def serving(folder: Path, **settings: str) -> Iterator[str]:
+    """Start the service with the shipped models; give its address."""
+    log = folder / "log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KOTAE_")}
     command = [sys.executable, "-m", "service", "serve", "--port", "0"]
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, env=environment, cwd=CHART.parents[1]
+            command, stdout=output, stderr=output, env={**environment, **settings}, cwd=ROOT
         )
     try:
         end = time.monotonic() + 60
@@ -369,27 +371,45 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
-def test_helm_test_makes_a_real_prediction_and_sees_a_wrong_one(server: str) -> None:
-    ((hook,), deployment) = rendered("defaults").hooks, rendered("defaults").one("Deployment")
-    assert hook["metadata"]["annotations"]["helm.sh/hook"] == "test"
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("server")) as address:
+        yield address
+
+
+def run_the_test_pod(result: Rendered, server: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run what `helm test` runs, against a server of this machine."""
+    (hook,) = result.hooks
     (container,) = hook["spec"]["containers"]
-    assert container["image"] == deployment["spec"]["template"]["spec"]["containers"][0]["image"]
-    environment = {item["name"]: item["value"] for item in container["env"]}
-    address, path = "http://demo-kotae:80", "/v1/image-classification"
-    assert environment["URL"] == address + path
+    environment = {item["name"]: item.get("value", "") for item in container["env"]}
+    environment["URL"] = environment["URL"].replace("http://demo-kotae:80", server)
     _, *arguments = container["command"]
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**environment, **changes},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
-    def run(url: str, **changes: str) -> subprocess.CompletedProcess[str]:
-        variables = {**environment, "URL": url, **changes}
-        return subprocess.run(
-            [sys.executable, *arguments], env=variables, capture_output=True, text=True, check=False
-        )
 
-    right = run(server + path)
+def test_helm_test_makes_a_real_prediction_and_sees_a_wrong_one(server: str) -> None:
+    result = rendered("defaults")
+    assert result.hooks[0]["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert result.hooks[0]["spec"]["containers"][0]["image"] == pod_of(result)["containers"][0]["image"]
+    right = run_the_test_pod(result, server)
     assert right.returncode == 0, right.stderr
     assert '"label": "4"' in right.stdout
-    assert "expected 5" in run(server + path, LABEL="5").stderr
-    assert run(server + "/v1/nothing").returncode == 1
+    assert "expected 5" in run_the_test_pod(result, server, LABEL="5").stderr
+    assert "404" in run_the_test_pod(result, server, URL=f"{server}/v1/nothing").stderr
+
+
+def test_helm_test_brings_its_key_where_keys_are_required(tmp_path: Path) -> None:
+    result, keys = rendered("everything"), tmp_path / "keys.yaml"
+    secret = add_key(keys, "helm-test", ("infer",))
+    with serving(tmp_path, KOTAE_AUTH="required", KOTAE_KEYS_FILE=str(keys)) as server:
+        assert run_the_test_pod(result, server, KEY=secret + "\n").returncode == 0
+        assert "401" in run_the_test_pod(result, server, KEY="wrong").stderr
 
 
 def test_autoscaling_asks_for_metrics_that_exist(server: str) -> None:

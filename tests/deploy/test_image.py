@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from service.settings import PREFIX, Settings
 from tests.deploy.engineless import ROOT, USER, Store, ask, missing_tools, running, wait_until_ready
@@ -93,9 +94,11 @@ def test_the_image_answers_as_its_user_on_a_read_only_tree(tmp_path: Path) -> No
             assert process.wait(60) == 2
         with running(tree, config, KOTAE_AUTH="off", KOTAE_PORT="18080") as process:
             wait_until_ready(url)
-            picture = next(tree.glob("models/digits/*/golden/*-4.png"))
-            status, answer = ask(f"{url}/v1/image-classification", picture.read_bytes())
-            assert (status, answer["results"][0]["predictions"][0]["label"]) == (200, "4")
+            (golden,) = tree.glob("models/digits/1/golden")
+            case = yaml.safe_load((golden / "golden.yaml").read_text())["cases"][0]
+            status, answer = ask(f"{url}/v1/image-classification", (golden / case["file"]).read_bytes())
+            expected = case["answer"]["predictions"][0]["label"]
+            assert (status, answer["results"][0]["predictions"][0]["label"]) == (200, expected)
             facts = Path(f"/proc/{process.pid}/status").read_text()
             assert re.search(r"^Uid:(\s+10001){4}$", facts, re.MULTILINE)
             inside = ["nsenter", "--target", str(process.pid), "--mount", "--root", "touch", "/opt/venv/x"]

@@ -10,6 +10,12 @@
 {{- toYaml $resources -}}
 {{- end -}}
 
+{{- define "kotae.terminationSeconds" -}}
+{{- with .Values.drain -}}
+{{- ceil (addf .graceSeconds .limitSeconds .marginSeconds) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "kotae.volumes" -}}
 - name: tmp
   emptyDir: {sizeLimit: {{ .Values.tmpSizeLimit }}}
