@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import KotaeError, ModelRejected, RequestError
+from service.errors import KotaeError, ModelRejected
 from service.manifest import (
     GOLDEN_ARRAYS_FILE,
     GOLDEN_CASES_FILE,
@@ -27,7 +27,7 @@ from service.manifest import (
     read,
     sha256_of,
 )
-from service.tasks import Limits, Task
+from service.tasks import Limits, Task, answer_one
 
 Arrays = Mapping[str, NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
@@ -88,7 +88,10 @@ def check_arrays(folder: Path, variant: Variant, task: Task, run: Run) -> dict[s
     inputs, expected = read_golden_arrays(folder)
     if missing := sorted(task.outputs.keys() - expected.keys()):
         raise ModelRejected(f"{GOLDEN_ARRAYS_FILE} holds no output {', '.join(missing)}")
-    outputs = _run(run, inputs, GOLDEN_ARRAYS_FILE)
+    try:
+        outputs = run(inputs)
+    except KotaeError as error:
+        raise ModelRejected(f"the graph does not run on {GOLDEN_ARRAYS_FILE}: {error}") from error
     differences = {}
     for name, wanted in expected.items():
         if name not in outputs:
@@ -107,13 +110,6 @@ def check_arrays(folder: Path, variant: Variant, task: Task, run: Run) -> dict[s
         differences[name] = difference
     task.check_outputs(outputs)
     return differences
-
-
-def _run(run: Run, inputs: Arrays, source: str) -> Arrays:
-    try:
-        return run(inputs)
-    except KotaeError as error:
-        raise ModelRejected(f"the graph does not run on {source}: {error}") from error
 
 
 def read_golden_arrays(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
@@ -150,13 +146,12 @@ def check_cases(folder: Path, task: Task, run: Run, limits: Limits) -> None:
     Raises:
         ModelRejected: A file cannot be decoded or its answer differs; the text names the file.
     """
+    parameters = task.parameters()
     for case in read(folder / GOLDEN_CASES_FILE, GoldenCases).cases:
         try:
-            inputs = task.decode((folder / "golden" / case.file).read_bytes(), limits)
-        except (OSError, RequestError) as error:
+            raw = (folder / "golden" / case.file).read_bytes()
+            answer = answer_one(task, run, raw, limits, parameters)
+        except (OSError, KotaeError) as error:
             raise ModelRejected(f"golden/{case.file}: {error}") from error
-        rows = {name: array[np.newaxis] for name, array in inputs.items()}
-        outputs = _run(run, rows, f"golden/{case.file}")
-        answer = task.answer({name: array[0] for name, array in outputs.items()}, task.parameters())
         if problem := task.agrees(case.answer, answer, case.tolerance):
             raise ModelRejected(f"golden/{case.file}: {problem}")

@@ -146,10 +146,12 @@ def answers_of_version(folder: Path, pictures: HeldOut, facts: VersionFacts | No
     def classify_files(files: Sequence[bytes]) -> NDArray[np.float32]:
         rows = [np.zeros((0, len(task.labels)), np.float32)]
         for start in range(0, len(files), _BATCH):
-            decoded = [task.decode(file, Limits()) for file in files[start : start + _BATCH]]
-            outputs = session.run({name: np.stack([item[name] for item in decoded]) for name in task.inputs})
-            for i in range(len(decoded)):
-                answer = task.answer({name: array[i] for name, array in outputs.items()}, everything)
+            decoded = [task.decode(file, Limits(), everything) for file in files[start : start + _BATCH]]
+            rows_in = [item.parts[0] for item in decoded]
+            outputs = session.run({name: np.stack([row[name] for row in rows_in]) for name in task.inputs})
+            for i, item in enumerate(decoded):
+                row = {name: array[i] for name, array in outputs.items()}
+                answer = task.answer([row], item, everything)
                 rows.append(_row(cast(Classification, answer), task.labels))
         return np.concatenate(rows)
 

@@ -8,6 +8,7 @@ A request of several items is one whole: a bad item is named, and nothing of the
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
@@ -34,8 +35,8 @@ from service.engine.ticket import Ticket
 from service.errors import ClientGone, NotReady, RequestError
 from service.loader import Version
 from service.settings import Settings
-from service.tasks import TASKS, Limits, Task
-from service.tasks.task import Inputs, Outputs
+from service.tasks import TASKS, Decoded, Limits, Task
+from service.tasks.task import Outputs
 
 _Result = TypeVar("_Result")
 
@@ -54,6 +55,16 @@ class Dependencies:
     door: Door
     workers: Executor
     is_open: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request on its way through."""
+
+    version: Version
+    body: Body
+    parameters: BaseModel
+    ticket: Ticket
 
 
 class TaskEndpoint:
@@ -94,12 +105,13 @@ class TaskEndpoint:
             )
             with self._door.permit(version.model, version.manifest.batching.max_queue_items):
                 ticket = Ticket(deadline=arrived + timeout_seconds, label=state.request_id)
-                await self._admit(version, body, ticket)
+                job = Job(version, body, parameters, ticket)
+                decoded = await self._admit(job)
                 stages = state.stages = {"decode": time.perf_counter() - started}
                 outputs = await _unless_gone(request.receive, ticket)
         state.ticket = ticket
         started = time.perf_counter()
-        response = self._respond(version, outputs, parameters, state.request_id)
+        response = self._respond(job, decoded, outputs)
         stages["encode"] = time.perf_counter() - started
         return response
 
@@ -114,43 +126,53 @@ class TaskEndpoint:
             return await self._in_worker(parse_body, content, content_type, self._task, self._max_items)
         return parse_body(content, content_type, self._task, self._max_items)
 
-    async def _admit(self, version: Version, body: Body, ticket: Ticket) -> None:
+    async def _admit(self, job: Job) -> list[Decoded]:
         """Decode every item in the workers, then submit them all, or raise for the first bad one."""
-        if len(body.raws) == 1:
-            await self._in_worker(self._decode_and_submit, version, body, ticket)
-            return
-        decoded = await asyncio.gather(
-            *(self._in_worker(self._decode, version, body, i) for i in range(len(body.raws))),
-            return_exceptions=True,
+        count = len(job.body.raws)
+        if count == 1:
+            return await self._in_worker(self._decode_and_submit, job)
+        results = await asyncio.gather(
+            *(self._in_worker(self._decode, job, i) for i in range(count)), return_exceptions=True
         )
-        for result in decoded:
+        decoded = []
+        for result in results:
             if isinstance(result, BaseException):
                 raise result
-        inputs = [result for result in decoded if not isinstance(result, BaseException)]
-        await self._in_worker(self._submit, version, inputs, ticket)
+            decoded.append(result)
+        await self._in_worker(self._submit, job, decoded)
+        return decoded
 
-    def _decode_and_submit(self, version: Version, body: Body, ticket: Ticket) -> None:
-        self._submit(version, [self._decode(version, body, 0)], ticket)
+    def _decode_and_submit(self, job: Job) -> list[Decoded]:
+        decoded = [self._decode(job, 0)]
+        self._submit(job, decoded)
+        return decoded
 
-    def _decode(self, version: Version, body: Body, index: int) -> Inputs:
+    def _decode(self, job: Job, index: int) -> Decoded:
+        body = job.body
         try:
-            return version.task.decode(body.raws[index], self._limits, body.declared_types[index])
+            return job.version.task.decode(
+                body.raws[index], self._limits, job.parameters, body.declared_types[index]
+            )
         except RequestError as error:
             raise at_item(error, index) from error
 
-    def _submit(self, version: Version, inputs: Sequence[Inputs], ticket: Ticket) -> None:
-        ticket.fill(inputs, [version.task.cost(arrays) for arrays in inputs])
-        version.batcher.submit(ticket)
+    def _submit(self, job: Job, decoded: Sequence[Decoded]) -> None:
+        parts = [part for item in decoded for part in item.parts]
+        job.ticket.fill(parts, [cost for item in decoded for cost in item.costs])
+        job.version.batcher.submit(job.ticket)
 
-    def _respond(
-        self, version: Version, outputs: Sequence[Outputs], parameters: BaseModel, request_id: str
-    ) -> Response:
+    def _respond(self, job: Job, decoded: Sequence[Decoded], outputs: Sequence[Outputs]) -> Response:
+        rest = iter(outputs)
+        task = job.version.task
         content = {
-            "id": request_id,
-            "model": version.model,
-            "version": str(version.number),
+            "id": job.ticket.label,
+            "model": job.version.model,
+            "version": str(job.version.number),
             "task": self._name,
-            "results": [version.task.answer(arrays, parameters) for arrays in outputs],
+            "results": [
+                task.answer(list(itertools.islice(rest, len(item.parts))), item, job.parameters)
+                for item in decoded
+            ],
         }
         return Response(
             orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"

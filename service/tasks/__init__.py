@@ -7,8 +7,8 @@ evaluation run exactly what serving runs. One module a kind of input; `TASKS` is
 from collections.abc import Mapping
 
 from service.tasks.image import ImageClassification
-from service.tasks.task import Limits, Task
+from service.tasks.task import Decoded, Limits, Task, answer_one
 
-__all__ = ["TASKS", "Limits", "Task"]
+__all__ = ["TASKS", "Decoded", "Limits", "Task", "answer_one"]
 
 TASKS: Mapping[str, type[Task]] = {task.name: task for task in (ImageClassification,)}

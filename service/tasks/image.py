@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, ClassVar, cast
@@ -34,7 +34,7 @@ from typing_extensions import TypedDict  # pydantic reads typing's own only from
 
 from service.errors import InvalidInput, ModelRejected, TooLarge, UnsupportedMedia
 from service.manifest import ImageInput, VersionFacts
-from service.tasks.task import Inputs, Limits, Outputs, Raw
+from service.tasks.task import Decoded, Limits, Outputs, Raw, Result
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _FORMATS_TEXT = "PNG, JPEG, WebP, GIF or BMP"
@@ -240,20 +240,16 @@ class ImageClassification:
         except (binascii.Error, ValueError) as error:
             raise InvalidInput(f"is not base64: {error}") from error
 
-    def decode(self, raw: Raw, limits: Limits, declared_type: str = "") -> Inputs:
-        """Decode one picture file to `image` u8 [H, W, C]."""
+    def decode(self, raw: Raw, limits: Limits, parameters: BaseModel, declared_type: str = "") -> Decoded:
+        """Decode one picture file to `image` u8 [H, W, C]; every picture costs 1."""
         body = raw.encode() if isinstance(raw, str) else raw
         pixels = decode_image(body, self._spec, max_pixels=limits.max_pixels, declared_type=declared_type)
-        return {"image": pixels}
+        return Decoded(({"image": pixels},), (1,))
 
-    def cost(self, inputs: Inputs) -> int:
-        """Every picture has the same size, so each costs 1."""
-        return 1
-
-    def answer(self, outputs: Outputs, parameters: BaseModel) -> Mapping[str, object]:
+    def answer(self, parts: Sequence[Outputs], decoded: Decoded, parameters: BaseModel) -> Result:
         """Sort the labels by `probabilities` f32 [K] and keep the best."""
         top_k = cast(ClassificationParameters, parameters).top_k
-        return cast(Mapping[str, object], classify(outputs["probabilities"], self.labels, top_k))
+        return cast(Result, classify(parts[0]["probabilities"], self.labels, top_k))
 
     def check_outputs(self, outputs: Outputs) -> None:
         """Check that there is one probability a label and that they add up to 1."""
@@ -266,9 +262,7 @@ class ImageClassification:
         if not worst < 1e-2:
             raise ModelRejected(f"output probabilities does not add up to 1: off by {worst:.3g}")
 
-    def agrees(
-        self, expected: Mapping[str, object], got: Mapping[str, object], tolerance: float
-    ) -> str | None:
+    def agrees(self, expected: Result, got: Result, tolerance: float) -> str | None:
         """Compare each expected label's score; the order of near ties does not matter."""
         try:
             wanted = _CLASSIFICATION.validate_python(expected)["predictions"]

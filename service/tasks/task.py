@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
@@ -15,6 +16,7 @@ from service.manifest import VersionFacts
 Raw = bytes | str
 Inputs = Mapping[str, NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
+Result = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +24,25 @@ class Limits:
     """Bounds on what one item may unpack to.
 
     Attributes:
-        max_pixels: Most pixels, width × height, of a picture before resizing.
+        max_pixels: Most pixels, width x height, of a picture before resizing.
     """
 
     max_pixels: int = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One raw item, ready for the queue.
+
+    Attributes:
+        parts: The graph's inputs without the batch axis; several where a long item was cut.
+        costs: What each part adds to a batch, in the task's own unit.
+        context: What `answer` needs to know of the item beside the outputs, by name.
+    """
+
+    parts: tuple[Inputs, ...]
+    costs: tuple[int, ...]
+    context: Mapping[str, object] = field(default_factory=dict)
 
 
 class Task(Protocol):
@@ -64,18 +81,15 @@ class Task(Protocol):
             InvalidInput: The value has the wrong type or is not base64.
         """
 
-    def decode(self, raw: Raw, limits: Limits, declared_type: str = "") -> Inputs:
-        """Turn one raw item into the graph's inputs, without the batch axis.
+    def decode(self, raw: Raw, limits: Limits, parameters: BaseModel, declared_type: str = "") -> Decoded:
+        """Turn one raw item into the graph's inputs.
 
         Raises:
             InvalidInput, TooLarge, UnsupportedMedia: The item is not what the task takes.
         """
 
-    def cost(self, inputs: Inputs) -> int:
-        """Tell what an item adds to a batch, in the task's own unit."""
-
-    def answer(self, outputs: Outputs, parameters: BaseModel) -> Mapping[str, object]:
-        """Turn one item's outputs, without the batch axis, into its result object."""
+    def answer(self, parts: Sequence[Outputs], decoded: Decoded, parameters: BaseModel) -> Result:
+        """Turn the outputs of one item's parts, without the batch axis, into its result object."""
 
     def check_outputs(self, outputs: Outputs) -> None:
         """Check a batch's outputs against the labels.
@@ -84,11 +98,32 @@ class Task(Protocol):
             ModelRejected: Shapes do not fit.
         """
 
-    def agrees(
-        self, expected: Mapping[str, object], got: Mapping[str, object], tolerance: float
-    ) -> str | None:
+    def agrees(self, expected: Result, got: Result, tolerance: float) -> str | None:
         """Compare a golden answer with one we got.
 
         Returns:
             None where they agree, else what differs.
         """
+
+
+def answer_one(
+    task: Task, run: Callable[[Inputs], Outputs], raw: Raw, limits: Limits, parameters: BaseModel
+) -> Result:
+    """Answer one raw item without a queue: what a client would get for it.
+
+    Args:
+        task: Bound to the version.
+        run: Runs the graph on a batch.
+        raw: The item.
+        limits: Bounds on what it may unpack to.
+        parameters: Of the task's class.
+
+    Raises:
+        InvalidInput, TooLarge, UnsupportedMedia: The item is not what the task takes.
+    """
+    decoded = task.decode(raw, limits, parameters)
+    parts = []
+    for part in decoded.parts:
+        outputs = run({name: array[np.newaxis] for name, array in part.items()})
+        parts.append({name: array[0] for name, array in outputs.items()})
+    return task.answer(parts, decoded, parameters)

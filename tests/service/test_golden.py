@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -241,17 +242,15 @@ def test_golden_arrays_that_are_not_there_are_refused(folder: Path) -> None:
 
 def test_pickled_arrays_are_refused_and_never_unpickled(folder: Path) -> None:
     class Trap:
-        sprung = False
-
         def __reduce__(self) -> Any:
-            return (setattr, (Trap, "sprung", True))
+            return (os.mkdir, (str(folder / "sprung"),))
 
     trap = np.empty(1, dtype=object)
-    trap[0] = "harmless"
-    np.savez(folder / GOLDEN_ARRAYS_FILE, **{"inputs.image": trap, "outputs.probabilities": trap})
+    trap[0] = Trap()
+    write_golden_arrays(folder, {"image": trap}, {"probabilities": trap})
     with pytest.raises(ModelRejected, match=r"golden\.npz cannot be read"):
         read_golden_arrays(folder)
-    assert not Trap.sprung
+    assert not (folder / "sprung").exists()
 
 
 def _plain_array() -> bytes:

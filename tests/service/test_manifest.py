@@ -279,7 +279,7 @@ def test_a_file_that_is_not_there_is_called_missing(tmp_path: Path) -> None:
 
 def test_documents_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        ImageInput(width=1, height=1).width = 2
+        ImageInput(width=1, height=1).width = 2  # type: ignore[misc]
 
 
 @_some_examples

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from service.engine.session import Device, Session
 from service.golden import check_arrays, check_cases, check_files
 from service.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
-from service.tasks import TASKS, Limits
+from service.tasks import TASKS, Limits, answer_one
 from training.build import newest_version
 
 MODEL = Path(__file__).parents[2] / "models" / "digits"
@@ -68,9 +68,7 @@ def answer(folder: Path) -> Answer:
     def best_label(picture: Image.Image) -> str:
         file = BytesIO()
         picture.save(file, format="PNG")
-        inputs = task.decode(file.getvalue(), Limits())
-        outputs = session.run({name: array[None] for name, array in inputs.items()})
-        result = task.answer({name: array[0] for name, array in outputs.items()}, task.parameters())
+        result = answer_one(task, session.run, file.getvalue(), Limits(), task.parameters())
         return str(json.loads(json.dumps(result))["predictions"][0]["label"])
 
     return best_label

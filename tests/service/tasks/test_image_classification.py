@@ -16,7 +16,7 @@ from PIL import Image
 
 from service.errors import InvalidInput, ModelRejected, RequestError, TooLarge
 from service.manifest import Provenance, Variant, VersionFacts
-from service.tasks import TASKS, Limits, Task
+from service.tasks import TASKS, Decoded, Limits, Task
 from service.tasks.image import (
     ClassificationParameters,
     ImageClassification,
@@ -28,6 +28,8 @@ from tests.service.tasks.pictures import (
     quickly,
     spec,
 )
+
+PARAMETERS = ClassificationParameters()
 
 LABELS = ("zero", "one", "two", "three")
 
@@ -79,25 +81,26 @@ def test_a_json_value_that_is_no_text_is_refused(value: object) -> None:
 
 
 def test_decoding_gives_the_inputs_that_the_graph_takes(task: ImageClassification) -> None:
-    inputs = task.decode(encode(Image.fromarray(noise(20, 30))), Limits())
+    decoded = task.decode(encode(Image.fromarray(noise(20, 30))), Limits(), PARAMETERS)
+    (inputs,) = decoded.parts
     assert {name: str(array.dtype) for name, array in inputs.items()} == dict(task.inputs)
     assert inputs["image"].shape == (8, 8, 1)
-    assert task.cost(inputs) == 1
+    assert decoded.costs == (1,)
 
 
 def test_decoding_obeys_the_limits(task: ImageClassification) -> None:
     with pytest.raises(TooLarge):
-        task.decode(encode(Image.new("L", (10, 10))), Limits(max_pixels=99))
+        task.decode(encode(Image.new("L", (10, 10))), Limits(max_pixels=99), PARAMETERS)
 
 
 def test_text_instead_of_a_picture_is_refused(task: ImageClassification) -> None:
     with pytest.raises(RequestError):
-        task.decode("a cat", Limits())
+        task.decode("a cat", Limits(), PARAMETERS)
 
 
 def test_an_answer_has_the_best_labels_first(task: ImageClassification) -> None:
     outputs = {"probabilities": np.array([0.1, 0.2, 0.6, 0.1], dtype=np.float32)}
-    answer = task.answer(outputs, ClassificationParameters(top_k=2))
+    answer = task.answer([outputs], Decoded((), ()), ClassificationParameters(top_k=2))
     assert answer == {
         "predictions": [
             {"label": "two", "score": pytest.approx(0.6)},
