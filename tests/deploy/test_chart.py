@@ -299,6 +299,8 @@ def test_the_notes_say_what_to_do_next() -> None:
     assert 'WARNING: auth.mode is "off"' in rendered("defaults").notes
     assert "https://kotae.example.com/v1/models" in rendered("everything").notes
     assert "WARNING" not in rendered("everything").notes
+    assert "demo-kotae-models begins empty" in rendered("everything").notes
+    assert "empty" not in rendered("defaults").notes
 
 
 def test_keys_are_mounted_as_a_folder_so_that_updates_arrive() -> None:
