@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
@@ -80,8 +79,7 @@ def draw_confusion(figures: Figures, classes: tuple[str, ...], title: str, path:
 def draw_sheet(answers: Answers, pictures: HeldOut, path: Path) -> None:
     """Draw examples of redrawn pictures, and below them, framed in red, those answered wrongly.
 
-    The corner of a framed picture names nothing: its answer is in the evaluation's table. At most 54
-    misses are shown, the surest first.
+    At most 54 misses are shown, the surest first.
     """
     answered = answers.redrawn.argmax(axis=1)
     wrong = np.flatnonzero(answered != pictures.redrawn_labels)
@@ -102,8 +100,3 @@ def _tile(file: bytes, frame: str) -> Image.Image:
     with Image.open(BytesIO(file)) as picture:
         inner = ImageOps.pad(picture.convert("RGB"), (_TILE - 8, _TILE - 8), color="white")
     return ImageOps.expand(ImageOps.expand(inner, 2, frame), 2, "white")
-
-
-def misses(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Find the pictures whose best label is wrong: i64, indices."""
-    return np.flatnonzero(answers.argmax(axis=1) != labels)
