@@ -37,6 +37,7 @@ from service.manifest import ImageInput, VersionFacts
 from service.tasks.task import Decoded, Limits, Outputs, Raw, Result
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+MAX_SIDE = 65_535  # the most that JPEG and GIF allow; scaling a longer one costs gigabytes
 _FORMATS_TEXT = "PNG, JPEG, WebP, GIF or BMP"
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -156,6 +157,8 @@ def resize_image(picture: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
 
 def _check_size(picture: Image.Image, max_pixels: int) -> None:
     width, height = picture.size
+    if max(width, height) > MAX_SIDE:
+        raise TooLarge(f"the picture is {width} x {height} pixels; the limit of a side is {MAX_SIDE}")
     if width * height > max_pixels:
         raise TooLarge(f"the picture has {width} x {height} pixels; the limit is {max_pixels} in all")
 
@@ -222,10 +225,10 @@ class ImageClassification:
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
         self._spec = facts.input
         try:
-            text = (folder / facts.labels).read_text(encoding="utf-8")
+            text = (folder / facts.labels).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ModelRejected(f"{facts.labels} cannot be read: {error}") from error
-        self.labels: tuple[str, ...] = tuple(text.splitlines())
+        self.labels: tuple[str, ...] = tuple(text.removesuffix("\n").split("\n"))
         if len(set(self.labels)) != len(self.labels) or not self.labels or "" in self.labels:
             raise ModelRejected(f"{facts.labels} must hold one label a line, all different")
 
@@ -258,6 +261,8 @@ class ImageClassification:
             raise ModelRejected(
                 f"output probabilities has shape {list(probabilities.shape)} for {len(self.labels)} labels"
             )
+        if (probabilities < -1e-3).any():
+            raise ModelRejected("output probabilities holds numbers below 0")
         worst = float(np.abs(probabilities.sum(axis=1) - 1.0).max(initial=0.0))
         if not worst < 1e-2:
             raise ModelRejected(f"output probabilities does not add up to 1: off by {worst:.3g}")

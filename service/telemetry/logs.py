@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from contextvars import ContextVar
@@ -40,8 +39,9 @@ class JsonFormatter(logging.Formatter):
 def _dump(line: dict[str, object]) -> str:
     try:
         return orjson.dumps(line, default=_text, option=_OPTIONS).decode()
-    except TypeError:  # integers over 64 bits, lone surrogates: rare, and no reason to lose a line
-        return json.dumps(line, default=_text, skipkeys=True)
+    except TypeError:  # huge integers, lone surrogates, circles: rare, and no reason to lose a line
+        safe = {key: _text(value).encode("utf-8", "backslashreplace").decode() for key, value in line.items()}
+        return orjson.dumps(safe).decode()
 
 
 def _text(value: object) -> str:

@@ -343,8 +343,8 @@ def test_an_unforeseen_failure_is_a_fixed_text_for_the_client_and_a_traceback_in
     def explode(*arguments: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(ImageClassification, "answer", explode)
     with start() as client:
+        monkeypatch.setattr(ImageClassification, "answer", explode)
         response = client.post(ROUTE, content=picture(1), headers={"x-request-id": "find-me"})
         assert "secret" not in assert_error(response, 500, "inference_failed")
     assert "secret detail" in caplog.text
