@@ -40,14 +40,16 @@ Facts = Callable[[VersionFacts], VersionFacts]
 
 def weights(seed: int = 0) -> NDArray[np.float32]:
     """f32 [SIZE*SIZE, 4], as large as gives scores away from 0 and 1."""
-    return np.random.default_rng(seed).normal(0, 0.5, (SIZE * SIZE, len(LABELS))).astype(np.float32)
+    drawn: NDArray[np.float64] = np.random.default_rng(seed).normal(0, 0.5, (SIZE * SIZE, len(LABELS)))
+    return drawn.astype(np.float32)
 
 
 def probabilities(pixels: NDArray[np.uint8], seed: int = 0) -> NDArray[np.float32]:
     """What the tiny graph answers, in NumPy: u8 [N, 8, 8, 1] -> f32 [N, 4]."""
     logits = pixels.reshape(len(pixels), -1).astype(np.float32) / 255 @ weights(seed)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+    return shares.astype(np.float32)
 
 
 def picture(seed: int, *, size: int = SIZE, format: str = "PNG") -> bytes:
@@ -96,7 +98,7 @@ def make_model(
     folder = repository / name / str(version)
     (folder / "golden").mkdir(parents=True)
     fields = {"batching": Batching(max_items=8), "deadline_seconds": 20.0, **manifest}
-    write(folder.parent / MANIFEST_FILE, ModelManifest(name=name, task="image-classification", **fields))  # type: ignore[arg-type]
+    write(folder.parent / MANIFEST_FILE, ModelManifest(name=name, task="image-classification", **fields))
     onnx.save(tiny_graph(seed), folder / "model.onnx")
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
     pixels = np.random.default_rng(7).integers(0, 256, (5, SIZE, SIZE, 1), dtype=np.uint8)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import yaml
@@ -15,6 +18,7 @@ from service.catalog import Catalog, Model
 from service.engine.lanes import Lanes
 from service.engine.observer import Silent
 from service.engine.session import Device, cuda_problem
+from service.engine.ticket import Ticket
 from service.errors import InvalidInput, NotFound, NotReady, StartFailed
 from service.loader import LoadOptions
 from service.manifest import VersionPolicy
@@ -219,6 +223,16 @@ def test_a_sound_model_answers_with_the_numbers_of_its_export(repository: Path, 
     assert version.batcher is version.queue
 
 
+def test_a_graph_of_any_height_and_width_is_loaded_too(tmp_path: Path, load: Load) -> None:
+    folder = make_model(tmp_path)
+    graph = tiny_graph()
+    for axis, name in ((1, "H"), (2, "W")):
+        graph.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.save(graph, folder / "model.onnx")
+    finish_version(folder)
+    assert load().find(TASK).state == "ready"
+
+
 def test_a_catalog_can_be_looked_at_without_loading(repository: Path) -> None:
     catalog = Catalog.of_folder(repository)
     model = catalog.models["tiny"]
@@ -415,3 +429,20 @@ def test_a_version_that_failed_is_not_ready(tmp_path: Path, load: Load) -> None:
 def test_before_its_models_are_loaded_the_catalog_is_not_ready(repository: Path) -> None:
     with pytest.raises(NotReady, match="loading"):
         Catalog.of_folder(repository).find(TASK)
+
+
+def test_a_closed_catalog_takes_no_more_items(tmp_path: Path, load: Load) -> None:
+    _not_onnx(make_model(tmp_path, "broken"))
+    make_model(tmp_path, "sound")
+    catalog = load()
+    catalog.close("the server is shutting down")
+    version = catalog.find(TASK, "sound")
+    pixels = np.zeros((8, 8, 1), np.uint8)
+
+    async def ask() -> None:
+        ticket = Ticket(deadline=math.inf)
+        ticket.fill([{"image": pixels}], [1])
+        version.batcher.submit(ticket)
+
+    with pytest.raises(NotReady, match="shutting down"):
+        asyncio.run(ask())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import socket
@@ -190,6 +191,34 @@ def test_a_wrong_setting_is_one_line_and_code_2(kotae: Kotae, repository: Path) 
     answer = kotae("models", "verify", "--models", repository, "--device", "tpu")
     assert answer.code == 2
     assert "device" in answer.error
+
+
+# --- keys ------------------------------------------------------------------------------------
+
+
+def test_a_new_key_is_printed_and_only_its_hash_is_stored(kotae: Kotae, tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    first, second = (kotae("keys", name, "--file", file) for name in ("one", "two"))
+    assert (first.code, second.code) == (0, 0)
+    stored = file.read_text()
+    for answer in (first, second):
+        assert answer.output.startswith("kotae_")
+        assert answer.output not in stored
+        assert hashlib.sha256(answer.output.encode()).hexdigest() in stored
+    assert file.stat().st_mode & 0o077 == 0
+
+
+def test_a_key_of_an_unknown_scope_ends_in_one_line(kotae: Kotae, tmp_path: Path) -> None:
+    answer = kotae("keys", "one", "--file", tmp_path / "keys.yaml", "--scope", "everything")
+    assert answer.code == 2
+    assert "scopes" in answer.error
+    assert not (tmp_path / "keys.yaml").exists()
+
+
+def test_a_key_that_cannot_be_stored_ends_in_one_line(kotae: Kotae, tmp_path: Path) -> None:
+    answer = kotae("keys", "one", "--file", tmp_path / "nowhere" / "keys.yaml")
+    assert answer.code == 2
+    assert "nowhere" in answer.error
 
 
 # --- serve -----------------------------------------------------------------------------------

@@ -191,6 +191,12 @@ def test_damaged_exif_data_never_refuses_sound_pixels(chance: random.Random) -> 
     assert decode(body).shape == (8, 8, 3)
 
 
+def test_exif_data_of_no_known_kind_is_ignored() -> None:
+    pixels = noise()
+    body = encode(Image.fromarray(pixels), exif=b"Exif\0\0words and no numbers")
+    np.testing.assert_array_equal(decode(body), pixels)
+
+
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
 def test_of_an_animation_the_first_frame_is_used(format: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]

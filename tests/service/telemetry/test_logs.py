@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.telemetry.logs import JsonFormatter, configure_logging, request_id
+from service.telemetry.logs import JsonFormatter, configure_logging, log_level, request_id, set_log_level
 
 
 def record(message: str = "loaded %s", *arguments: object, **fields: Any) -> logging.LogRecord:
@@ -220,3 +220,14 @@ def test_configuring_twice_does_not_write_twice(
     configure_logging("debug")
     assert len(root.handlers) == 1
     assert root.level == logging.DEBUG
+
+
+def test_the_level_can_be_changed_while_the_service_runs(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    configure_logging("info")
+    for level in ("debug", "error"):
+        set_log_level(level)
+        assert log_level() == level
+    assert not logging.getLogger("service").isEnabledFor(logging.INFO)
