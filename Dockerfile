@@ -12,14 +12,16 @@ RUN python3 -m venv --without-pip /opt/venv
 COPY pyproject.toml constraints.txt ./
 RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 print(*p['dependencies'], *p['optional-dependencies']['${EXTRA}'], sep='\n')" > requirements.txt \
- && python3 -m pip --python /opt/venv/bin/python install --constraint constraints.txt --requirement requirements.txt
-# The package needs its training half to be built; the image does not need it to serve.
+ && python3 -m pip --python /opt/venv/bin/python install --no-compile -c constraints.txt -r requirements.txt
+# The package needs its training half to be built; the image does not need it to serve. Bytecode goes by no
+# file time: layers round times to seconds, after which many modules would be compiled again at each start.
 COPY README.md LICENSE ./
 COPY training training
 COPY service service
-RUN python3 -m pip --python /opt/venv/bin/python install --no-deps . \
+RUN python3 -m pip --python /opt/venv/bin/python install --no-compile --no-deps . \
  && rm -rf /opt/venv/bin/kotae-train /opt/venv/lib/python3*/site-packages/training \
- && find /opt/venv/lib -type d -name tests -path '*site-packages/*' -prune -exec rm -rf {} +
+ && find /opt/venv/lib -type d -name tests -path '*site-packages/*' -prune -exec rm -rf {} + \
+ && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM ${BASE}
 ARG VERSION=unknown

@@ -90,6 +90,11 @@ def test_the_image_answers_as_its_user_on_a_read_only_tree(tmp_path: Path) -> No
     url = "http://127.0.0.1:18080"
     with store.mounted("kotae") as tree:
         assert not list(tree.glob("opt/venv/lib/python*/site-packages/torch"))
+        python = ["chroot", f"--userspec={USER}", "--groups=", str(tree), "/opt/venv/bin/python"]
+        seen = subprocess.run(
+            [*python, "-v", "-c", "import service.app"], capture_output=True, text=True, check=True
+        )
+        assert "bytecode is stale" not in seen.stderr
         with running(tree, config) as process:  # neither keys nor KOTAE_AUTH=off
             assert process.wait(60) == 2
         with running(tree, config, KOTAE_AUTH="off", KOTAE_PORT="18080") as process:
