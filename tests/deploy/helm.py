@@ -62,6 +62,16 @@ class Rendered:
         (found,) = (item for item in self.objects if item["kind"] == kind)
         return found
 
+    def settings(self) -> dict[str, str]:
+        """Give the environment of the service; dashboards are ConfigMaps too."""
+        name = self.one("Deployment")["metadata"]["name"]
+        (found,) = (
+            item["data"]
+            for item in self.objects
+            if item["kind"] == "ConfigMap" and item["metadata"]["name"] == name
+        )
+        return dict(found)
+
 
 def require(*modules: str) -> None:
     """Skip where a tool of the chart's tests is missing; in CI, which installs them, fail instead."""

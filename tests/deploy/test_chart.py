@@ -128,7 +128,7 @@ def _validate(item: str, version: str) -> None:
 def test_the_environment_is_one_the_service_starts_with(
     scenario: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = rendered(scenario).one("ConfigMap")["data"]
+    data = rendered(scenario).settings()
     for name in [name for name in os.environ if name.startswith("KOTAE_")]:
         monkeypatch.delenv(name)
     for name, value in data.items():
@@ -143,7 +143,7 @@ def test_the_environment_is_one_the_service_starts_with(
 def test_probes_and_ports_exist_in_the_app(scenario: str, tmp_path: Path) -> None:
     result = rendered(scenario)
     (container,) = pod_of(result)["containers"]
-    data = result.one("ConfigMap")["data"]
+    data = result.settings()
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     wanted = {"http": int(data["KOTAE_PORT"])}
     if "KOTAE_OPERATIONS_PORT" in data:
@@ -194,7 +194,7 @@ def test_a_service_monitor_selects_the_service() -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_pods_are_confined_and_killed_only_after_the_drain(scenario: str) -> None:
     result = rendered(scenario)
-    data = result.one("ConfigMap")["data"]
+    data = result.settings()
     drain = float(data["KOTAE_DRAIN_GRACE_SECONDS"]) + float(data["KOTAE_DRAIN_LIMIT_SECONDS"])
     assert pod_of(result)["terminationGracePeriodSeconds"] >= drain + 5  # the server flushes for 3.25 s more
     for pod in (pod_of(result), *(hook["spec"] for hook in result.hooks)):
@@ -308,7 +308,7 @@ def test_keys_are_mounted_as_a_folder_so_that_updates_arrive() -> None:
     (container,) = pod_of(result)["containers"]
     (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "keys")
     assert "subPath" not in mount
-    assert result.one("ConfigMap")["data"]["KOTAE_KEYS_FILE"] == mount["mountPath"] + "/keys.yaml"
+    assert result.settings()["KOTAE_KEYS_FILE"] == mount["mountPath"] + "/keys.yaml"
     assert "keys" not in str(pod_of(rendered("defaults"))["volumes"])
 
 
@@ -331,7 +331,7 @@ def test_a_gpu_pod_asks_for_the_gpu_and_never_falls_back() -> None:
     (container,) = pod_of(result)["containers"]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 1, "cpu": "4", "memory": "8Gi"}
     assert container["image"].endswith("-gpu")
-    assert result.one("ConfigMap")["data"]["KOTAE_DEVICE"] == "cuda"
+    assert result.settings()["KOTAE_DEVICE"] == "cuda"
 
 
 def test_rules_and_dashboards_are_the_files_of_the_chart() -> None:
