@@ -76,7 +76,12 @@ SCENARIOS: dict[str, Manifest] = {
     "values-gpu.yaml": yaml.safe_load((CHART / "values-gpu.yaml").read_text()),
     "values-production.yaml": yaml.safe_load((CHART / "values-production.yaml").read_text()),
 }
-CUSTOM = {"ScaledObject", "ServiceMonitor", "PodMonitor", "PrometheusRule"}  # no schemas of Kubernetes itself
+CUSTOM = {
+    "ScaledObject",
+    "ServiceMonitor",
+    "PodMonitor",
+    "PrometheusRule",
+}  # definitions of their own, checked below
 SNAPSHOT = Path(__file__).parent / "default_render.yaml"
 
 
@@ -122,6 +127,29 @@ def _validate(item: str, version: str) -> None:
     import kubernetes_validate
 
     kubernetes_validate.validate(json.loads(item), version, strict=True)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_objects_of_operators_have_only_fields_that_their_definitions_know(scenario: str) -> None:
+    for item in rendered(scenario).objects:
+        spec = item.get("spec", {})
+        match item["kind"]:
+            case "ScaledObject":
+                assert spec.keys() == {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "triggers"}
+                for trigger in spec["triggers"]:
+                    assert trigger.keys() == {"type", "name", "metricType", "metadata"}
+                    assert all(isinstance(value, str) for value in trigger["metadata"].values())
+            case "ServiceMonitor" | "PodMonitor":
+                name = "endpoints" if item["kind"] == "ServiceMonitor" else "podMetricsEndpoints"
+                assert spec.keys() == {"selector", name}
+                assert all(one.keys() <= {"port", "path", "interval", "authorization"} for one in spec[name])
+            case "PrometheusRule":
+                for group in spec["groups"]:
+                    assert group.keys() <= {"name", "interval", "limit", "query_offset", "labels", "rules"}
+                    for rule in group["rules"]:
+                        texts = {**rule.get("labels", {}), **rule.get("annotations", {})}
+                        assert all(isinstance(value, str) for value in texts.values())
+                        assert ("record" in rule) != ("alert" in rule)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
