@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from service.manifest import VERSION_FILE, Provenance, VersionFacts, read, version_folders
+from service.tasks.classification import read_labels
 from training.card import write_card
 from training.data.source import PictureSource, open_source
 from training.data.split import Parts, contiguous_parts, stratified_parts
@@ -186,8 +187,7 @@ def version_of(model: Path, learner: Learner) -> Path | None:
     if folder is None:
         return None
     facts = read(folder / VERSION_FILE, VersionFacts)
-    labels = tuple((folder / facts.labels).read_text(encoding="utf-8").splitlines())
-    if labels != learner.classes:
+    if read_labels(folder, facts) != learner.classes:
         raise DataRejected(f"{folder} answers with other labels than the checkpoint")
     return folder
 

@@ -28,7 +28,8 @@ from torchmetrics.functional.classification import (
 from service.engine.session import Device, Session, available_cpus
 from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits
-from service.tasks.image import Classification, ClassificationParameters, ImageClassification
+from service.tasks.classification import Classification, ClassificationParameters
+from service.tasks.image import ImageClassification
 from training.data.redraw import Look
 from training.data.source import PictureSource, decode_files
 from training.data.split import Indices

@@ -201,7 +201,7 @@ def _loaders(
     labels = learnt_labels(source, parts)
     pictures = TensorDataset(augmentation.prepare(torch.from_numpy(pixels)), torch.from_numpy(labels))
     wanted = recipe.optimisation
-    order = EpochOrder(len(pictures), wanted.passes, recipe.seed)
+    order = EpochOrder(len(pictures), wanted.passes_over(len(pictures)), recipe.seed)
     # A last batch of one picture has no batch statistics.
     uneven = len(order) % wanted.batch_size == 1
     training = DataLoader(pictures, wanted.batch_size, sampler=order, drop_last=uneven)

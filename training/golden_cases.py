@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.manifest import GoldenCase, GoldenCases
-from service.tasks.image import classify
+from service.tasks.classification import classify
 from training.data.source import PictureSource, decode_files
 from training.data.split import Indices
 from training.errors import ExportFailed

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from training.errors import DataRejected
-from training.recipes.recipe import RECIPES_FOLDER, FolderData, load_recipe
+from training.recipes.recipe import RECIPES_FOLDER, FolderData, Optimisation, load_recipe
 
 
 def test_shipped_recipes_load_under_their_file_names() -> None:
@@ -35,6 +35,12 @@ def test_another_folder_keeps_the_recipes_other_data_settings() -> None:
     recipe = load_recipe("pictures").changed(data=Path("cats"), name=None, seed=None)
     assert isinstance(recipe.data, FolderData)
     assert recipe.data.mirror
+
+
+def test_a_small_training_part_is_gone_through_more_often() -> None:
+    wanted = Optimisation(passes=2, least_steps=30, batch_size=10)
+    assert wanted.passes_over(100) == 3
+    assert wanted.passes_over(1000) == 2
 
 
 def test_a_name_that_no_model_can_have_is_refused() -> None:

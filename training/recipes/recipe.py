@@ -6,6 +6,7 @@ classes, so what a recipe says is what the model folder will say.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -77,6 +78,7 @@ class Optimisation(_Strict):
 
     Attributes:
         passes: Times that an epoch goes through the training part, varied anew each time.
+        least_steps: Optimiser steps that an epoch has at least: small training parts are repeated for it.
         learning_rate: The highest, reached after the warm-up.
         warm_up: Share of all steps over which the learning rate rises.
         gradient_clip: Largest norm of the gradient.
@@ -85,6 +87,7 @@ class Optimisation(_Strict):
 
     epochs: Annotated[int, Field(ge=1)] = 30
     passes: Annotated[int, Field(ge=1)] = 1
+    least_steps: Annotated[int, Field(ge=1)] = 1
     batch_size: Annotated[int, Field(ge=2)] = 64
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -92,6 +95,10 @@ class Optimisation(_Strict):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.02
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     patience: Annotated[int, Field(ge=1)] = 10
+
+    def passes_over(self, pictures: int) -> int:
+        """Tell how often an epoch goes through so many training pictures."""
+        return max(self.passes, math.ceil(self.least_steps * self.batch_size / pictures))
 
 
 class Recipe(_Strict):
