@@ -21,6 +21,7 @@ from service.api.auth import Gate, open_keys
 from service.api.health import health_router
 from service.api.limits import Door
 from service.api.models import models_router
+from service.api.openai import EmbeddingsEndpoint
 from service.api.tasks import Dependencies, TaskEndpoint
 from service.catalog import Catalog
 from service.engine.lanes import Lanes
@@ -40,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Build the application; models load in the background once its lifespan begins.
 
     Returns:
-        The application; `app.state` has its `lifecycle`, its `catalog` and the `operations_port`.
+        The application; `app.state` has its `lifecycle`, `catalog`, `lanes` and the `operations_port`.
 
     Raises:
         StartFailed: The models folder or the device that was asked for is not there.
@@ -88,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.lifecycle = lifecycle
     app.state.catalog = catalog
+    app.state.lanes = lanes
     app.state.operations_port = settings.operations_port
     errors.install(app)
     dependencies = Dependencies(
@@ -102,7 +104,8 @@ def create_app(settings: Settings) -> FastAPI:
         is_open=lambda: not lifecycle.closed,
     )
     for name in TASKS:
-        endpoint = TaskEndpoint(name, dependencies)
+        kind = EmbeddingsEndpoint if name == "text-embedding" else TaskEndpoint
+        endpoint = kind(name, dependencies)
         app.add_route(endpoint.path, endpoint.handle, methods=["POST"])
     app.include_router(models_router(catalog))
     app.include_router(

@@ -54,7 +54,9 @@ def check_files(folder: Path, facts: VersionFacts) -> None:
     Raises:
         ModelRejected: A file is missing, changed or not listed.
     """
-    needed = {GOLDEN_ARRAYS_FILE, GOLDEN_CASES_FILE, facts.labels, *(v.file for v in facts.variants)}
+    needed = {GOLDEN_ARRAYS_FILE, GOLDEN_CASES_FILE, *(variant.file for variant in facts.variants)}
+    needed |= {facts.labels} if facts.labels else set()
+    needed |= {facts.input.tokenizer} if facts.input.kind == "text" else set()
     present = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

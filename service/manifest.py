@@ -22,7 +22,7 @@ VERSION_FILE = "version.yaml"
 GOLDEN_ARRAYS_FILE = "golden.npz"
 GOLDEN_CASES_FILE = "golden/golden.yaml"
 
-TaskName = Literal["image-classification"]
+TaskName = Literal["image-classification", "text-classification", "text-embedding"]
 
 
 def _inside_the_folder(path: str) -> str:
@@ -111,6 +111,20 @@ class ImageInput(_Strict):
     pad_value: Annotated[int, Field(ge=0, le=255)] = 0
 
 
+class TextInput(_Strict):
+    """How a text becomes the graph's `input_ids` and `attention_mask`, i64 [N, T].
+
+    Attributes:
+        tokenizer: A `tokenizers` JSON file; its post-processor adds what special tokens there are. Token
+            0 is padding, and the graph ignores what `attention_mask` marks with 0.
+        max_tokens: Most tokens of one text, special ones included.
+    """
+
+    kind: Literal["text"] = "text"
+    tokenizer: RelativePath = "tokenizer.json"
+    max_tokens: Annotated[int, Field(ge=2, le=65536)]
+
+
 class Variant(_Strict):
     """One precision of the graph.
 
@@ -154,14 +168,17 @@ class VersionFacts(_Strict):
     """`version.yaml`: what export found. Written last: without it there is no version.
 
     Attributes:
+        labels: Names of the classes, one a line; None for tasks without classes.
+        unknown_below: Below this probability of the best label the answer is `unknown`.
         metrics: Held-out figures; numbers, or short texts such as the split's name.
         files: SHA-256 of every other file of the version, as `sha256:<hex>`, by relative path.
     """
 
     created: datetime
     provenance: Provenance
-    input: ImageInput
-    labels: RelativePath
+    input: Annotated[ImageInput | TextInput, Field(discriminator="kind")]
+    labels: RelativePath | None = None
+    unknown_below: Annotated[float, Field(gt=0, lt=1)] | None = None
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
     metrics: dict[str, float | str] = {}
     baseline: Baseline = Baseline()

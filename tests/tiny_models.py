@@ -29,7 +29,8 @@ from service.manifest import (
     sha256_of,
     write,
 )
-from service.tasks.image import classify, decode_image
+from service.tasks.classification import classify
+from service.tasks.image import decode_image
 
 SIZE = 8
 LABELS = ("zero", "one", "two", "three")

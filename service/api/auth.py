@@ -120,11 +120,11 @@ def add_key(path: Path, name: str, scopes: tuple[str, ...]) -> str:
     try:
         known = _read(path).keys if path.exists() else ()
         added = Key.model_validate({"name": name, "hash": _hash(secret), "scopes": scopes})
+        document = _KeysDocument(keys=(*known, added)).model_dump(mode="json")
+        path.touch(mode=0o600)
+        path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
         raise StartFailed(f"keys file {path}: {' '.join(str(error).split())}") from error
-    document = _KeysDocument(keys=(*known, added)).model_dump(mode="json")
-    path.touch(mode=0o600)
-    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return secret
 
 

@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import TypeAdapter
 
+from service.api.openai import EmbeddingsEndpoint, embeddings_operation
 from service.tasks import TASKS, Task
 
 _ASSETS = "/docs/assets"
@@ -57,6 +58,10 @@ def install(app: FastAPI, tasks: Sequence[str]) -> None:
             shared = schema["components"]["schemas"]
             shared["Error"] = _ERROR
             for name in tasks:
+                if name == "text-embedding":
+                    properties = TASKS[name].parameters.model_json_schema()["properties"]
+                    schema["paths"][EmbeddingsEndpoint.path] = {"post": embeddings_operation(properties)}
+                    continue
                 result = TypeAdapter(TASKS[name].result).json_schema(
                     ref_template="#/components/schemas/{model}"
                 )
@@ -128,7 +133,8 @@ def _query(name: str, schema: dict[str, Any], description: str | None) -> dict[s
 
 def _request_content(task: type[Task], parameters: dict[str, Any]) -> dict[str, Any]:
     binary = {"type": "string", "format": "binary"}
-    item = {"type": "string", "description": "A base64 file"}
+    described = "A text" if task.media_type.startswith("text/") else "A base64 file"
+    item = {"type": "string", "description": described}
     inputs = {"oneOf": [item, {"type": "array", "items": item, "minItems": 1}]}
     return {
         task.media_type: {"schema": binary},

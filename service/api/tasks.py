@@ -36,7 +36,7 @@ from service.errors import ClientGone, NotReady, RequestError
 from service.loader import Version
 from service.settings import Settings
 from service.tasks import TASKS, Decoded, Limits, Task
-from service.tasks.task import Outputs
+from service.tasks.task import Outputs, Result
 
 _Result = TypeVar("_Result")
 
@@ -68,19 +68,31 @@ class Job:
 
 
 class TaskEndpoint:
-    """The endpoint of one task."""
+    """The endpoint of one task. OpenAI's shapes are subclasses with another `parse` and `respond`."""
 
     def __init__(self, task: str, dependencies: Dependencies) -> None:
-        self.path = f"/v1/{task}"
-        self._name = task
-        self._task: type[Task] = TASKS[task]
+        self.name = task
+        self.task: type[Task] = TASKS[task]
         self._catalog = dependencies.catalog
         self._door = dependencies.door
         self._workers = dependencies.workers
         self._is_open = dependencies.is_open
         settings = dependencies.settings
-        self._max_items = settings.max_items_per_request
+        self.max_items = settings.max_items_per_request
         self._limits = Limits(max_pixels=settings.max_pixels)
+
+    @property
+    def path(self) -> str:
+        """The route."""
+        return f"/v1/{self.name}"
+
+    def is_enveloped(self, content_type: str) -> bool:
+        """Tell whether the body wraps items and parameters, or is one raw item."""
+        return is_enveloped(content_type)
+
+    def parse(self, content: bytes, content_type: str) -> Body:
+        """Find the items and parameters of a body."""
+        return parse_body(content, content_type, self.task, self.max_items)
 
     async def handle(self, request: Request) -> Response:
         """Answer one request."""
@@ -88,11 +100,11 @@ class TaskEndpoint:
             raise NotReady("the server is shutting down", retry_after_seconds=1)
         arrived = time.monotonic()
         state = request.state
-        state.task = self._name
+        state.task = self.name
         content_type = request.headers.get("content-type", "")
         query = dict(request.query_params)
         version: Version | None = None
-        if not is_enveloped(content_type):  # no parameters in the body: refuse before reading it
+        if not self.is_enveloped(content_type):  # no parameters in the body: refuse before reading it
             version, parameters = self._choose(query, Body((), ()), request)
         with self._door.room(request) as held:
             content = await self._door.read(request, held)
@@ -111,20 +123,20 @@ class TaskEndpoint:
                 outputs = await _unless_gone(request.receive, ticket)
         state.ticket = ticket
         started = time.perf_counter()
-        response = self._respond(job, decoded, outputs)
+        response = self.respond(job, decoded, _results(job, decoded, outputs))
         stages["encode"] = time.perf_counter() - started
         return response
 
     def _choose(self, query: dict[str, str], body: Body, request: Request) -> tuple[Version, BaseModel]:
-        model, number, parameters = parse_parameters(query, body.parameters, self._task)
-        version = self._catalog.find(self._name, model, number)
+        model, number, parameters = parse_parameters(query, body.parameters, self.task)
+        version = self._catalog.find(self.name, model, number)
         request.state.model, request.state.version = version.model, str(version.number)
         return version, parameters
 
     async def _parse(self, content: bytes, content_type: str) -> Body:
-        if is_enveloped(content_type) and content:
-            return await self._in_worker(parse_body, content, content_type, self._task, self._max_items)
-        return parse_body(content, content_type, self._task, self._max_items)
+        if self.is_enveloped(content_type) and content:
+            return await self._in_worker(self.parse, content, content_type)
+        return parse_body(content, content_type, self.task, self.max_items)
 
     async def _admit(self, job: Job) -> list[Decoded]:
         """Decode every item in the workers, then submit them all, or raise for the first bad one."""
@@ -161,18 +173,14 @@ class TaskEndpoint:
         job.ticket.fill(parts, [cost for item in decoded for cost in item.costs])
         job.version.batcher.submit(job.ticket)
 
-    def _respond(self, job: Job, decoded: Sequence[Decoded], outputs: Sequence[Outputs]) -> Response:
-        rest = iter(outputs)
-        task = job.version.task
+    def respond(self, job: Job, decoded: Sequence[Decoded], results: Sequence[Result]) -> Response:
+        """Give the answer that all tasks share."""
         content = {
             "id": job.ticket.label,
             "model": job.version.model,
             "version": str(job.version.number),
-            "task": self._name,
-            "results": [
-                task.answer(list(itertools.islice(rest, len(item.parts))), item, job.parameters)
-                for item in decoded
-            ],
+            "task": self.name,
+            "results": results,
         }
         return Response(
             orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"
@@ -180,6 +188,14 @@ class TaskEndpoint:
 
     def _in_worker(self, function: Callable[..., _Result], *arguments: object) -> Awaitable[_Result]:
         return asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+
+
+def _results(job: Job, decoded: Sequence[Decoded], outputs: Sequence[Outputs]) -> list[Result]:
+    rest = iter(outputs)
+    return [
+        job.version.task.answer(list(itertools.islice(rest, len(item.parts))), item, job.parameters)
+        for item in decoded
+    ]
 
 
 async def _unless_gone(receive: Receive, ticket: Ticket) -> list[Outputs]:

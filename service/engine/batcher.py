@@ -25,7 +25,15 @@ from service.engine.admission import Admission
 from service.engine.batch import Batch, BatchLimits, RowSpec
 from service.engine.observer import Observer
 from service.engine.ticket import Item, Ticket, fail
-from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, NotReady, Overloaded, RequestError
+from service.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    InferenceFailed,
+    NotReady,
+    Overloaded,
+    RequestError,
+    TooLarge,
+)
 
 
 class Batcher:
@@ -80,6 +88,7 @@ class Batcher:
         """Let a request's items in, all or none, and write their rows.
 
         Raises:
+            TooLarge: More items than the queue ever holds.
             Overloaded: The queue has no room.
             NotReady: The model is being unloaded or its device is gone.
             DeadlineExceeded: The deadline has already passed.
@@ -88,6 +97,9 @@ class Batcher:
         if ticket.expired(now):
             self._observer.item_dropped(self.model, self.version, "expired")
             raise DeadlineExceeded("the deadline passed before the request reached the queue")
+        most = self.limits.max_queue_items
+        if len(ticket.items) > most:
+            raise TooLarge(f"the request makes {len(ticket.items)} items; the model's queue holds {most}")
         self._check_rows(ticket)
         with self._lock:
             if self._closed:

@@ -8,7 +8,12 @@ from collections.abc import Mapping
 
 from service.tasks.image import ImageClassification
 from service.tasks.task import Decoded, Limits, Task, answer_one
+from service.tasks.text import TextClassification, TextEmbedding
 
 __all__ = ["TASKS", "Decoded", "Limits", "Task", "answer_one"]
 
-TASKS: Mapping[str, type[Task]] = {task.name: task for task in (ImageClassification,)}
+TASKS: Mapping[str, type[Task]] = {
+    ImageClassification.name: ImageClassification,
+    TextClassification.name: TextClassification,
+    TextEmbedding.name: TextEmbedding,
+}

@@ -1,9 +1,9 @@
-"""Pictures: any file a person has -> `uint8` pixels of the graph's size; probabilities -> labels.
+"""Pictures: any file a person has -> `uint8` pixels of the graph's size.
 
-Sits before and after the queue of image tasks. Decoding, EXIF rotation, colour and the one resize
+Sits before the queue of image tasks. Decoding, EXIF rotation, colour and the one resize
 happen here; scaling to floats, normalising and softmax are nodes of the graph.
 
-Letters in shapes: `H` height, `W` width, `C` channels (1 grey or 3 RGB), `K` classes.
+Letters in shapes: `H` height, `W` width, `C` channels (1 grey or 3 RGB).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, ClassVar, cast
+from typing import ClassVar
 
 import filetype
 import numpy as np
@@ -29,12 +29,12 @@ from PIL import (
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
+from pydantic import BaseModel
 
 from service.errors import InvalidInput, ModelRejected, TooLarge, UnsupportedMedia
 from service.manifest import ImageInput, VersionFacts
-from service.tasks.task import Decoded, Limits, Outputs, Raw, Result
+from service.tasks.classification import Classification, ClassificationParameters, Classifier
+from service.tasks.task import Decoded, Limits, Raw
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_SIDE = 65_535  # the most that JPEG and GIF allow; scaling a longer one costs gigabytes
@@ -62,34 +62,6 @@ _TURNS = {
 
 # Our own pixel limit, checked before any pixel is decoded, replaces Pillow's process-wide one.
 Image.MAX_IMAGE_PIXELS = None
-
-
-class Prediction(TypedDict):
-    """A label and its probability, 0–1."""
-
-    label: str
-    score: float
-
-
-class Classification(TypedDict):
-    """The result of one item, best prediction first."""
-
-    predictions: list[Prediction]
-
-
-_CLASSIFICATION = TypeAdapter(Classification)
-
-
-class ClassificationParameters(BaseModel):
-    """Parameters of classification tasks.
-
-    Attributes:
-        top_k: How many predictions to return; more than there are labels returns them all.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    top_k: Annotated[int, Field(ge=1, description="How many predictions to return, best first.")] = 5
 
 
 def decode_image(
@@ -212,7 +184,7 @@ def _unidentified(body: bytes, declared_type: str) -> InvalidInput | Unsupported
     return InvalidInput(f"the bytes are not a picture that we know; send a {_FORMATS_TEXT} file")
 
 
-class ImageClassification:
+class ImageClassification(Classifier):
     """`image-classification` for one version: pictures in, labels with probabilities out."""
 
     name: ClassVar[str] = "image-classification"
@@ -223,14 +195,10 @@ class ImageClassification:
     result: ClassVar[type] = Classification
 
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
+        super().__init__(folder, facts)
+        if not isinstance(facts.input, ImageInput):
+            raise ModelRejected(f"version.yaml says input kind {facts.input.kind}, {self.name} needs image")
         self._spec = facts.input
-        try:
-            text = (folder / facts.labels).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelRejected(f"{facts.labels} cannot be read: {error}") from error
-        self.labels: tuple[str, ...] = tuple(text.removesuffix("\n").split("\n"))
-        if len(set(self.labels)) != len(self.labels) or not self.labels or "" in self.labels:
-            raise ModelRejected(f"{facts.labels} must hold one label a line, all different")
 
     @staticmethod
     def from_json(value: object) -> Raw:
@@ -248,53 +216,3 @@ class ImageClassification:
         body = raw.encode() if isinstance(raw, str) else raw
         pixels = decode_image(body, self._spec, max_pixels=limits.max_pixels, declared_type=declared_type)
         return Decoded(({"image": pixels},), (1,))
-
-    def answer(self, parts: Sequence[Outputs], decoded: Decoded, parameters: BaseModel) -> Result:
-        """Sort the labels by `probabilities` f32 [K] and keep the best."""
-        top_k = cast(ClassificationParameters, parameters).top_k
-        return cast(Result, classify(parts[0]["probabilities"], self.labels, top_k))
-
-    def check_outputs(self, outputs: Outputs) -> None:
-        """Check that there is one probability a label and that they add up to 1."""
-        probabilities = outputs["probabilities"]
-        if probabilities.ndim != 2 or probabilities.shape[1] != len(self.labels):
-            raise ModelRejected(
-                f"output probabilities has shape {list(probabilities.shape)} for {len(self.labels)} labels"
-            )
-        if (probabilities < -1e-3).any():
-            raise ModelRejected("output probabilities holds numbers below 0")
-        worst = float(np.abs(probabilities.sum(axis=1) - 1.0).max(initial=0.0))
-        if not worst < 1e-2:
-            raise ModelRejected(f"output probabilities does not add up to 1: off by {worst:.3g}")
-
-    def agrees(self, expected: Result, got: Result, tolerance: float) -> str | None:
-        """Compare each expected label's score; the order of near ties does not matter."""
-        try:
-            wanted = _CLASSIFICATION.validate_python(expected)["predictions"]
-        except ValidationError as error:
-            return f"the expected answer is no classification: {error.errors()[0]['msg']}"
-        if not wanted:
-            return "the expected answer holds no prediction"
-        scores = {p["label"]: p["score"] for p in cast(Classification, got)["predictions"]}
-        for prediction in wanted:
-            label, score = prediction["label"], prediction["score"]
-            if label not in scores:
-                return f"label {label!r} expected at {score:.4f} is not among the answers"
-            if not abs(scores[label] - score) <= tolerance:
-                return f"label {label!r} has score {scores[label]:.4f}, expected {score:.4f} ± {tolerance:g}"
-        return None
-
-
-def classify(probabilities: NDArray[np.float32], labels: tuple[str, ...], top_k: int) -> Classification:
-    """Pick the best labels.
-
-    Args:
-        probabilities: f32 [K].
-        labels: K labels.
-        top_k: How many to keep, at least 1.
-
-    Returns:
-        The best `top_k` labels, highest probability first; ties in the labels' order.
-    """
-    best = np.argsort(-probabilities, kind="stable")[:top_k]
-    return {"predictions": [{"label": labels[i], "score": float(probabilities[i])} for i in best]}

@@ -208,11 +208,11 @@ def test_a_mistake_in_a_manifest_is_refused_by_its_key(
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        (("input", "widht"), 3, "input.widht"),
-        (("input", "width"), 0, "input.width"),
-        (("input", "channels"), 4, "input.channels"),
-        (("input", "pad_value"), 256, "input.pad_value"),
-        (("input", "kind"), "audio", "input.kind"),
+        (("input", "widht"), 3, "input.image.widht"),
+        (("input", "width"), 0, "input.image.width"),
+        (("input", "channels"), 4, "input.image.channels"),
+        (("input", "pad_value"), 256, "input.image.pad_value"),
+        (("input", "kind"), "audio", "input"),
         (("variants",), [], "variants"),
         (("variants", 0, "tolerence"), {}, "variants.0.tolerence"),
         (("variants", 0, "tolerance"), {"probabilities": 0}, "variants.0.tolerance.probabilities"),

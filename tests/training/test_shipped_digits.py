@@ -7,8 +7,9 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import matplotlib
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from service.engine.session import Device, Session
 from service.golden import check_arrays, check_cases, check_files
@@ -115,6 +116,20 @@ def test_digits_drawn_with_a_pen_are_right(answer: Answer, side: int, pen: int, 
         digit: answer(draw(digit, side=side, pen=pen, dark_on_light=dark_on_light)) for digit in "0123456789"
     }
     assert answers == {digit: digit for digit in "0123456789"}
+
+
+def test_printed_digits_are_nearly_all_right(answer: Answer) -> None:
+    fonts = sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("DejaVuS*[!y].ttf"))
+    wrong = []
+    for font in fonts:
+        for digit in "0123456789":
+            picture = Image.new("L", (96, 96), 255)
+            printed = ImageFont.truetype(str(font), 80)
+            ImageDraw.Draw(picture).text((48, 48), digit, font=printed, anchor="mm", fill=0)
+            if (got := answer(picture)) != digit:
+                wrong.append(f"{font.stem}: {digit} taken for {got}")
+    assert len(fonts) >= 8
+    assert len(wrong) <= 0.02 * 10 * len(fonts), wrong
 
 
 def test_a_picture_of_nothing_is_answered_without_failing(answer: Answer) -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import base64
 import re
 import struct
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from fastapi.testclient import TestClient
 
 from service import errors
 from service.errors import RequestError
+from service.manifest import Batching
 from tests.service.api.conftest import Start
 from tests.tiny_models import LABELS, SPEC, make_model, picture, probabilities
 
@@ -283,18 +286,30 @@ class TestBadInput:
 
 class TestOverload:
     def test_a_full_queue_answers_429_with_a_time_to_come_back(self, tmp_path: Path, start: Start) -> None:
-        from service.manifest import Batching
-
         make_model(tmp_path, batching=Batching(max_items=2, max_queue_items=3))
         with start(tmp_path) as client:
-            files = [("file", ("x.png", picture(1))) for _ in range(4)]
-            response = client.post(ROUTE, files=files)
-            assert_error(response, 429, "overloaded")
-            assert int(response.headers["retry-after"]) >= 1
-            assert int(response.headers["retry-after-ms"]) >= 0
+            files = [("file", ("x.png", picture(1))) for _ in range(2)]
+            gate = threading.Event()
+            app: Any = client.app
+            app.state.lanes.on("cpu").call(gate.wait)
+            with ThreadPoolExecutor(2) as clients:
+                responses = [clients.submit(client.post, ROUTE, files=files) for _ in range(2)]
+                refused, waiting = (next(as_completed(responses)).result(), responses)
+                gate.set()
+                statuses = sorted(response.result().status_code for response in waiting)
+            assert statuses == [200, 429]
+            assert_error(refused, 429, "overloaded")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert int(refused.headers["retry-after-ms"]) >= 0
             metrics = client.get("/metrics").text
             assert 'kotae_rejected_total{model="tiny",reason="queue_full"} 1.0' in metrics
             assert client.post(ROUTE, content=picture(1)).status_code == 200
+
+    def test_more_items_than_the_queue_ever_holds_answer_413(self, tmp_path: Path, start: Start) -> None:
+        make_model(tmp_path, batching=Batching(max_items=2, max_queue_items=3))
+        with start(tmp_path) as client:
+            files = [("file", ("x.png", picture(1))) for _ in range(4)]
+            assert "3" in assert_error(client.post(ROUTE, files=files), 413, "too_large")
 
     def test_bodies_beyond_what_may_be_held_answer_429(self, start: Start) -> None:
         with start(max_inflight_bytes=1024) as client:

@@ -17,11 +17,8 @@ from PIL import Image
 from service.errors import InvalidInput, ModelRejected, RequestError, TooLarge
 from service.manifest import Provenance, Variant, VersionFacts
 from service.tasks import TASKS, Decoded, Limits, Task
-from service.tasks.image import (
-    ClassificationParameters,
-    ImageClassification,
-    classify,
-)
+from service.tasks.classification import ClassificationParameters, classify
+from service.tasks.image import ImageClassification
 from tests.service.tasks.pictures import (
     encode,
     noise,
