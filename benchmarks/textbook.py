@@ -17,20 +17,23 @@ import uvicorn
 from fastapi import FastAPI, File, UploadFile
 from PIL import Image
 
-from service.manifest import VERSION_FILE, VersionFacts, read
+from service.manifest import VERSION_FILE, ImageInput, VersionFacts, read
+from service.tasks.classification import read_labels
 
 
 def textbook_app(folder: Path) -> FastAPI:
     """Build the application for one version folder."""
     facts = read(folder / VERSION_FILE, VersionFacts)
-    labels = (folder / facts.labels).read_text().splitlines()
+    spec = facts.input
+    assert isinstance(spec, ImageInput), "the benchmark sends pictures"
+    labels = read_labels(folder, facts)
     session = ort.InferenceSession(str(folder / facts.variants[0].file))
     app = FastAPI()
 
     @app.post("/predict")
     def predict(file: Annotated[UploadFile, File()]) -> dict[str, object]:
         picture = Image.open(io.BytesIO(file.file.read())).convert("L")
-        picture = picture.resize((facts.input.width, facts.input.height), Image.Resampling.BILINEAR)
+        picture = picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
         pixels = np.asarray(picture, dtype=np.uint8)[np.newaxis, ..., np.newaxis]
         (probabilities,) = session.run(None, {"image": pixels})
         best = int(probabilities[0].argmax())

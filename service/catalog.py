@@ -146,6 +146,8 @@ class Catalog:
                 )
             return serving
         found = next((v for v in chosen.versions.values() if str(v.number) == version), None)
+        if found is None and not self.loaded:
+            raise NotReady("models are loading", param="version", retry_after_seconds=1)
         if found is None:
             raise NotFound(f"model {chosen.name} has no version {version} loaded", param="version")
         if found.state != "ready":

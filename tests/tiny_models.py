@@ -113,19 +113,25 @@ def make_model(
     return folder
 
 
-def finish_version(folder: Path) -> None:
-    """Write `version.yaml` with the hashes of what is there now."""
+def finish_version(folder: Path, *, output: str = "probabilities", **facts: object) -> None:
+    """Write `version.yaml` with the hashes of what is there now.
+
+    Args:
+        folder: The version's folder.
+        output: The graph's output.
+        facts: Fields of the facts to set; by default those of the tiny picture model.
+    """
     files = {
         str(path.relative_to(folder)): sha256_of(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != VERSION_FILE
     }
-    facts = VersionFacts(
+    fields = {"input": SPEC, "labels": "labels.txt", **facts}
+    document = VersionFacts(
         created=datetime(2026, 1, 1, tzinfo=UTC),
         provenance=Provenance(command="tests", data="noise", seed=0),
-        input=SPEC,
-        labels="labels.txt",
-        variants=(Variant(file="model.onnx", tolerance={"probabilities": 1e-4}),),
+        variants=(Variant(file="model.onnx", tolerance={output: 1e-4}),),
         files=files,
+        **fields,
     )
-    write(folder / VERSION_FILE, facts)
+    write(folder / VERSION_FILE, document)

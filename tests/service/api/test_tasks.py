@@ -222,7 +222,7 @@ class TestBadInput:
     def test_json_without_inputs_with_none_or_with_a_field_too_many(self, client: TestClient) -> None:
         assert_error(client.post(ROUTE, json={}), 422, "validation_error", "inputs")
         assert_error(client.post(ROUTE, json={"inputs": []}), 400, "invalid_input", "inputs")
-        body = {"inputs": b64(picture(1)), "parameter": {}}
+        body: dict[str, object] = {"inputs": b64(picture(1)), "parameter": {}}
         assert_error(client.post(ROUTE, json=body), 422, "validation_error", "parameter")
         body = {"inputs": b64(picture(1)), "parameters": 3}
         assert_error(client.post(ROUTE, json=body), 422, "validation_error", "parameters")

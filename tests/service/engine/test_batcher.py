@@ -21,7 +21,7 @@ def claimed_values(batcher: Batcher) -> list[float]:
     if claimed is None:
         return []
     batch, keep = claimed
-    values = batch.arrays(keep)["x"][:, 0].tolist()
+    values: list[float] = batch.arrays(keep)["x"][:, 0].tolist()
     batcher.recycle(batch)
     return values
 
