@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.engine.lanes import Lanes
-from service.engine.observer import Observer, Silent
+from service.engine.observer import Observer
 from service.errors import InvalidInput, KotaeError, ModelRejected, NotFound, NotReady, StartFailed
 from service.loader import Loader, LoadOptions, Version
 from service.manifest import (
@@ -93,7 +93,7 @@ class Catalog:
     @classmethod
     def of_folder(cls, folder: Path, device: str = "auto") -> Catalog:
         """Make a catalog to look at, outside a server."""
-        catalog = cls(folder, Lanes(Silent()), Silent(), LoadOptions(device=device))
+        catalog = cls(folder, Lanes(Observer()), Observer(), LoadOptions(device=device))
         catalog.discover()
         return catalog
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -135,32 +136,53 @@ def _text(value: object, name: str) -> str | None:
     raise ValidationFailed(f"{name} must be a text", param=name)
 
 
-def _parse_json(body: bytes, task: type[Task], max_items: int) -> Body:
+def read_json_object(body: bytes, fields: Collection[str], required: str) -> dict[str, Any]:
+    """Read a JSON object that has nothing but the fields it may have.
+
+    Raises:
+        InvalidInput: Not JSON, or not an object.
+        ValidationFailed: A field does not exist, or the required one is missing.
+    """
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"the body is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise InvalidInput('the body must be an object such as {"inputs": [...], "parameters": {...}}')
-    if unknown := sorted(content.keys() - {"inputs", "parameters"}):
+        raise InvalidInput(f'the body must be an object such as {{"{required}": [...]}}')
+    if unknown := sorted(content.keys() - set(fields)):
         raise ValidationFailed(
-            f"unknown field {unknown[0]}; there are inputs and parameters", param=unknown[0]
+            f"there is no field {unknown[0]}; there are {', '.join(fields)}", param=unknown[0]
         )
-    if "inputs" not in content:
-        raise ValidationFailed("the field inputs is missing", param="inputs")
+    if required not in content:
+        raise ValidationFailed(f"the field {required} is missing", param=required)
+    return content
+
+
+def read_json_items(value: object, task: type[Task], max_items: int, param: str) -> tuple[Raw, ...]:
+    """Turn one JSON item or a list of them into raw items.
+
+    Raises:
+        InvalidInput: There is none, or one is not what the task takes.
+        TooLarge: There are more than allowed.
+    """
+    values = value if isinstance(value, list) else [value]
+    _check_count(len(values), max_items, param)
+    raws = []
+    for index, item in enumerate(values):
+        try:
+            raws.append(task.from_json(item))
+        except RequestError as error:
+            raise at_item(error, index) from error
+    return tuple(raws)
+
+
+def _parse_json(body: bytes, task: type[Task], max_items: int) -> Body:
+    content = read_json_object(body, ("inputs", "parameters"), required="inputs")
     parameters = content.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise ValidationFailed("parameters must be an object", param="parameters")
-    inputs = content["inputs"]
-    values = inputs if isinstance(inputs, list) else [inputs]
-    _check_count(len(values), max_items)
-    raws = []
-    for index, value in enumerate(values):
-        try:
-            raws.append(task.from_json(value))
-        except RequestError as error:
-            raise at_item(error, index) from error
-    return Body(tuple(raws), ("",) * len(raws), parameters)
+    raws = read_json_items(content["inputs"], task, max_items, "inputs")
+    return Body(raws, ("",) * len(raws), parameters)
 
 
 def _parse_multipart(body: bytes, content_type: str, max_items: int) -> Body:
@@ -188,7 +210,7 @@ def _parse_multipart(body: bytes, content_type: str, max_items: int) -> Body:
     if wrong := [file.field_name for file in files if file.field_name != b"file"]:
         name = (wrong[0] or b"").decode(errors="replace")
         raise ValidationFailed(f"files belong in the field file, not {name!r}", param=name)
-    _check_count(len(files), max_items)
+    _check_count(len(files), max_items, "inputs")
     parameters = {
         (field.field_name or b"").decode(errors="replace"): (field.value or b"").decode(errors="replace")
         for field in fields
@@ -206,8 +228,8 @@ def _content(file: File) -> bytes:
     return content
 
 
-def _check_count(count: int, max_items: int) -> None:
+def _check_count(count: int, max_items: int, param: str) -> None:
     if count == 0:
-        raise InvalidInput("the request holds no item", param="inputs")
+        raise InvalidInput("the request holds no item", param=param)
     if count > max_items:
-        raise TooLarge(f"the request holds {count} items; the limit is {max_items}", param="inputs")
+        raise TooLarge(f"the request holds {count} items; the limit is {max_items}", param=param)

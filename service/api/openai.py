@@ -10,14 +10,13 @@ import numpy as np
 import orjson
 from starlette.responses import Response
 
-from service.api.bodies import Body, at_item
+from service.api.bodies import Body, read_json_items, read_json_object
 from service.api.tasks import Job, TaskEndpoint
-from service.errors import InvalidInput, RequestError, TooLarge, ValidationFailed
 from service.tasks import Decoded
 from service.tasks.task import Result
 from service.tasks.text import EmbeddingParameters
 
-_FIELDS = frozenset(("input", "model", "dimensions", "encoding_format", "truncate", "user"))
+_FIELDS = ("input", "model", "dimensions", "encoding_format", "truncate", "user")
 
 
 class EmbeddingsEndpoint(TaskEndpoint):
@@ -31,32 +30,10 @@ class EmbeddingsEndpoint(TaskEndpoint):
 
     def parse(self, content: bytes, content_type: str) -> Body:
         """Read OpenAI's request; its `user` is accepted and not used."""
-        try:
-            request = orjson.loads(content)
-        except orjson.JSONDecodeError as error:
-            raise InvalidInput(f"the body is not JSON: {error}") from error
-        if not isinstance(request, dict):
-            raise InvalidInput('the body must be an object such as {"model": …, "input": […]}')
-        if unknown := sorted(request.keys() - _FIELDS):
-            raise ValidationFailed(f"there is no field {unknown[0]}", param=unknown[0])
-        if "input" not in request:
-            raise ValidationFailed("the field input is missing", param="input")
-        inputs = request["input"]
-        values = inputs if isinstance(inputs, list) else [inputs]
-        if not values:
-            raise InvalidInput("the request holds no item", param="input")
-        if len(values) > self.max_items:
-            raise TooLarge(
-                f"the request holds {len(values)} items; the limit is {self.max_items}", param="input"
-            )
-        raws = []
-        for index, value in enumerate(values):
-            try:
-                raws.append(self.task.from_json(value))
-            except RequestError as error:
-                raise at_item(error, index) from error
-        given = {name: request[name] for name in request.keys() - {"input", "user"}}
-        return Body(tuple(raws), ("",) * len(raws), {k: v for k, v in given.items() if v is not None})
+        request = read_json_object(content, _FIELDS, required="input")
+        raws = read_json_items(request["input"], self.task, self.max_items, "input")
+        given = {name: value for name, value in request.items() if name not in ("input", "user")}
+        return Body(raws, ("",) * len(raws), {k: v for k, v in given.items() if v is not None})
 
     def respond(self, job: Job, decoded: Sequence[Decoded], results: Sequence[Result]) -> Response:
         """Give OpenAI's list of embeddings; `usage` counts the model's own tokens."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +27,11 @@ class BatchReport:
     infer_seconds: float
 
 
-class Observer(Protocol):
-    """Receives the engine's events. Called from lane and decode threads; must be quick and not raise."""
+class Observer:
+    """Receives the engine's events and, as it stands, ignores them; override what is of interest.
+
+    Called from lane and decode threads; must be quick and not raise.
+    """
 
     def model_added(self, model: str, version: str) -> None:
         """A version got its queue."""
@@ -51,28 +53,3 @@ class Observer(Protocol):
 
     def lane_died(self, device: str, error: BaseException) -> None:
         """A lane's thread ended by an exception."""
-
-
-class Silent:
-    """An observer that listens to nothing."""
-
-    def model_added(self, model: str, version: str) -> None:
-        """Ignore."""
-
-    def lane_added(self, device: str) -> None:
-        """Ignore."""
-
-    def batch_done(self, report: BatchReport) -> None:
-        """Ignore."""
-
-    def batch_failed(self, model: str, version: str) -> None:
-        """Ignore."""
-
-    def item_dropped(self, model: str, version: str, reason: str) -> None:
-        """Ignore."""
-
-    def lane_busy(self, device: str, seconds: float) -> None:
-        """Ignore."""
-
-    def lane_died(self, device: str, error: BaseException) -> None:
-        """Ignore."""

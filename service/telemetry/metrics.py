@@ -15,7 +15,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from service.engine.observer import BatchReport
+from service.engine.observer import BatchReport, Observer
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, *_SECONDS)
@@ -65,7 +65,7 @@ class ModelState:
     predicted_wait_seconds: float = 0.0
 
 
-class Metrics:
+class Metrics(Observer):
     """All metrics, in a registry of their own."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from service.catalog import Catalog, Model
 from service.engine.lanes import Lanes
-from service.engine.observer import Silent
+from service.engine.observer import Observer
 from service.engine.session import Device, cuda_problem
 from service.engine.ticket import Ticket
 from service.errors import InvalidInput, NotFound, NotReady, StartFailed
@@ -31,7 +31,7 @@ Load = Callable[..., Catalog]
 
 @pytest.fixture
 def lanes() -> Iterator[Lanes]:
-    lanes = Lanes(Silent())
+    lanes = Lanes(Observer())
     yield lanes
     lanes.stop()
 
@@ -42,7 +42,7 @@ def load(tmp_path: Path, lanes: Lanes) -> Load:
 
     def load_now(**options: Any) -> Catalog:
         every_version = options.pop("every_version", False)
-        catalog = Catalog(tmp_path, lanes, Silent(), LoadOptions(**options))
+        catalog = Catalog(tmp_path, lanes, Observer(), LoadOptions(**options))
         catalog.discover()
         catalog.load(every_version=every_version)
         return catalog
@@ -206,7 +206,7 @@ def test_an_optional_model_that_fails_does_not_hold_up_readiness(tmp_path: Path,
 
 
 def test_a_sound_model_answers_with_the_numbers_of_its_export(repository: Path, lanes: Lanes) -> None:
-    catalog = Catalog(repository, lanes, Silent(), LoadOptions())
+    catalog = Catalog(repository, lanes, Observer(), LoadOptions())
     catalog.discover()
     assert not catalog.loaded
     assert catalog.missing() == {"tiny": "loading"}

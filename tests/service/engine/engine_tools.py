@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service.engine.batch import BatchLimits, RowSpec
 from service.engine.batcher import Batcher
 from service.engine.lane import Lane
-from service.engine.observer import BatchReport, Silent
+from service.engine.observer import BatchReport, Observer
 from service.engine.ticket import Ticket
 
 ROWS = {"x": RowSpec((2,), "float32")}
@@ -28,7 +28,7 @@ class Clock:
         return self.now
 
 
-class Recorder(Silent):
+class Recorder(Observer):
     """Keeps what the engine reported."""
 
     def __init__(self) -> None:
@@ -85,17 +85,19 @@ def ticket_of(*values: float, deadline: float = 1e12, costs: list[int] | None = 
 def batcher_of(
     limits: BatchLimits | None = None,
     *,
-    observer: Silent | None = None,
+    observer: Observer | None = None,
     rows: Mapping[str, RowSpec] | None = ROWS,
     **clock: Callable[[], float],
 ) -> Batcher:
     """A batcher of a model named m."""
-    return Batcher("m", "1", limits or BatchLimits(), rows=rows, observer=observer or Silent(), **clock)
+    return Batcher("m", "1", limits or BatchLimits(), rows=rows, observer=observer or Observer(), **clock)
 
 
-def lane_of(batcher: Batcher, run: Double, *, observer: Silent | None = None, restart_limit: int = 5) -> Lane:
+def lane_of(
+    batcher: Batcher, run: Double, *, observer: Observer | None = None, restart_limit: int = 5
+) -> Lane:
     """A started lane that serves one model."""
-    lane = Lane("cpu", observer or Silent(), restart_limit=restart_limit)
+    lane = Lane("cpu", observer or Observer(), restart_limit=restart_limit)
     lane.attach(batcher, run)
     lane.start()
     return lane

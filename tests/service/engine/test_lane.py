@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.engine.batch import BatchLimits
 from service.engine.lane import Lane, LaneStopped
-from service.engine.observer import Silent
+from service.engine.observer import Observer
 from service.engine.ticket import Ticket
 from service.errors import InferenceFailed, NotReady
 from tests.service.engine.engine_tools import Double, Recorder, batcher_of, lane_of, ticket_of
@@ -114,7 +114,7 @@ async def test_a_wrong_number_of_outputs_fails_the_batch_without_more_runs() -> 
         runs.append(len(inputs["x"]))
         return {"y": np.zeros((len(inputs["x"]) + 1, 2))}
 
-    lane = Lane("cpu", Silent())
+    lane = Lane("cpu", Observer())
     lane.attach(batcher, run)
     lane.start()
     with running(lane):
@@ -164,7 +164,7 @@ async def test_a_dead_lane_fails_what_it_ran_at_once_restarts_and_goes_on() -> N
 
 
 async def test_a_dead_lane_looks_silent_until_its_successor_shows_itself() -> None:
-    lane = Lane("cpu", Silent())
+    lane = Lane("cpu", Observer())
     lane.start()
     with running(lane):
         gate = threading.Event()
@@ -202,7 +202,7 @@ async def test_a_lane_that_keeps_dying_gives_up_and_fails_its_queues() -> None:
 
 
 async def test_jobs_run_between_batches_and_give_their_result_or_error() -> None:
-    lane = Lane("cpu", Silent())
+    lane = Lane("cpu", Observer())
     lane.start()
     with running(lane):
         assert lane.call(lambda: threading.current_thread().name).result(20) == "lane-cpu"
@@ -211,7 +211,7 @@ async def test_jobs_run_between_batches_and_give_their_result_or_error() -> None
 
 
 async def test_a_stopped_lane_refuses_jobs() -> None:
-    lane = Lane("cpu", Silent())
+    lane = Lane("cpu", Observer())
     lane.start()
     lane.stop()
     with pytest.raises(LaneStopped):
@@ -230,7 +230,7 @@ async def test_two_busy_models_share_the_lane_evenly_by_time() -> None:
 
         return run
 
-    lane = Lane("cpu", Silent())
+    lane = Lane("cpu", Observer())
     lane.attach(slow_batcher, run_of("slow", 0.06))
     lane.attach(quick_batcher, run_of("quick", 0.002))
     slow, quick = ticket_of(*range(4)), ticket_of(*range(60))
@@ -255,7 +255,7 @@ async def test_among_models_of_equal_share_the_most_pressed_goes_first() -> None
 
         return run
 
-    lane = Lane("cpu", Silent())
+    lane = Lane("cpu", Observer())
     lane.attach(calm_batcher, run_of("calm"))
     lane.attach(pressed_batcher, run_of("pressed"))
     calm, pressed = ticket_of(1, deadline=9e12), ticket_of(1, deadline=8e12)
