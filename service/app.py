@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import platform
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from service.api.openai import EmbeddingsEndpoint
 from service.api.tasks import Dependencies, TaskEndpoint
 from service.catalog import Catalog
 from service.engine.lanes import Lanes
-from service.engine.session import available_cpus, choose_device
+from service.engine.session import available_cpus, choose_device, runtime_version
 from service.lifecycle import Lifecycle, memory_limit_bytes
 from service.loader import LoadOptions
 from service.settings import Settings
@@ -68,9 +69,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        _log.info(
-            "starting", extra={"settings": settings.model_dump(mode="json"), "version": version("kotae")}
-        )
+        versions = {name: version(name) for name in ("kotae", "fastapi", "uvicorn", "numpy", "pillow")}
+        versions |= {"python": platform.python_version(), "onnxruntime": runtime_version()}
+        _log.info("starting", extra={"settings": settings.model_dump(mode="json"), "versions": versions})
         threading.Thread(target=catalog.load, name="load", daemon=True).start()
         watch = asyncio.create_task(lifecycle.watch())
         yield

@@ -74,6 +74,11 @@ def available_cpus() -> int:
     return cpus if quota == "max" else max(1, min(cpus, math.ceil(int(quota) / int(period))))
 
 
+def runtime_version() -> str:
+    """Name the version of ONNX Runtime, whichever of its packages is installed."""
+    return str(ort.__version__)
+
+
 def cuda_problem() -> str | None:
     """Tell why CUDA cannot be used.
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
 
+from service.engine.lanes import Lanes
 from tests.service.api.conftest import Start
 from tests.tiny_models import make_model, picture
 
@@ -107,3 +110,48 @@ def test_the_openapi_document_describes_the_task_endpoint(client: TestClient) ->
     assert set(operation["requestBody"]["content"]) == {"image/*", "multipart/form-data", "application/json"}
     assert document["components"]["schemas"]["Classification"]["properties"]["predictions"]
     assert document == client.get("/openapi.json").json()
+
+
+def test_after_a_lane_died_the_server_is_ready_and_answers_again_within_two_seconds(start: Start) -> None:
+    def die() -> None:
+        raise SystemExit("forced")
+
+    with start() as client:
+        lanes: Lanes = client.app.state.lanes  # type: ignore[attr-defined]
+        with pytest.raises(SystemExit):
+            lanes.on("cpu").call(die).result(20)
+        died = time.monotonic()
+        while client.get("/readyz").status_code != 200:
+            assert time.monotonic() < died + 2
+        assert client.post(ROUTE, content=picture(1)).status_code == 200
+        assert time.monotonic() < died + 2
+        assert client.get("/healthz").status_code == 200
+        assert sample(client, "kotae_lane_restarts_total", device="cpu") == 1
+
+
+def test_a_lane_that_gave_up_makes_the_server_neither_ready_nor_live(start: Start) -> None:
+    def die() -> None:
+        raise SystemExit("forced")
+
+    with start(lane_restart_limit=0) as client:
+        lanes: Lanes = client.app.state.lanes  # type: ignore[attr-defined]
+        with pytest.raises(SystemExit):
+            lanes.on("cpu").call(die).result(20)
+        while not lanes.states()[0].gave_up:
+            pass
+        assert client.get("/readyz").status_code == 503
+        live = client.get("/healthz")
+        assert live.status_code == 503
+        assert "gave up" in live.text
+        assert client.post(ROUTE, content=picture(1)).status_code == 503
+        assert sample(client, "kotae_lane_gave_up", device="cpu") == 1
+
+
+def test_the_start_is_logged_with_settings_and_versions(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"), start(max_pixels=1234):
+        pass
+    (record,) = [record for record in caplog.records if record.getMessage() == "starting"]
+    assert vars(record)["settings"]["max_pixels"] == 1234
+    assert {"kotae", "python", "onnxruntime"} <= vars(record)["versions"].keys()
