@@ -225,7 +225,7 @@ def in_unit(value: float, unit: str, decimals: int | None = None) -> str:
     if unit == "percentunit":
         return f"{value * 100:.{decimals}f} %" if decimals is not None else f"{value * 100:.3g} %"
     if unit == "bytes":
-        return f"{value / 2**20:.4g} MiB"
+        return f"{value / 2**20:.0f} MiB"
     if unit == "s":
         for factor, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
             if abs(value) >= factor:
