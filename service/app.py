@@ -19,6 +19,7 @@ from starlette.types import Scope
 from service.api import docs, errors
 from service.api.admin import admin_router
 from service.api.auth import Gate, open_keys
+from service.api.detection import DetectionEndpoint
 from service.api.health import health_router
 from service.api.limits import Door
 from service.api.models import models_router
@@ -105,8 +106,7 @@ def create_app(settings: Settings) -> FastAPI:
         is_open=lambda: not lifecycle.closed,
     )
     for name in TASKS:
-        kind = EmbeddingsEndpoint if name == "text-embedding" else TaskEndpoint
-        endpoint = kind(name, dependencies)
+        endpoint = _ENDPOINTS.get(name, TaskEndpoint)(name, dependencies)
         app.add_route(endpoint.path, endpoint.handle, methods=["POST"])
     app.include_router(models_router(catalog))
     app.include_router(
@@ -127,6 +127,9 @@ def create_app(settings: Settings) -> FastAPI:
         ),
     )
     return app
+
+
+_ENDPOINTS = {"object-detection": DetectionEndpoint, "text-embedding": EmbeddingsEndpoint}
 
 
 def _route_of(scope: Scope, templates: Mapping[object, str]) -> str | None:

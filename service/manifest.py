@@ -22,7 +22,7 @@ VERSION_FILE = "version.yaml"
 GOLDEN_ARRAYS_FILE = "golden.npz"
 GOLDEN_CASES_FILE = "golden/golden.yaml"
 
-TaskName = Literal["image-classification", "text-classification", "text-embedding"]
+TaskName = Literal["image-classification", "object-detection", "text-classification", "text-embedding"]
 
 
 def _inside_the_folder(path: str) -> str:

@@ -120,7 +120,10 @@ def _operation(name: str, task: type[Task], result: str) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "One result an item, in the order they came",
-                "content": {"application/json": {"schema": _answer_schema(result)}},
+                "content": {
+                    "application/json": {"schema": _answer_schema(result)},
+                    **({"image/png": {}} if name == "object-detection" else {}),
+                },
             },
             **{status: {"description": text, "content": error} for status, text in _ERROR_TEXTS.items()},
         },

@@ -35,7 +35,7 @@ class EmbeddingsEndpoint(TaskEndpoint):
         given = {name: value for name, value in request.items() if name not in ("input", "user")}
         return Body(raws, ("",) * len(raws), {k: v for k, v in given.items() if v is not None})
 
-    def respond(self, job: Job, decoded: Sequence[Decoded], results: Sequence[Result]) -> Response:
+    async def respond(self, job: Job, decoded: Sequence[Decoded], results: Sequence[Result]) -> Response:
         """Give OpenAI's list of embeddings; `usage` counts the model's own tokens."""
         assert isinstance(job.parameters, EmbeddingParameters), "the route has this task's parameters"
         encode = _base64 if job.parameters.encoding_format == "base64" else _floats

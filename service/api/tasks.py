@@ -79,7 +79,7 @@ class TaskEndpoint:
         self._is_open = dependencies.is_open
         settings = dependencies.settings
         self.max_items = settings.max_items_per_request
-        self._limits = Limits(max_pixels=settings.max_pixels)
+        self.limits = Limits(max_pixels=settings.max_pixels)
 
     @property
     def path(self) -> str:
@@ -93,6 +93,9 @@ class TaskEndpoint:
     def parse(self, content: bytes, content_type: str) -> Body:
         """Find the items and parameters of a body."""
         return parse_body(content, content_type, self.task, self.max_items)
+
+    def check(self, body: Body, parameters: BaseModel) -> None:
+        """Refuse, before any decoding, what this endpoint cannot answer."""
 
     async def handle(self, request: Request) -> Response:
         """Answer one request."""
@@ -115,6 +118,7 @@ class TaskEndpoint:
             timeout_seconds = parse_timeout(
                 request.headers.get("x-timeout-ms"), version.manifest.deadline_seconds
             )
+            self.check(body, parameters)
             with self._door.permit(version.model, version.manifest.batching.max_queue_items):
                 ticket = Ticket(deadline=arrived + timeout_seconds, label=state.request_id)
                 job = Job(version, body, parameters, ticket)
@@ -123,7 +127,7 @@ class TaskEndpoint:
                 outputs = await _unless_gone(request.receive, ticket)
         state.ticket = ticket
         started = time.perf_counter()
-        response = self.respond(job, decoded, _results(job, decoded, outputs))
+        response = await self.respond(job, decoded, _results(job, decoded, outputs))
         stages["encode"] = time.perf_counter() - started
         return response
 
@@ -135,23 +139,23 @@ class TaskEndpoint:
 
     async def _parse(self, content: bytes, content_type: str) -> Body:
         if self.is_enveloped(content_type) and content:
-            return await self._in_worker(self.parse, content, content_type)
+            return await self.in_worker(self.parse, content, content_type)
         return parse_body(content, content_type, self.task, self.max_items)
 
     async def _admit(self, job: Job) -> list[Decoded]:
         """Decode every item in the workers, then submit them all, or raise for the first bad one."""
         count = len(job.body.raws)
         if count == 1:
-            return await self._in_worker(self._decode_and_submit, job)
+            return await self.in_worker(self._decode_and_submit, job)
         results = await asyncio.gather(
-            *(self._in_worker(self._decode, job, i) for i in range(count)), return_exceptions=True
+            *(self.in_worker(self._decode, job, i) for i in range(count)), return_exceptions=True
         )
         decoded = []
         for result in results:
             if isinstance(result, BaseException):
                 raise result
             decoded.append(result)
-        await self._in_worker(self._submit, job, decoded)
+        await self.in_worker(self._submit, job, decoded)
         return decoded
 
     def _decode_and_submit(self, job: Job) -> list[Decoded]:
@@ -163,7 +167,7 @@ class TaskEndpoint:
         body = job.body
         try:
             return job.version.task.decode(
-                body.raws[index], self._limits, job.parameters, body.declared_types[index]
+                body.raws[index], self.limits, job.parameters, body.declared_types[index]
             )
         except RequestError as error:
             raise at_item(error, index) from error
@@ -173,7 +177,7 @@ class TaskEndpoint:
         job.ticket.fill(parts, [cost for item in decoded for cost in item.costs])
         job.version.batcher.submit(job.ticket)
 
-    def respond(self, job: Job, decoded: Sequence[Decoded], results: Sequence[Result]) -> Response:
+    async def respond(self, job: Job, decoded: Sequence[Decoded], results: Sequence[Result]) -> Response:
         """Give the answer that all tasks share."""
         content = {
             "id": job.ticket.label,
@@ -186,7 +190,8 @@ class TaskEndpoint:
             orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"
         )
 
-    def _in_worker(self, function: Callable[..., _Result], *arguments: object) -> Awaitable[_Result]:
+    def in_worker(self, function: Callable[..., _Result], *arguments: object) -> Awaitable[_Result]:
+        """Call a function on one of the decoding threads."""
         return asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
 
 

@@ -6,6 +6,7 @@ evaluation run exactly what serving runs. One module a kind of input; `TASKS` is
 
 from collections.abc import Mapping
 
+from service.tasks.detection import ObjectDetection
 from service.tasks.image import ImageClassification
 from service.tasks.task import Decoded, Limits, Task, answer_one
 from service.tasks.text import TextClassification, TextEmbedding
@@ -14,6 +15,7 @@ __all__ = ["TASKS", "Decoded", "Limits", "Task", "answer_one"]
 
 TASKS: Mapping[str, type[Task]] = {
     ImageClassification.name: ImageClassification,
+    ObjectDetection.name: ObjectDetection,
     TextClassification.name: TextClassification,
     TextEmbedding.name: TextEmbedding,
 }

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from service.errors import ModelRejected
 from service.manifest import VersionFacts
-from service.tasks.task import Decoded, Outputs, Result
+from service.tasks.task import Decoded, Outputs, Result, largest_differences
 
 UNKNOWN = "unknown"
 
@@ -85,6 +85,10 @@ class Classifier:
         worst = float(np.abs(probabilities.sum(axis=1) - 1.0).max(initial=0.0))
         if not worst < 1e-2:
             raise ModelRejected(f"output probabilities does not add up to 1: off by {worst:.3g}")
+
+    def differences(self, expected: Outputs, got: Outputs) -> dict[str, float]:
+        """Compare the probabilities number by number."""
+        return largest_differences(expected, got)
 
     def agrees(self, expected: Result, got: Result, tolerance: float) -> str | None:
         """Compare each expected label's score; the order of near ties does not matter."""

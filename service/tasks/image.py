@@ -64,21 +64,19 @@ _TURNS = {
 Image.MAX_IMAGE_PIXELS = None
 
 
-def decode_image(
-    body: bytes, spec: ImageInput, *, max_pixels: int, declared_type: str = ""
-) -> NDArray[np.uint8]:
-    """Decode a picture file to the pixels that the graph takes.
+def open_picture(body: bytes, channels: int, *, max_pixels: int, declared_type: str = "") -> Image.Image:
+    """Open a picture file, upright and in the colours that a graph takes.
 
     The first frame of an animation is used, EXIF rotation is applied, transparency is laid on white.
 
     Args:
         body: The file's bytes: PNG, JPEG, WebP, GIF or BMP.
-        spec: Size, channels and resize of the version.
-        max_pixels: Most pixels, width × height, allowed in the file.
+        channels: 1 for grey, 3 for RGB.
+        max_pixels: Most pixels, width x height, allowed in the file.
         declared_type: Media type that the client named; only used to word the refusal.
 
     Returns:
-        u8 [H, W, C], contiguous.
+        A picture of mode `L` or `RGB`.
 
     Raises:
         InvalidInput: Empty, damaged or unrecognisable.
@@ -91,11 +89,41 @@ def decode_image(
         with Image.open(BytesIO(body), formats=FORMATS) as picture:
             _check_size(picture, max_pixels)
             picture.load()
-            return resize_image(_to_channels(_upright(picture), spec.channels), spec)
+            return _to_channels(_upright(picture), channels)
     except UnidentifiedImageError as error:
         raise _unidentified(body, declared_type) from error
     except _DAMAGE as error:
         raise InvalidInput(f"the picture is damaged: {str(error) or type(error).__name__}") from error
+
+
+def decode_image(
+    body: bytes, spec: ImageInput, *, max_pixels: int, declared_type: str = ""
+) -> NDArray[np.uint8]:
+    """Decode a picture file to the pixels that the graph takes; see `open_picture` and `resize_image`.
+
+    Returns:
+        u8 [H, W, C], contiguous.
+
+    Raises:
+        InvalidInput, TooLarge, UnsupportedMedia: As `open_picture`.
+    """
+    picture = open_picture(body, spec.channels, max_pixels=max_pixels, declared_type=declared_type)
+    return resize_image(picture, spec)
+
+
+def letterbox(size: tuple[int, int], spec: ImageInput) -> tuple[int, int, int, int]:
+    """Place a picture in the graph's input, as `resize: letterbox` does.
+
+    Args:
+        size: Width and height of the picture.
+        spec: Width and height of the input.
+
+    Returns:
+        Left and top margin, width and height of the scaled picture, in input pixels.
+    """
+    factor = min(spec.width / size[0], spec.height / size[1])
+    width, height = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+    return (spec.width - width) // 2, (spec.height - height) // 2, width, height
 
 
 def resize_image(picture: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
@@ -118,11 +146,9 @@ def resize_image(picture: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
         left, top = (picture.width - width) / 2, (picture.height - height) / 2
         picture = _scale(picture, size, spec, (left, top, left + width, top + height))
     else:
-        factor = min(spec.width / picture.width, spec.height / picture.height)
-        inner = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        left, top, width, height = letterbox(picture.size, spec)
         canvas = Image.new(picture.mode, size, (spec.pad_value,) * spec.channels)
-        corner = ((spec.width - inner[0]) // 2, (spec.height - inner[1]) // 2)
-        canvas.paste(_scale(picture, inner, spec), corner)
+        canvas.paste(_scale(picture, (width, height), spec), (left, top))
         picture = canvas
     return np.array(picture, dtype=np.uint8).reshape(spec.height, spec.width, spec.channels)
 
@@ -184,6 +210,21 @@ def _unidentified(body: bytes, declared_type: str) -> InvalidInput | Unsupported
     return InvalidInput(f"the bytes are not a picture that we know; send a {_FORMATS_TEXT} file")
 
 
+def read_base64(value: object) -> bytes:
+    """Decode one base64 file out of JSON, with or without a `data:` prefix.
+
+    Raises:
+        InvalidInput: It is something else.
+    """
+    if not isinstance(value, str):
+        raise InvalidInput("must be a picture file as a base64 string")
+    encoded = value.partition(",")[2] if value.startswith("data:") else value
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"is not base64: {error}") from error
+
+
 class ImageClassification(Classifier):
     """`image-classification` for one version: pictures in, labels with probabilities out."""
 
@@ -203,13 +244,7 @@ class ImageClassification(Classifier):
     @staticmethod
     def from_json(value: object) -> Raw:
         """Decode one base64 file, with or without a `data:` prefix."""
-        if not isinstance(value, str):
-            raise InvalidInput("must be a picture file as a base64 string")
-        encoded = value.partition(",")[2] if value.startswith("data:") else value
-        try:
-            return base64.b64decode(encoded, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise InvalidInput(f"is not base64: {error}") from error
+        return read_base64(value)
 
     def decode(self, raw: Raw, limits: Limits, parameters: BaseModel, declared_type: str = "") -> Decoded:
         """Decode one picture file to `image` u8 [H, W, C]; every picture costs 1."""

@@ -98,12 +98,28 @@ class Task(Protocol):
             ModelRejected: Shapes do not fit.
         """
 
+    def differences(self, expected: Outputs, got: Outputs) -> dict[str, float]:
+        """Compare a batch's outputs with PyTorch's.
+
+        Returns:
+            The largest absolute difference, by output name; infinite or NaN where they cannot be compared.
+        """
+
     def agrees(self, expected: Result, got: Result, tolerance: float) -> str | None:
         """Compare a golden answer with one we got.
 
         Returns:
             None where they agree, else what differs.
         """
+
+
+def largest_differences(expected: Outputs, got: Outputs) -> dict[str, float]:
+    """Compare arrays number by number; see `Task.differences`."""
+    with np.errstate(invalid="ignore"):  # infinite minus infinite is NaN, which no tolerance allows
+        return {
+            name: float(np.abs(got[name].astype(np.float64) - wanted.astype(np.float64)).max(initial=0.0))
+            for name, wanted in expected.items()
+        }
 
 
 def answer_one(

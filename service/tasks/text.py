@@ -29,7 +29,7 @@ from typing_extensions import TypedDict
 from service.errors import InvalidInput, ModelRejected, TooLarge, UnsupportedMedia, ValidationFailed
 from service.manifest import TextInput, VersionFacts
 from service.tasks.classification import Classification, ClassificationParameters, Classifier
-from service.tasks.task import Decoded, Limits, Outputs, Raw, Result
+from service.tasks.task import Decoded, Limits, Outputs, Raw, Result, largest_differences
 
 _SNIFFED_BYTES = 262  # what `filetype` looks at
 
@@ -239,6 +239,10 @@ class TextEmbedding:
         if not worst < 1e-3:
             raise ModelRejected(f"output embedding does not have length 1: off by {worst:.3g}")
         self._dimensions = int(embedding.shape[1])
+
+    def differences(self, expected: Outputs, got: Outputs) -> dict[str, float]:
+        """Compare the vectors number by number."""
+        return largest_differences(expected, got)
 
     def agrees(self, expected: Result, got: Result, tolerance: float) -> str | None:
         """Compare two vectors number by number."""
