@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+EXTRA ?= cpu
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint format train bench
+.PHONY: help serve test test-slow lint format train bench image chart
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -40,6 +42,13 @@ format: $(VENV)/.dev ## fix style
 
 train: $(VENV)/.dev ## train, evaluate and export the shipped models again
 	$(BIN)/kotae-train build digits
+
+image: ## build the container image; EXTRA=gpu for NVIDIA
+	docker build --build-arg EXTRA=$(EXTRA) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) -t kotae:$(VERSION)$(if $(filter gpu,$(EXTRA)),-gpu) .
+
+chart: $(VENV)/.dev ## render and check the chart, its rules and dashboards
+	$(BIN)/pytest -m 'not slow' tests/deploy
 
 bench: $(VENV)/.dev ## measure the service on this machine
 	$(BIN)/python -m benchmarks

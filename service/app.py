@@ -155,7 +155,7 @@ def _model_states(catalog: Catalog) -> Iterator[ModelState]:
                 task=item.manifest.task,
                 device=",".join(map(str, item.devices)),
                 precision=item.variant.precision if item.variant else "",
-                ready=item.state == "ready",
+                ready=item.state == "ready" and not (queue and queue.closed),
                 failed_check=item.failed_check,
                 load_seconds=item.load_seconds,
                 golden_check_error=item.golden_check_error,

@@ -159,7 +159,9 @@ class Catalog:
         return found
 
     def missing(self) -> dict[str, str]:
-        """Tell which required models do not answer, and why."""
+        """Tell which required models do not answer, and why; a folder without models is such a reason too."""
+        if not self.models:
+            return {"*": f"the folder {self._folder} holds none"}
         return {m.name: m.problem for m in self.models.values() if m.required and m.problem}
 
     def versions(self) -> Iterator[Version]:

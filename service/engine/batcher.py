@@ -84,6 +84,11 @@ class Batcher:
         """How long a newcomer would wait for its answer."""
         return self._admission.predicted_wait_seconds(self.queue_items)
 
+    @property
+    def closed(self) -> bool:
+        """Whether newcomers are refused for good."""
+        return self._closed is not None
+
     def submit(self, ticket: Ticket) -> None:
         """Let a request's items in, all or none, and write their rows.
 
