@@ -8,6 +8,7 @@ A request of several items is one whole: a bad item is named, and nothing of the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,13 +33,16 @@ from service.api.bodies import (
 from service.api.limits import Door
 from service.catalog import Catalog
 from service.engine.ticket import Ticket
-from service.errors import ClientGone, NotReady, RequestError
+from service.errors import ClientGone, NotReady, RequestError, TooLarge
 from service.loader import Version
 from service.settings import Settings
 from service.tasks import TASKS, Decoded, Limits, Task
 from service.tasks.task import Outputs, Result
 
 _Result = TypeVar("_Result")
+
+# What the event loop decodes itself, because handing it to a thread and back would take longer.
+_QUICK = Limits(max_pixels=2**16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +150,12 @@ class TaskEndpoint:
         """Decode every item in the workers, then submit them all, or raise for the first bad one."""
         count = len(job.body.raws)
         if count == 1:
-            return await self.in_worker(self._decode_and_submit, job)
+            if len(job.body.raws[0]) <= job.version.task.quick_size:
+                with contextlib.suppress(TooLarge):  # of the quick limits; the real ones decide below
+                    return self._decode_and_submit(job, _QUICK)
+            return await self.in_worker(self._decode_and_submit, job, self.limits)
         results = await asyncio.gather(
-            *(self.in_worker(self._decode, job, i) for i in range(count)), return_exceptions=True
+            *(self.in_worker(self._decode, job, i, self.limits) for i in range(count)), return_exceptions=True
         )
         decoded = []
         for result in results:
@@ -158,16 +165,16 @@ class TaskEndpoint:
         await self.in_worker(self._submit, job, decoded)
         return decoded
 
-    def _decode_and_submit(self, job: Job) -> list[Decoded]:
-        decoded = [self._decode(job, 0)]
+    def _decode_and_submit(self, job: Job, limits: Limits) -> list[Decoded]:
+        decoded = [self._decode(job, 0, limits)]
         self._submit(job, decoded)
         return decoded
 
-    def _decode(self, job: Job, index: int) -> Decoded:
+    def _decode(self, job: Job, index: int, limits: Limits) -> Decoded:
         body = job.body
         try:
             return job.version.task.decode(
-                body.raws[index], self.limits, job.parameters, body.declared_types[index]
+                body.raws[index], limits, job.parameters, body.declared_types[index]
             )
         except RequestError as error:
             raise at_item(error, index) from error

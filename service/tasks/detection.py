@@ -90,6 +90,7 @@ class ObjectDetection:
         if not isinstance(facts.input, ImageInput) or facts.input.resize != "letterbox":
             raise ModelRejected(f"{self.name} needs an input of kind image with resize: letterbox")
         self._spec = facts.input
+        self.quick_size = 0
 
     @staticmethod
     def from_json(value: object) -> Raw:

@@ -240,6 +240,7 @@ class ImageClassification(Classifier):
         if not isinstance(facts.input, ImageInput):
             raise ModelRejected(f"version.yaml says input kind {facts.input.kind}, {self.name} needs image")
         self._spec = facts.input
+        self.quick_size = 2**14 if self._spec.width * self._spec.height <= 2**12 else 0
 
     @staticmethod
     def from_json(value: object) -> Raw:

@@ -56,6 +56,7 @@ class Task(Protocol):
         inputs: Dtypes of the graph's inputs, by name; `outputs` likewise.
         result: The typed dictionary that `answer` gives.
         labels: Names of the classes, in the order of the graph's outputs.
+        quick_size: Largest raw item, in bytes or characters, that decodes faster than a thread is woken.
     """
 
     name: ClassVar[str]
@@ -65,6 +66,7 @@ class Task(Protocol):
     outputs: ClassVar[Mapping[str, str]]
     result: ClassVar[type]
     labels: tuple[str, ...]
+    quick_size: int
 
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
         """Load what the task needs beside the graph.

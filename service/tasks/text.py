@@ -31,6 +31,7 @@ from service.manifest import TextInput, VersionFacts
 from service.tasks.classification import Classification, ClassificationParameters, Classifier
 from service.tasks.task import Decoded, Limits, Outputs, Raw, Result, largest_differences
 
+_QUICK_CHARACTERS = 256
 _SNIFFED_BYTES = 262  # what `filetype` looks at
 
 
@@ -178,6 +179,7 @@ class TextClassification(Classifier):
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
         super().__init__(folder, facts)
         self._reader = TextReader(folder, facts)
+        self.quick_size = _QUICK_CHARACTERS
 
     @staticmethod
     def from_json(value: object) -> Raw:
@@ -203,6 +205,7 @@ class TextEmbedding:
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
         self.labels: tuple[str, ...] = ()
         self._reader = TextReader(folder, facts)
+        self.quick_size = _QUICK_CHARACTERS
         self._dimensions = 0  # learnt from the graph's own outputs, at the golden check
 
     @staticmethod
