@@ -66,7 +66,8 @@ def create_app(settings: Settings) -> FastAPI:
     keys = open_keys(settings)
     reload_keys = keys.reload_if_changed if keys else lambda: None
     lifecycle = Lifecycle(settings, catalog, lanes, metrics.event_loop_lag.observe, reload_keys)
-    workers = ThreadPoolExecutor(settings.decode_threads or available_cpus(), "decode")
+    worker_count = settings.decode_threads or available_cpus()
+    workers = ThreadPoolExecutor(worker_count, "decode")
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -103,6 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
             body_timeout_seconds=settings.body_timeout_seconds,
         ),
         workers=workers,
+        worker_count=worker_count,
         is_open=lambda: not lifecycle.closed,
     )
     for name in TASKS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
@@ -43,6 +44,7 @@ _Result = TypeVar("_Result")
 
 # What the event loop decodes itself, because handing it to a thread and back would take longer.
 _QUICK = Limits(max_pixels=2**16)
+_SHARES = 4  # how many parts of a large request each decoding thread gets, so that none ends up with it all
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Dependencies:
     """What the task endpoints are built from.
 
     Attributes:
-        workers: Threads that decode.
+        workers: Threads that decode; there are `worker_count` of them.
         is_open: False once new work is refused, at the end of a drain.
     """
 
@@ -58,6 +60,7 @@ class Dependencies:
     settings: Settings
     door: Door
     workers: Executor
+    worker_count: int
     is_open: Callable[[], bool]
 
 
@@ -80,6 +83,7 @@ class TaskEndpoint:
         self._catalog = dependencies.catalog
         self._door = dependencies.door
         self._workers = dependencies.workers
+        self._worker_count = dependencies.worker_count
         self._is_open = dependencies.is_open
         settings = dependencies.settings
         self.max_items = settings.max_items_per_request
@@ -154,16 +158,21 @@ class TaskEndpoint:
                 with contextlib.suppress(TooLarge):  # of the quick limits; the real ones decide below
                     return self._decode_and_submit(job, _QUICK)
             return await self.in_worker(self._decode_and_submit, job, self.limits)
+        step = math.ceil(count / (_SHARES * self._worker_count))
+        shares = [range(first, min(first + step, count)) for first in range(0, count, step)]
         results = await asyncio.gather(
-            *(self.in_worker(self._decode, job, i, self.limits) for i in range(count)), return_exceptions=True
+            *(self.in_worker(self._decode_share, job, share) for share in shares), return_exceptions=True
         )
-        decoded = []
+        decoded: list[Decoded] = []
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-            decoded.append(result)
+            decoded += result
         await self.in_worker(self._submit, job, decoded)
         return decoded
+
+    def _decode_share(self, job: Job, share: range) -> list[Decoded]:
+        return [self._decode(job, index, self.limits) for index in share]
 
     def _decode_and_submit(self, job: Job, limits: Limits) -> list[Decoded]:
         decoded = [self._decode(job, 0, limits)]
