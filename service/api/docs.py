@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import swagger_ui_bundle
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -33,8 +31,7 @@ _ERROR_TEXTS = {
 
 def install(app: FastAPI, tasks: Sequence[str]) -> None:
     """Serve the OpenAPI document and a page to read it, from this process alone."""
-    (bundle,) = (Path(swagger_ui_bundle.__file__).parent / "vendor").glob("swagger-ui-*")
-    app.mount(_ASSETS, StaticFiles(directory=bundle), name="docs-assets")
+    app.mount(_ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]), name="docs-assets")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -55,6 +52,8 @@ def install(app: FastAPI, tasks: Sequence[str]) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = written_by_fastapi()
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{}, {"key": []}]
             shared = schema["components"]["schemas"]
             shared["Error"] = _ERROR
             for name in tasks:

@@ -102,6 +102,10 @@ def test_the_docs_page_loads_everything_from_this_server(client: TestClient) -> 
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"):
         assert f"/docs/assets/{asset}" in page
         assert client.get(f"/docs/assets/{asset}").status_code == 200
+    spoken = client.get("/openapi.json").json()["openapi"].rpartition(".")[0]
+    assert f"openapi: {spoken}" in client.get("/docs/assets/swagger-ui-bundle.js").text, (
+        "the page cannot show a document of this version"
+    )
 
 
 def test_the_openapi_document_describes_the_task_endpoint(client: TestClient) -> None:
