@@ -27,6 +27,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+_LONGEST_MESSAGE = 600  # clients' own words may stand in a message, and messages are logged
+_LONGEST_PARAM = 100
+
 
 class KotaeError(Exception):
     """Anything that Kotae itself reports as wrong."""
@@ -47,9 +50,10 @@ class RequestError(KotaeError):
     def __init__(
         self, message: str, *, param: str | None = None, retry_after_seconds: float | None = None
     ) -> None:
+        message = _shortened(message, _LONGEST_MESSAGE)
         super().__init__(message)
         self.message = message
-        self.param = param
+        self.param = param and _shortened(param, _LONGEST_PARAM)
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -167,3 +171,7 @@ class ModelRejected(KotaeError):
 
 class StartFailed(KotaeError):
     """The service cannot start as it was asked to; the text says what is missing."""
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -73,7 +73,7 @@ class ModelManifest(_Strict):
     Attributes:
         default: Answers its task when a request names no model.
         required: The service is ready only when this model is.
-        deadline_seconds: Default deadline of a request, counted from its arrival.
+        deadline_seconds: Default deadline of a request, counted from when its body has arrived.
         devices: Devices to place the model on, one instance each.
     """
 

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from service.errors import StartFailed
 from service.lifecycle import Lifecycle
+from service.protocol import BoundedProtocol
 from service.settings import Settings
 
 _SETTLE_SECONDS = 0.25  # for requests on connections that were accepted just before the listener closed
@@ -39,7 +40,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=type("Protocol", (BoundedProtocol,), {"head_timeout_seconds": settings.body_timeout_seconds}),
         ws="none",
         log_config=None,
         access_log=False,

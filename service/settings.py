@@ -71,7 +71,11 @@ class Settings(BaseSettings):
         512 * 2**20, ge=1024, description="Most bytes of bodies held at once; more are refused with 429."
     )
     max_items_per_request: int = Field(2048, ge=1, le=65536, description="Most items in one request.")
-    max_pixels: int = Field(50_000_000, ge=1, description="Most pixels, width x height, of a picture.")
+    max_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        description="Most pixels, width x height, of a picture; decoding may need 10 bytes for each.",
+    )
     body_timeout_seconds: Seconds = Field(30.0, description="Longest time for a body to arrive.")
     keep_alive_seconds: int = Field(
         75, ge=1, le=3600, description="How long an idle connection is kept; longer than a load balancer's."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,19 @@ def parse_body(body: bytes, content_type: str, task: type[Task], max_items: int)
     if kind == "multipart/form-data":
         return _parse_multipart(body, content_type, max_items)
     return Body((body,), (kind,))
+
+
+def read_query(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Collect the query's parameters.
+
+    Raises:
+        InvalidInput: One of them stands there twice with different values.
+    """
+    query: dict[str, str] = {}
+    for name, value in pairs:
+        if query.setdefault(name, value) != value:
+            raise InvalidInput(f"{name} stands in the query twice, with different values", param=name)
+    return query
 
 
 def parse_parameters(

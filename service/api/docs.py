@@ -112,7 +112,7 @@ def _operation(name: str, task: type[Task], result: str) -> dict[str, Any]:
                 "name": "X-Timeout-Ms",
                 "in": "header",
                 "schema": {"type": "number", "exclusiveMinimum": 0},
-                "description": "Deadline in milliseconds, counted from arrival.",
+                "description": "Deadline in milliseconds, counted from when the body has arrived.",
             },
         ],
         "requestBody": {"required": True, "content": _request_content(task, parameters)},

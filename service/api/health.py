@@ -28,17 +28,20 @@ def health_router(health: Health, render_metrics: Callable[[], tuple[bytes, str]
     """
     router = APIRouter(tags=["operations"])
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", summary="Is the process alive?")
     async def healthz() -> JSONResponse:
         reasons = health.not_live()
         return JSONResponse({"live": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", summary="Should traffic come?")
     async def readyz() -> JSONResponse:
         reasons = health.not_ready()
         headers = {"Retry-After": "1"} if reasons else None
         return JSONResponse({"ready": not reasons, "missing": reasons}, 503 if reasons else 200, headers)
 
+    @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", summary="Prometheus metrics")
     def metrics() -> Response:  # not async: rendering runs in a thread
         text, media_type = render_metrics()

@@ -62,8 +62,8 @@ class Door:
             UnsupportedMedia: The body is compressed.
             InvalidInput: The stated length is not a number.
         """
-        encoding = request.headers.get("content-encoding", "identity").lower()
-        if encoding != "identity":
+        encoding = request.headers.get("content-encoding", "").lower()
+        if encoding not in ("", "identity"):
             raise UnsupportedMedia(f"content encoding {encoding} is not decoded here; send the body as it is")
         stated = request.headers.get("content-length", "0")
         if not (stated.isascii() and stated.isdecimal()):

@@ -53,6 +53,7 @@ def models_router(catalog: Catalog) -> APIRouter:
     """Build the routes."""
     router = APIRouter(prefix="/v1/models", tags=["models"])
 
+    @router.head("", include_in_schema=False)
     @router.get("", summary="List the models")
     async def list_models() -> ModelList:
         return ModelList(data=[_entry(model) for model in catalog.models.values()])

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -30,11 +30,12 @@ from service.api.bodies import (
     parse_body,
     parse_parameters,
     parse_timeout,
+    read_query,
 )
 from service.api.limits import Door
 from service.catalog import Catalog
 from service.engine.ticket import Ticket
-from service.errors import ClientGone, NotReady, RequestError, TooLarge
+from service.errors import ClientGone, DeadlineExceeded, NotReady, RequestError, TooLarge
 from service.loader import Version
 from service.settings import Settings
 from service.tasks import TASKS, Decoded, Limits, Task
@@ -109,16 +110,16 @@ class TaskEndpoint:
         """Answer one request."""
         if not self._is_open():
             raise NotReady("the server is shutting down", retry_after_seconds=1)
-        arrived = time.monotonic()
         state = request.state
         state.task = self.name
         content_type = request.headers.get("content-type", "")
-        query = dict(request.query_params)
+        query = read_query(request.query_params.multi_items())
         version: Version | None = None
         if not self.is_enveloped(content_type):  # no parameters in the body: refuse before reading it
             version, parameters = self._choose(query, Body((), ()), request)
         with self._door.room(request) as held:
             content = await self._door.read(request, held)
+            arrived = time.monotonic()  # the way here has a limit of its own
             started = time.perf_counter()
             body = await self._parse(content, content_type)
             if version is None:
@@ -130,10 +131,13 @@ class TaskEndpoint:
             with self._door.permit(version.model, version.manifest.batching.max_queue_items):
                 ticket = Ticket(deadline=arrived + timeout_seconds, label=state.request_id)
                 job = Job(version, body, parameters, ticket)
-                decoded = await self._admit(job)
-                stages = state.stages = {"decode": time.perf_counter() - started}
-                outputs = await _unless_gone(request.receive, ticket)
-        state.ticket = ticket
+                state.ticket = ticket
+                with _watched(request.receive, ticket):
+                    decoded = self._admit_quickly(job)
+                    if decoded is None:
+                        decoded = await ticket.unless_failed(asyncio.ensure_future(self._admit(job)))
+                    stages = state.stages = {"decode": time.perf_counter() - started}
+                    outputs = await ticket.outputs()
         started = time.perf_counter()
         response = await self.respond(job, decoded, _results(job, decoded, outputs))
         stages["encode"] = time.perf_counter() - started
@@ -150,13 +154,20 @@ class TaskEndpoint:
             return await self.in_worker(self.parse, content, content_type)
         return parse_body(content, content_type, self.task, self.max_items)
 
+    def _admit_quickly(self, job: Job) -> list[Decoded] | None:
+        """Decode and submit a single small item right here; None where that is no small thing."""
+        raws = job.body.raws
+        if len(raws) != 1 or len(raws[0]) > job.version.task.quick_size:
+            return None
+        try:
+            return self._decode_and_submit(job, _QUICK)
+        except TooLarge:  # of the quick limits; the real ones decide in a worker
+            return None
+
     async def _admit(self, job: Job) -> list[Decoded]:
         """Decode every item in the workers, then submit them all, or raise for the first bad one."""
         count = len(job.body.raws)
         if count == 1:
-            if len(job.body.raws[0]) <= job.version.task.quick_size:
-                with contextlib.suppress(TooLarge):  # of the quick limits; the real ones decide below
-                    return self._decode_and_submit(job, _QUICK)
             return await self.in_worker(self._decode_and_submit, job, self.limits)
         step = math.ceil(count / (_SHARES * self._worker_count))
         shares = [range(first, min(first + step, count)) for first in range(0, count, step)]
@@ -180,6 +191,8 @@ class TaskEndpoint:
         return decoded
 
     def _decode(self, job: Job, index: int, limits: Limits) -> Decoded:
+        if job.ticket.dropped or job.ticket.expired(time.monotonic()):
+            raise DeadlineExceeded("nobody waits for this item any more")
         body = job.body
         try:
             return job.version.task.decode(
@@ -219,8 +232,9 @@ def _results(job: Job, decoded: Sequence[Decoded], outputs: Sequence[Outputs]) -
     ]
 
 
-async def _unless_gone(receive: Receive, ticket: Ticket) -> list[Outputs]:
-    """Wait for the outputs, and drop the ticket as soon as the client hangs up."""
+@contextlib.contextmanager
+def _watched(receive: Receive, ticket: Ticket) -> Iterator[None]:
+    """Drop the ticket as soon as its client hangs up, and close it in the end."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -229,6 +243,7 @@ async def _unless_gone(receive: Receive, ticket: Ticket) -> list[Outputs]:
 
     watcher = asyncio.create_task(watch())
     try:
-        return await ticket.outputs()
+        yield
     finally:
         watcher.cancel()
+        ticket.close()

@@ -18,16 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.batch import Batch, stack
 from service.engine.batcher import Batcher
 from service.engine.observer import BatchReport, Observer
+from service.engine.outputs import NotFinite, Run, WrongOutputs, checked_run, split
 from service.engine.ticket import Item, Settlement, deliver, fail
 from service.errors import InferenceFailed, KotaeError
 
-Run = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 _Result = TypeVar("_Result")
 
 _FAIRNESS_SECONDS = 0.05  # models whose used time differs by less than this go by deadline
@@ -35,10 +34,6 @@ _FIRST_BACKOFF_SECONDS = 0.05
 _FAILED_TEXT = "the inference failed; the request id finds the reason in the server's log"
 
 _log = logging.getLogger(__name__)
-
-
-class WrongOutputs(KotaeError):
-    """The graph gave another number of rows than it got: no halving would help."""
 
 
 class LaneStopped(KotaeError):
@@ -248,7 +243,7 @@ class Lane:
         arrays = batch.arrays(keep)
         begun = self._clock()
         try:
-            outputs = _run(placement.run, arrays, len(items))
+            outputs = checked_run(placement.run, arrays, len(items))
         except Exception as error:
             self._report_failure(batcher, items, error)
             return self._isolate(placement, items, error)
@@ -271,7 +266,7 @@ class Lane:
                 infer_seconds=infer_seconds,
             )
         )
-        return _split(items, outputs)
+        return self._settle(batcher, items, outputs)
 
     def _isolate(self, placement: _Placement, items: Sequence[Item], error: Exception) -> list[Settlement]:
         """Halve a failed batch until the culprit stands alone; everybody else gets an answer."""
@@ -281,17 +276,36 @@ class Lane:
         middle = len(items) // 2
         for half in (items[:middle], items[middle:]):
             try:
-                outputs = _run(placement.run, stack([item.inputs for item in half]), len(half))
+                outputs = checked_run(placement.run, stack([item.inputs for item in half]), len(half))
             except Exception as again:
                 self._report_failure(placement.batcher, half, again)
                 settlements += self._isolate(placement, half, again)
             else:
-                settlements += _split(half, outputs)
+                settlements += self._settle(placement.batcher, half, outputs)
+        return settlements
+
+    def _settle(
+        self, batcher: Batcher, items: Sequence[Item], outputs: Mapping[str, NDArray[Any]]
+    ) -> list[Settlement]:
+        """Give each item its row; a row that is not finite is an error, never an answer."""
+        settlements: list[Settlement] = []
+        pairs, not_finite = split(items, outputs)
+        settlements += pairs
+        if not_finite:
+            self._report_failure(batcher, not_finite, NotFinite("the graph gave NaN or infinity"))
+            settlements += [(item, InferenceFailed(_FAILED_TEXT)) for item in not_finite]
         return settlements
 
     def _report_failure(self, batcher: Batcher, items: Sequence[Item], error: Exception) -> None:
         self._observer.batch_failed(batcher.model, batcher.version)
-        _log.error("batch of %d failed on %s for %s", len(items), self.device, batcher.model, exc_info=error)
+        _log.error(
+            "%d items failed on %s for %s",
+            len(items),
+            self.device,
+            batcher.model,
+            exc_info=error,
+            extra={"request_ids": sorted({item.ticket.label for item in items})},
+        )
 
     def _die(self, death: BaseException) -> None:
         _log.critical("lane %s died", self.device, exc_info=death)
@@ -314,29 +328,3 @@ class Lane:
             self.detach(batcher)
             if not batcher.wakers:
                 batcher.close(f"lane {self.device} is gone")
-
-
-def _run(run: Run, arrays: Mapping[str, NDArray[Any]], count: int) -> Mapping[str, NDArray[Any]]:
-    """Run a batch and see that every item has its row."""
-    outputs = run(arrays)
-    for name, output in outputs.items():
-        if output.ndim == 0 or output.shape[0] != count:
-            raise WrongOutputs(f"output {name} has shape {output.shape} for {count} items")
-    return outputs
-
-
-def _split(items: Sequence[Item], outputs: Mapping[str, NDArray[Any]]) -> list[Settlement]:
-    """Pair items with their rows; a row that is not finite is an error, never an answer."""
-    all_finite = _is_finite(outputs)
-    settlements: list[Settlement] = []
-    for i, item in enumerate(items):
-        row = {name: output[i] for name, output in outputs.items()}
-        good = all_finite or _is_finite(row)
-        settlements.append((item, row if good else InferenceFailed(_FAILED_TEXT)))
-    return settlements
-
-
-def _is_finite(arrays: Mapping[str, NDArray[Any]]) -> bool:
-    return all(
-        bool(np.isfinite(array).all()) for array in arrays.values() if np.issubdtype(array.dtype, np.floating)
-    )

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -33,6 +33,7 @@ class Item:
         self.submitted = 0.0
 
 
+_Result = TypeVar("_Result")
 Settlement = tuple[Item, Outputs | RequestError]
 
 
@@ -63,6 +64,7 @@ class Ticket:
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[list[Outputs]] = self._loop.create_future()
         self._outputs: dict[int, Outputs] = {}
+        self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._expire)
 
     def fill(self, inputs: Sequence[Inputs], costs: Sequence[int]) -> None:
         """Give the ticket its items, in the request's order."""
@@ -84,13 +86,28 @@ class Ticket:
             DeadlineExceeded: The deadline passed first.
             RequestError: An item failed, or the ticket was abandoned.
         """
-        timer = self._loop.call_later(max(0.0, self.deadline - time.monotonic()), self._expire)
-        try:
-            return await self._future
-        finally:
-            timer.cancel()
-            if not self._future.done() or self._future.cancelled():
-                self.dropped = self.dropped or "gone"
+        return await self._future
+
+    async def unless_failed(self, admission: asyncio.Future[_Result]) -> _Result:
+        """Wait for the request's admission, but no longer than the ticket lives.
+
+        Raises:
+            DeadlineExceeded, ClientGone: The ticket failed first; the admission ends by itself.
+        """
+        await asyncio.wait((admission, self._future), return_when=asyncio.FIRST_COMPLETED)
+        if not admission.done() and self.dropped is not None:
+            admission.add_done_callback(lambda late: late.cancelled() or late.exception())
+            self._future.result()
+        return await admission
+
+    def close(self) -> None:
+        """Nobody waits any more: items that have not run are dropped. On the event loop."""
+        self._timer.cancel()
+        if not self._future.done():
+            self.dropped = self.dropped or "gone"
+            self._future.cancel()
+        elif not self._future.cancelled():
+            self._future.exception()  # seen: the request may have failed of something else before
 
     def abandon(self, error: RequestError, reason: str) -> None:
         """Give up: the waiter gets `error`, items that did not run are dropped. On the event loop."""

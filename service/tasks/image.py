@@ -177,8 +177,9 @@ def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
         grey = np.asarray(picture, dtype=np.float32) / 257.0
         picture = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        picture = Image.new("RGB", layer.size, "white")  # pasting on it makes no further copies
+        picture.paste(layer, mask=layer)
     return picture.convert("L" if channels == 1 else "RGB")
 
 

@@ -144,3 +144,17 @@ def test_sigint_ends_at_once_with_0(repository: Path) -> None:
     with serving(repository, drain_grace_seconds="60") as server:
         server.process.send_signal(signal.SIGINT)
         assert server.exit_code() == 0
+
+
+async def test_a_deadline_begins_when_the_body_has_arrived(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    raw = picture(1)
+    head = f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nX-Timeout-Ms: 250\r\nContent-Length: {len(raw)}\r\n\r\n"
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(head.encode() + raw[:20])
+    await writer.drain()
+    await asyncio.sleep(0.4)  # a slow upload, longer than the deadline
+    writer.write(raw[20:])
+    await writer.drain()
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 200")
+    writer.close()

@@ -27,7 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "catalog": {*_MODELS, "loader"},
     "lifecycle": {"catalog", "engine", "settings"},
     "api": {"catalog", "loader", "tasks", "manifest", "errors", "settings", "engine.ticket"},
-    "server": {"errors", "lifecycle", "settings"},
+    "protocol": set(),
+    "server": {"errors", "lifecycle", "protocol", "settings"},
     "telemetry": {"errors", "settings", "engine.observer"},
 }
 WIRING = {"service.app", "service.__main__"}  # these may import everything in service
@@ -38,7 +39,7 @@ CONFINED: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("service.engine.session",),
     "fastapi": ("service.api", "service.app", "service.server", "service.telemetry.middleware"),
     "starlette": ("service.api", "service.app", "service.server", "service.telemetry.middleware"),
-    "uvicorn": ("service.api", "service.app", "service.server", "service.telemetry.middleware"),
+    "uvicorn": ("service.server", "service.protocol"),
     "prometheus_client": ("service.telemetry", "service.app"),
     "torch": (),
     "lightning": (),

@@ -25,6 +25,12 @@ def test_probes_of_a_sound_server_are_green(client: TestClient) -> None:
     assert client.get("/readyz").json() == {"ready": True, "missing": []}
 
 
+def test_head_goes_where_get_goes(client: TestClient) -> None:
+    for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
+        response = client.head(path)
+        assert (response.status_code, response.content) == (200, b"")
+
+
 def test_a_draining_server_is_not_ready_but_alive_answers_and_closes_connections(start: Start) -> None:
     with start() as client:
         client.app.state.lifecycle.draining = True  # type: ignore[attr-defined]

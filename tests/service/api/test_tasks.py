@@ -186,6 +186,25 @@ class TestBadInput:
         )
         assert "top_k" in message
 
+    def test_words_of_a_client_are_cut_in_answers_and_logs(
+        self, client: TestClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        long = "A" * 100_000
+        with caplog.at_level("INFO"):
+            for response in (
+                client.post(ROUTE, json={long: 1}),
+                client.post(ROUTE, json={"inputs": "x", "parameters": {"model": long}}),
+                client.post(ROUTE, json={"inputs": "x", "parameters": {long: 1}}),
+            ):
+                assert 400 <= response.status_code < 500
+                assert len(response.content) < 2000
+        assert all(len(str(vars(record))) < 5000 for record in caplog.records)
+
+    def test_a_query_that_contradicts_itself(self, client: TestClient) -> None:
+        response = client.post(f"{ROUTE}?top_k=2&top_k=3", content=picture(1))
+        assert_error(response, 400, "invalid_input", "top_k")
+        assert client.post(f"{ROUTE}?top_k=2&top_k=2", content=picture(1)).status_code == 200
+
     def test_one_parameter_with_two_values(self, client: TestClient) -> None:
         body = {"inputs": b64(picture(1)), "parameters": {"top_k": 3}}
         assert_error(client.post(f"{ROUTE}?top_k=2", json=body), 400, "invalid_input", "top_k")
@@ -268,6 +287,34 @@ class TestBadInput:
     def test_a_deadline_that_is_none(self, client: TestClient, header: str) -> None:
         response = client.post(ROUTE, content=picture(1), headers={"x-timeout-ms": header})
         assert_error(response, 422, "validation_error", "X-Timeout-Ms")
+
+    def test_what_waits_for_a_decoding_thread_past_its_deadline_is_answered_and_not_decoded(
+        self, start: Start
+    ) -> None:
+        with start(decode_threads=1) as client:
+            gate, decoded = threading.Event(), []
+            app: Any = client.app
+            task = app.state.catalog.models["tiny"].serving.task
+            decode = task.decode
+
+            def slow(raw: bytes, *arguments: Any) -> Any:
+                decoded.append(len(raw))
+                assert gate.wait(20)
+                return decode(raw, *arguments)
+
+            task.decode = slow
+            big = picture(1, size=200)
+            with ThreadPoolExecutor(3) as clients:
+                headers = {"x-timeout-ms": "300"}
+                responses = list(
+                    clients.map(lambda _: client.post(ROUTE, content=big, headers=headers), range(3))
+                )
+            gate.set()
+            for response in responses:
+                assert_error(response, 504, "deadline_exceeded")
+            task.decode = decode
+            assert client.post(ROUTE, content=big).status_code == 200
+            assert len(decoded) == 1, "only the one that a thread had begun with"
 
     def test_a_deadline_that_cannot_be_kept(self, client: TestClient) -> None:
         response = client.post(ROUTE, content=picture(1), headers={"x-timeout-ms": "0.001"})

@@ -125,10 +125,13 @@ async def test_a_wrong_number_of_outputs_fails_the_batch_without_more_runs() -> 
     assert runs == [3]
 
 
-async def test_an_answer_that_is_not_finite_is_an_error_for_its_own_request_only() -> None:
-    batcher, run = batcher_of(BatchLimits(max_items=8)), Double()
+async def test_an_answer_that_is_not_finite_is_an_error_for_its_own_request_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    observer = Recorder()
+    batcher, run = batcher_of(BatchLimits(max_items=8), observer=observer), Double()
     run.gate.clear()
-    with running(lane_of(batcher, run)):
+    with running(lane_of(batcher, run, observer=observer)):
         hold, bad, good = ticket_of(1), ticket_of(float("nan")), ticket_of(3)
         batcher.submit(hold)
         await asyncio.to_thread(run.started.acquire)
@@ -138,6 +141,9 @@ async def test_an_answer_that_is_not_finite_is_an_error_for_its_own_request_only
         with pytest.raises(InferenceFailed):
             await answer(bad)
         assert await answer(good) == [6]
+    assert observer.failures == 1
+    assert "NaN" in caplog.text
+    assert [vars(record)["request_ids"] for record in caplog.records] == [[""]]
 
 
 async def test_a_dead_lane_fails_what_it_ran_at_once_restarts_and_goes_on() -> None:

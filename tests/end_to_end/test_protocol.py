@@ -1,0 +1,98 @@
+"""What reaches the server before HTTP is understood: heads, upgrades, pipelines."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.server import Server, serving
+from tests.tiny_models import picture
+
+ROUTE = "/v1/image-classification"
+RAW = picture(1)
+HEAD = f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(RAW)}\r\n".encode()
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[Server]:
+    with serving(repository, body_timeout_seconds="1") as server:
+        yield server
+
+
+async def connect(server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = server.url.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def exchange(server: Server, *chunks: bytes) -> bytes:
+    reader, writer = await connect(server)
+    for chunk in chunks:
+        writer.write(chunk)
+        await writer.drain()
+        await asyncio.sleep(0.02)  # so that they arrive as chunks of their own
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    writer.close()
+    return answer
+
+
+async def test_an_offer_to_upgrade_does_not_cost_the_body(server: Server) -> None:
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+    for chunks in ((HEAD + offer + RAW,), (HEAD + offer, RAW), (HEAD + offer[:25], offer[25:] + RAW)):
+        assert (await exchange(server, *chunks)).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_head_may_come_in_any_pieces(server: Server) -> None:
+    message = HEAD + b"\r\n" + RAW
+    cuts = [0, 1, 9, len(HEAD) - 1, len(HEAD) + 1, len(HEAD) + 2, len(HEAD) + 30, len(message)]
+    pieces = [message[start:end] for start, end in itertools.pairwise(cuts)]
+    assert (await exchange(server, *pieces)).startswith(b"HTTP/1.1 200")
+
+
+async def test_pipelined_requests_are_all_answered(server: Server) -> None:
+    message = HEAD + b"\r\n" + RAW
+    stream = message * 3
+    reader, writer = await connect(server)
+    for start in range(0, len(stream), 200):
+        writer.write(stream[start : start + 200])
+        await writer.drain()
+        await asyncio.sleep(0.005)
+    for _ in range(3):
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        assert head.startswith(b"HTTP/1.1 200")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        await reader.readexactly(length)
+    writer.close()
+
+
+async def test_a_head_over_the_limit_is_431(server: Server) -> None:
+    reader, writer = await connect(server)
+    writer.write(HEAD)
+    for _ in range(80):
+        writer.write(b"X-Filler: " + b"a" * 1000 + b"\r\n")
+    answer = await asyncio.wait_for(reader.readuntil(b"}}"), 20)
+    assert answer.startswith(b"HTTP/1.1 431") and b'"too_large"' in answer
+    writer.close()
+
+
+async def test_a_head_that_dribbles_or_never_comes_ends_the_connection(server: Server) -> None:
+    for beginning in (b"", b"POST / HTT"):
+        reader, writer = await connect(server)
+        writer.write(beginning)
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        writer.close()
+
+
+async def test_an_idle_connection_that_was_answered_lives_on(server: Server) -> None:
+    reader, writer = await connect(server)
+    for _ in range(2):
+        writer.write(HEAD + b"\r\n" + RAW)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        assert head.startswith(b"HTTP/1.1 200")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        await reader.readexactly(length)
+        await asyncio.sleep(1.2)  # longer than a head may take
+    writer.close()
