@@ -15,7 +15,7 @@ import typer
 from service.errors import KotaeError
 
 if TYPE_CHECKING:
-    from training.build import Job
+    from training.steps import Steps
     from training.version_folder import Place
 
 app = typer.Typer(
@@ -54,9 +54,7 @@ def build(
     overwrite: Overwrite = False,
 ) -> None:
     """Fit, export and evaluate: from data to a model folder that can be served."""
-    from training import build as steps
-
-    steps.run_build(_job(recipe, data, name, seed, runs), _place(models, version, overwrite))
+    _steps(recipe, data, name, seed, runs).build(_place(models, version, overwrite))
 
 
 @app.command()
@@ -70,10 +68,7 @@ def fit(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last complete epoch.")] = False,
 ) -> None:
     """Train a network; the best checkpoint stays in the run folder."""
-    from training import build as steps
-
-    job = _job(recipe, data, name, seed, runs)
-    steps.run_fit(job, steps.open_data(job.recipe), resume=resume)
+    _steps(recipe, data, name, seed, runs).fit(resume=resume)
 
 
 @app.command()
@@ -93,18 +88,7 @@ def evaluate(
     ] = 0,
 ) -> None:
     """Measure a checkpoint, and an exported model, on the held-out part."""
-    from training import build as steps
-    from training.evaluate import held_out
-    from training.fit import load_checkpoint
-
-    job = _job(recipe, data, name, seed, runs)
-    if blocks:
-        steps.run_blocks(job, blocks)
-        return
-    opened = steps.open_data(job.recipe)
-    learner = load_checkpoint(checkpoint or job.run.best)
-    version = steps.version_of(model or Path("models") / job.recipe.name, learner)
-    steps.run_evaluate(job, learner, held_out(opened.source, opened.parts.test), version)
+    _steps(recipe, data, name, seed, runs).evaluate(checkpoint, model, blocks)
 
 
 @app.command()
@@ -121,29 +105,21 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a checkpoint into a version of a model folder, proven to answer as PyTorch does."""
-    from training import build as steps
-    from training.evaluate import held_out
-    from training.fit import load_checkpoint
-
-    job = _job(recipe, data, name, seed, runs)
-    place = _place(models, version, overwrite)
-    opened = steps.open_data(job.recipe)
-    learner = load_checkpoint(checkpoint or job.run.best)
-    steps.run_export(job, opened, learner, held_out(opened.source, opened.parts.test), place)
+    _steps(recipe, data, name, seed, runs).export(checkpoint, _place(models, version, overwrite))
 
 
-def _job(recipe: str, data: Path | None, name: str | None, seed: int | None, runs: Path) -> Job:
+def _steps(recipe: str, data: Path | None, name: str | None, seed: int | None, runs: Path) -> Steps:
     from rich.console import Console
 
-    from training.build import Job
-    from training.recipes.recipe import load_recipe
+    from training.recipes.load import load_recipe
+    from training.steps import steps_for
 
     # Both set their own levels when they are imported, so this comes after it: Lightning tells of devices
     # nobody asked for, and torch's exporter of torchvision, which is neither installed nor needed.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     chosen = load_recipe(recipe).changed(data=data, name=name, seed=seed)
-    return Job(chosen, runs, Console(), " ".join(["kotae-train", *sys.argv[1:]]))
+    return steps_for(chosen, runs, Console(), " ".join(["kotae-train", *sys.argv[1:]]))
 
 
 def _place(models: Path, version: int | None, overwrite: bool) -> Place:

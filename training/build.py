@@ -1,4 +1,4 @@
-"""The commands behind `kotae-train`: fit, evaluate, export, and all three as build.
+"""The commands behind `kotae-train` for pictures: fit, evaluate, export, and all three as build.
 
 Each opens what it needs, calls the module that does the work and says what came of it.
 """
@@ -6,16 +6,13 @@ Each opens what it needs, calls the module that does the work and says what came
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from service.manifest import VERSION_FILE, Provenance, VersionFacts, read, version_folders
+from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks.classification import read_labels
 from training.card import write_card
 from training.data.source import PictureSource, open_source
@@ -31,33 +28,12 @@ from training.evaluate import (
     held_out,
 )
 from training.figures import draw_confusion, draw_sheet, print_evaluation
-from training.fit import Run, fit, load_checkpoint
+from training.fit import fit, load_checkpoint
 from training.golden_cases import choose_golden_files
+from training.job import Job, newest_version, write_json
 from training.networks.learner import Learner
-from training.recipes.recipe import Recipe
-from training.version_folder import Origin, Place, library_versions, write_version
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One command's surroundings.
-
-    Attributes:
-        recipe: What to do.
-        runs: Folder of run folders; this job's is the one with the model's name.
-        console: Where to say how it goes.
-        command: The command as it was typed, for provenance.
-    """
-
-    recipe: Recipe
-    runs: Path
-    console: Console
-    command: str
-
-    @property
-    def run(self) -> Run:
-        """The job's run folder."""
-        return Run(self.runs / self.recipe.name)
+from training.recipes.recipe import PictureRecipe
+from training.version_folder import Origin, Place, write_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +44,13 @@ class Data:
     parts: Parts
 
 
-def open_data(recipe: Recipe) -> Data:
+def open_data(recipe: PictureRecipe) -> Data:
     """Load the recipe's pictures and divide them."""
     source = open_source(recipe)
     return Data(source, stratified_parts(source.labels, recipe.split))
 
 
-def run_fit(job: Job, data: Data, *, resume: bool = False) -> Path:
+def run_fit(job: Job[PictureRecipe], data: Data, *, resume: bool = False) -> Path:
     """Train; returns the best checkpoint."""
     parts = data.parts
     job.console.print(
@@ -88,16 +64,12 @@ def run_fit(job: Job, data: Data, *, resume: bool = False) -> Path:
     return best
 
 
-def run_export(job: Job, data: Data, learner: Learner, pictures: HeldOut, place: Place) -> Path:
+def run_export(
+    job: Job[PictureRecipe], data: Data, learner: Learner, pictures: HeldOut, place: Place
+) -> Path:
     """Export a trained network as a version; returns the version's folder."""
     origin = Origin(
-        provenance=Provenance(
-            command=job.command,
-            commit=current_commit(),
-            data=data.source.description,
-            seed=learner.recipe.seed,
-            library_versions=library_versions(),
-        ),
+        provenance=job.provenance(data.source.description, learner.recipe.seed),
         held_out=pictures,
         golden=choose_golden_files(learner, data.source, data.parts.validation),
         split=f"stratified, {learner.recipe.split.test:.0%} for testing, seed {learner.recipe.split.seed}",
@@ -109,7 +81,7 @@ def run_export(job: Job, data: Data, learner: Learner, pictures: HeldOut, place:
 
 
 def run_evaluate(
-    job: Job, learner: Learner, pictures: HeldOut, version: Path | None
+    job: Job[PictureRecipe], learner: Learner, pictures: HeldOut, version: Path | None
 ) -> dict[str, Evaluation]:
     """Measure the checkpoint and, where there is one, the exported graph; write figures and pictures."""
     classes = learner.classes
@@ -136,7 +108,7 @@ def run_evaluate(
     return evaluations
 
 
-def run_build(job: Job, place: Place) -> Path:
+def run_build(job: Job[PictureRecipe], place: Place) -> Path:
     """Fit, export and evaluate; returns the version's folder."""
     place.resolve(job.recipe.name)  # a taken place is told before the training, not after it
     data = open_data(job.recipe)
@@ -147,7 +119,7 @@ def run_build(job: Job, place: Place) -> Path:
     return version
 
 
-def run_blocks(job: Job, blocks: int) -> list[Evaluation]:
+def run_blocks(job: Job[PictureRecipe], blocks: int) -> list[Evaluation]:
     """Train anew for each contiguous block and measure the checkpoint on it."""
     source = open_source(job.recipe)
     evaluations = []
@@ -171,12 +143,6 @@ def run_blocks(job: Job, blocks: int) -> list[Evaluation]:
     return evaluations
 
 
-def newest_version(model: Path) -> Path | None:
-    """Find a model's newest version, if it has one."""
-    versions = version_folders(model) if model.is_dir() else []
-    return versions[0][1] if versions else None
-
-
 def version_of(model: Path, learner: Learner) -> Path | None:
     """Find the version of a model folder that was exported from a network of this shape.
 
@@ -192,22 +158,32 @@ def version_of(model: Path, learner: Learner) -> Path | None:
     return folder
 
 
-def current_commit() -> str:
-    """Name the commit of this code, with a `+` if the training code was changed since."""
-    here = Path(__file__).parent
+@dataclass(frozen=True, slots=True)
+class PictureSteps:
+    """What the command line can ask of a recipe for pictures; see `training.steps`."""
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
+    job: Job[PictureRecipe]
 
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    def fit(self, *, resume: bool) -> None:
+        """Train."""
+        run_fit(self.job, open_data(self.job.recipe), resume=resume)
 
+    def build(self, place: Place) -> None:
+        """Train, export and evaluate."""
+        run_build(self.job, place)
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write plain values for other programs to read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    def export(self, checkpoint: Path | None, place: Place) -> None:
+        """Export a checkpoint."""
+        data = open_data(self.job.recipe)
+        learner = load_checkpoint(checkpoint or self.job.run.best)
+        run_export(self.job, data, learner, held_out(data.source, data.parts.test), place)
+
+    def evaluate(self, checkpoint: Path | None, model: Path | None, blocks: int) -> None:
+        """Measure, or train anew for each block and measure that."""
+        if blocks:
+            run_blocks(self.job, blocks)
+            return
+        data = open_data(self.job.recipe)
+        learner = load_checkpoint(checkpoint or self.job.run.best)
+        version = version_of(model or Path("models") / self.job.recipe.name, learner)
+        run_evaluate(self.job, learner, held_out(data.source, data.parts.test), version)

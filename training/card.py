@@ -9,12 +9,12 @@ from pathlib import Path
 
 from service.manifest import VERSION_FILE, VersionFacts, read
 from training.evaluate import Evaluation
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import PictureRecipe
 
 CARD_FILE = "README.md"
 
 
-def write_card(version: Path, recipe: Recipe, evaluation: Evaluation) -> None:
+def write_card(version: Path, recipe: PictureRecipe, evaluation: Evaluation) -> None:
     """Write the card of a model that has none yet.
 
     Args:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from service.engine.session import Device, Session
 from service.manifest import ImageInput, TaskName
@@ -39,20 +40,38 @@ def export_graph(network: PictureClassifier, task: TaskName, spec: ImageInput, p
         spec: Size of the input.
         path: The file to write.
     """
-    names = TASKS[task]
-    (input_name,) = names.inputs
     example = torch.zeros((EXPORT_BATCH, spec.height, spec.width, spec.channels), dtype=torch.uint8)
+    write_graph(network, task, (example,), ({0: torch.export.Dim("N", min=1)},), path)
+
+
+def write_graph(
+    network: nn.Module,
+    task: TaskName,
+    examples: tuple[torch.Tensor, ...],
+    dynamic_shapes: tuple[dict[int, object], ...],
+    path: Path,
+) -> None:
+    """Write a network as one ONNX file and check the file.
+
+    Args:
+        network: In evaluation mode.
+        task: Whose class names the inputs and outputs.
+        examples: One an input, in the task's order.
+        dynamic_shapes: The dynamic axes of each.
+        path: The file to write.
+    """
+    names = TASKS[task]
     with warnings.catch_warnings():
         # torch 2.13's own exporter still calls these deprecated names of its own and of onnxscript.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         torch.onnx.export(
             network,
-            (example,),
+            examples,
             path,
-            input_names=[input_name],
+            input_names=list(names.inputs),
             output_names=list(names.outputs),
-            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+            dynamic_shapes=dynamic_shapes,
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
@@ -85,12 +104,7 @@ def check_parity(
         batch = np.take(images, range(size), axis=0, mode="wrap")
         expected = run_network(network, task, batch)
         got = session.run({input_name: batch})
-        for name, difference in _differences(expected, got).items():
-            if not difference <= TOLERANCE:
-                raise ExportFailed(
-                    f"output {name} of the exported graph differs from PyTorch by {difference:.3g} "
-                    f"at batch size {size}; the tolerance is {TOLERANCE:g}. Nothing was written"
-                )
+        for name, difference in differences(expected, got, f"batch size {size}").items():
             worst[name] = max(worst.get(name, 0.0), difference)
     return worst
 
@@ -123,8 +137,23 @@ def varied_images(pictures: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
     return np.concatenate([pictures, np.stack(extremes).astype(np.uint8)])
 
 
-def _differences(expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-    differences = {}
+def differences(
+    expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]], where: str
+) -> dict[str, float]:
+    """Compare the outputs of an exported graph with PyTorch's.
+
+    Args:
+        expected: PyTorch's arrays, by output name.
+        got: The graph's.
+        where: The batch, to be named in an error.
+
+    Returns:
+        The largest absolute difference, by output name.
+
+    Raises:
+        ExportFailed: An output is missing, has another shape or differs by more than the tolerance.
+    """
+    worst = {}
     for name, wanted in expected.items():
         if name not in got:
             raise ExportFailed(f"the exported graph has no output {name}. Nothing was written")
@@ -133,5 +162,10 @@ def _differences(expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray
                 f"output {name} of the exported graph has shape {list(got[name].shape)} "
                 f"where PyTorch gives {list(wanted.shape)}. Nothing was written"
             )
-        differences[name] = float(np.abs(got[name].astype(np.float64) - wanted.astype(np.float64)).max())
-    return differences
+        worst[name] = float(np.abs(got[name].astype(np.float64) - wanted.astype(np.float64)).max())
+        if not worst[name] <= TOLERANCE:
+            raise ExportFailed(
+                f"output {name} of the exported graph differs from PyTorch by {worst[name]:.3g} "
+                f"at {where}; the tolerance is {TOLERANCE:g}. Nothing was written"
+            )
+    return worst

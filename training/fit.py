@@ -1,4 +1,4 @@
-"""Fit: pictures and a recipe -> the best checkpoint, with metrics beside it.
+"""Fit: data and a recipe -> the best checkpoint, with metrics beside it.
 
 A run folder holds `checkpoints/best.ckpt` and `last.ckpt`, `csv/` and `tensorboard/`. The test part
 is not touched here. Evaluating and exporting are other modules' work.
@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,9 +33,10 @@ from training.data.source import Augmentation, PictureSource, decode_files
 from training.data.split import Parts, class_weights
 from training.errors import DataRejected
 from training.networks.learner import Learner
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import PictureRecipe, Recipe
 
 _VALIDATION_SEED = 1_000_003  # redrawings of validation pictures; the test part's have another seed
+AnyLearner = TypeVar("AnyLearner", bound=LightningModule)
 _OUTPUTS = ("checkpoints", "csv", "tensorboard")
 
 
@@ -56,7 +58,13 @@ class Run:
 
 
 def fit(
-    recipe: Recipe, source: PictureSource, parts: Parts, run: Run, console: Console, *, resume: bool = False
+    recipe: PictureRecipe,
+    source: PictureSource,
+    parts: Parts,
+    run: Run,
+    console: Console,
+    *,
+    resume: bool = False,
 ) -> Path:
     """Train a network.
 
@@ -74,13 +82,7 @@ def fit(
     Raises:
         DataRejected: There is nothing to resume, or the data do not fit the recipe.
     """
-    if resume and not run.last.is_file():
-        raise DataRejected(f"there is nothing to resume: {run.last} does not exist")
-    if not resume:
-        for name in _OUTPUTS:
-            shutil.rmtree(run.folder / name, ignore_errors=True)
-    torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))  # OMP_NUM_THREADS can ask for less
-    seed_everything(recipe.seed, workers=True, verbose=False)
+    begin(run, recipe.seed, resume=resume)
     augmentation = source.augmentation()
     training, validation = _loaders(recipe, source, parts, augmentation)
     weights = class_weights(learnt_labels(source, parts), len(source.classes))
@@ -91,9 +93,49 @@ def fit(
         recipe.optimisation.epochs * len(training),
     )
     learner.augmentation = augmentation
+    return train(learner, (training, validation), recipe, run, console, resume=resume)
+
+
+def begin(run: Run, seed: int, *, resume: bool) -> None:
+    """Seed every generator, and clear the run folder of an earlier fit unless that is resumed.
+
+    Raises:
+        DataRejected: There is nothing to resume.
+    """
+    if resume and not run.last.is_file():
+        raise DataRejected(f"there is nothing to resume: {run.last} does not exist")
+    if not resume:
+        for name in _OUTPUTS:
+            shutil.rmtree(run.folder / name, ignore_errors=True)
+    torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))  # OMP_NUM_THREADS can ask for less
+    seed_everything(seed, workers=True, verbose=False)
+
+
+def train(
+    learner: LightningModule,
+    loaders: tuple[DataLoader[Any], DataLoader[Any]],
+    recipe: Recipe,
+    run: Run,
+    console: Console,
+    *,
+    resume: bool,
+) -> Path:
+    """Run Lightning's trainer.
+
+    Args:
+        learner: What to train.
+        loaders: What to learn from, and what to stop by.
+        recipe: How.
+        run: Where to write.
+        console: Where to say how it goes.
+        resume: Go on from the last complete epoch.
+
+    Returns:
+        The best checkpoint.
+    """
     trainer = _trainer(recipe, run, console)
     with warnings.catch_warnings():
-        # The pictures are tensors in memory: more worker processes would only copy them.
+        # What is learnt from is in memory: more worker processes would only copy it.
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         # Lightning 2.6 uses a name that torch 2.13 deprecates.
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
@@ -102,19 +144,28 @@ def fit(
         # Resuming means just that.
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         last = str(run.last) if resume else None
-        trainer.fit(learner, training, validation, ckpt_path=last, weights_only=True)
+        trainer.fit(learner, *loaders, ckpt_path=last, weights_only=True)
     return run.best
 
 
 def load_checkpoint(path: Path) -> Learner:
-    """Load a checkpoint for evaluation or export.
+    """Load a picture classifier for evaluation or export.
+
+    Raises:
+        DataRejected: There is no such file.
+    """
+    return load_learner(path, Learner)
+
+
+def load_learner(path: Path, kind: type[AnyLearner]) -> AnyLearner:
+    """Load a checkpoint of a kind of learner.
 
     Raises:
         DataRejected: There is no such file.
     """
     if not path.is_file():
         raise DataRejected(f"there is no checkpoint {path}: run `kotae-train fit` first")
-    learner = Learner.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    learner = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     return learner.eval()
 
 
@@ -195,7 +246,7 @@ def _trainer(recipe: Recipe, run: Run, console: Console) -> Trainer:
 
 
 def _loaders(
-    recipe: Recipe, source: PictureSource, parts: Parts, augmentation: Augmentation
+    recipe: PictureRecipe, source: PictureSource, parts: Parts, augmentation: Augmentation
 ) -> tuple[DataLoader[tuple[torch.Tensor, ...]], DataLoader[tuple[torch.Tensor, ...]]]:
     pixels = np.concatenate([source.pixels[parts.train], source.extra_pixels])
     labels = learnt_labels(source, parts)
@@ -214,7 +265,7 @@ def learnt_labels(source: PictureSource, parts: Parts) -> NDArray[np.int64]:
     return np.concatenate([source.labels[parts.train], source.extra_labels])
 
 
-def _validation_set(recipe: Recipe, source: PictureSource, parts: Parts) -> TensorDataset:
+def _validation_set(recipe: PictureRecipe, source: PictureSource, parts: Parts) -> TensorDataset:
     """Decode the validation part from files, plain and redrawn: u8 [M, H, W, C], i64 [M]."""
     labels = source.labels[parts.validation]
     files = source.files(parts.validation)

@@ -7,10 +7,12 @@ nothing is left behind. The layout is `service.manifest`'s.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,8 @@ from training.evaluate import Answers, Evaluation, HeldOut, answers_of_version, 
 from training.export import TOLERANCE, check_parity, export_graph, run_network, varied_images
 from training.golden_cases import GoldenFile, golden_cases
 from training.networks.learner import Learner
+
+Figures = TypeVar("Figures")
 
 GRAPH_FILE = "model.onnx"
 LABELS_FILE = "labels.txt"
@@ -90,16 +94,32 @@ class Origin:
 
 
 def write_version(learner: Learner, origin: Origin, place: Place) -> tuple[Path, Evaluation]:
-    """Export a network into a model folder and prove it.
+    """Export a picture classifier into a model folder and prove it; see `publish`.
 
     Returns:
         The version's folder, and the figures of the exported graph on the held-out files.
+    """
+    return publish(learner.recipe.manifest, place, lambda folder: _fill(folder, learner, origin))
+
+
+def publish(
+    manifest: ModelManifest, place: Place, fill: Callable[[Path], tuple[VersionFacts, Figures]]
+) -> tuple[Path, Figures]:
+    """Make a version, prove it and put it into its place.
+
+    Args:
+        manifest: Written beside the version if there is none.
+        place: Where the version goes.
+        fill: Writes every file of a version into a folder, `version.yaml` last; returns what that says,
+            and figures.
+
+    Returns:
+        The version's folder, and the figures.
 
     Raises:
         ExportFailed: The graph or the folder does not answer as PyTorch does; nothing was written.
         DataRejected: The place is taken.
     """
-    manifest = learner.recipe.manifest
     target = place.resolve(manifest.name)
     _check_owner(target.parent, manifest)
     new_model = not target.parent.exists()
@@ -107,7 +127,7 @@ def write_version(learner: Learner, origin: Origin, place: Place) -> tuple[Path,
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        facts, evaluation = _fill(staging, learner, origin)
+        facts, figures = fill(staging)
         _check(staging, facts, manifest)
         if not (target.parent / MANIFEST_FILE).exists():
             write(target.parent / MANIFEST_FILE, manifest)
@@ -115,7 +135,7 @@ def write_version(learner: Learner, origin: Origin, place: Place) -> tuple[Path,
     except BaseException:
         shutil.rmtree(target.parent if new_model else staging, ignore_errors=True)
         raise
-    return target, evaluation
+    return target, figures
 
 
 def _check_owner(folder: Path, manifest: ModelManifest) -> None:
@@ -150,7 +170,7 @@ def _fill(folder: Path, learner: Learner, origin: Origin) -> tuple[VersionFacts,
         input=spec,
         labels=LABELS_FILE,
         variants=(Variant(file=GRAPH_FILE, tolerance=dict.fromkeys(TASKS[task].outputs, TOLERANCE)),),
-        files=_hashes(folder),
+        files=hashes(folder),
     )
     answers = answers_of_version(folder, origin.held_out, draft)
     evaluation = evaluate(answers, origin.held_out, learner.classes)
@@ -188,11 +208,17 @@ def _baseline(probabilities: NDArray[np.float32], classes: tuple[str, ...]) -> B
     best = probabilities.max(axis=1)
     return Baseline(
         class_mix={name: round(float(share), 4) for name, share in zip(classes, mix, strict=True)},
-        confidence={name: round(float(np.quantile(best, share)), 4) for name, share in _QUANTILES.items()},
+        confidence=quantiles(best),
     )
 
 
-def _hashes(folder: Path) -> dict[str, str]:
+def quantiles(confidence: NDArray[np.floating]) -> dict[str, float]:
+    """Give the quantiles of the top scores that drift is told by."""
+    return {name: round(float(np.quantile(confidence, share)), 4) for name, share in _QUANTILES.items()}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Hash every file of a version, by relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 

@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from service.manifest import ImageInput, ModelManifest
-from training.build import Data, Job, open_data, run_export, run_fit
+from training.build import Data, open_data, run_export, run_fit
 from training.evaluate import HeldOut, held_out
 from training.fit import load_checkpoint
+from training.job import Job
 from training.networks.learner import Learner
-from training.recipes.recipe import FolderData, NetworkSize, Optimisation, Recipe, Split
+from training.recipes.recipe import FolderData, NetworkSize, Optimisation, PictureRecipe, Split
 from training.version_folder import Place
 
 COUNTS = {"cross": 36, "disc": 24, "stripe": 14}
@@ -58,10 +59,10 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tiny_recipe(folder: Path, **optimisation: float) -> Recipe:
+def tiny_recipe(folder: Path, **optimisation: float) -> PictureRecipe:
     """A recipe that trains in a second or two."""
     wanted = {"epochs": 12, "passes": 3, "batch_size": 16, "learning_rate": 0.01, **optimisation}
-    return Recipe(
+    return PictureRecipe(
         manifest=ModelManifest(name="shapes", task="image-classification", required=False),
         data=FolderData(path=folder, mirror=True),
         input=ImageInput(width=16, height=16, channels=3),
@@ -79,7 +80,7 @@ def silent_console() -> Console:
 class Trained:
     """A trained network and all it came from."""
 
-    job: Job
+    job: Job[PictureRecipe]
     data: Data
     learner: Learner
     pictures: HeldOut

@@ -13,9 +13,10 @@ from service.manifest import VERSION_FILE, GoldenCases, ModelManifest, VersionFa
 from service.tasks import TASKS, Limits
 from tests.training.conftest import Trained
 from training import version_folder
-from training.build import newest_version, run_export
+from training.build import run_export
 from training.errors import DataRejected, ExportFailed
 from training.export import OPSET, export_graph
+from training.job import newest_version
 from training.networks.resnet import PictureClassifier
 from training.version_folder import Place
 

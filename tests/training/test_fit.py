@@ -5,17 +5,19 @@ import pytest
 import torch
 
 from tests.training.conftest import Trained, silent_console, tiny_recipe
-from training.build import Job, open_data, run_fit
+from training.build import open_data, run_fit
 from training.errors import DataRejected
 from training.fit import EpochOrder, load_checkpoint
+from training.job import Job
 from training.networks.learner import Learner
+from training.recipes.recipe import PictureRecipe
 
 
 class PowerCut(Exception):
     """Stops a training run in the middle."""
 
 
-def job_in(folder: Path, pictures: Path, **optimisation: float) -> Job:
+def job_in(folder: Path, pictures: Path, **optimisation: float) -> Job[PictureRecipe]:
     return Job(tiny_recipe(pictures, **optimisation), folder, silent_console(), "kotae-train fit shapes.yaml")
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from service.manifest import ImageInput
 from service.tasks import Limits
 from service.tasks.image import decode_image
-from training.recipes.recipe import DigitsData, Recipe
+from training.recipes.recipe import DigitsData, PictureRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,7 @@ class PictureSource(Protocol):
         """Make what varies training pictures of this source."""
 
 
-def open_source(recipe: Recipe) -> PictureSource:
+def open_source(recipe: PictureRecipe) -> PictureSource:
     """Load the pictures that a recipe names.
 
     Raises:

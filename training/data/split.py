@@ -8,6 +8,7 @@ Letters in shapes: `N` pictures, `K` classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,3 +92,26 @@ def _divide(indices: Indices, labels: NDArray[np.int64], share: float, seed: int
             f"too few pictures for a training, a validation and a test part of every class: {error}"
         ) from error
     return np.sort(kept), np.sort(held_out)
+
+
+def grouped_parts(groups: Sequence[str], split: Split) -> Parts:
+    """Divide items so that a group is in one part only.
+
+    Args:
+        groups: N names.
+        split: Shares of the items, reached within one group, and the seed of the groups' order.
+
+    Raises:
+        DataRejected: There are too few groups for three parts.
+    """
+    names, members = np.unique(np.array(groups), return_inverse=True)
+    order = np.random.default_rng(split.seed).permutation(len(names))
+    counts = np.bincount(members, minlength=len(names))[order]
+    done = np.cumsum(counts) - counts / 2  # items up to the middle of each group
+    test, rest = split.test * len(groups), (split.test + split.validation) * len(groups)
+    part_of = np.empty(len(names), dtype=np.int64)
+    part_of[order] = np.digitize(done, [test, rest])
+    test_part, validation, train = (np.flatnonzero(part_of[members] == part) for part in range(3))
+    if not (len(test_part) and len(validation) and len(train)):
+        raise DataRejected(f"{len(names)} groups are too few for a training, a validation and a test part")
+    return Parts(train, validation, test_part)

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from torch import nn
 from torch.nn import functional
 
 from training.data.source import Augmentation
 from training.networks.resnet import PictureClassifier
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import Optimisation, PictureRecipe
 
 Batch = Sequence[torch.Tensor]
 
@@ -26,7 +27,7 @@ class Learner(LightningModule):
     A checkpoint holds the recipe and the labels, so that it can be evaluated and exported by itself.
 
     Args:
-        recipe: The recipe as plain values, as `Recipe.model_dump(mode="json")` gives them.
+        recipe: The recipe as plain values, as `PictureRecipe.model_dump(mode="json")` gives them.
         classes: The label texts.
         class_weights: K numbers, the weight of each class in the loss.
         steps: Optimiser steps of the whole training.
@@ -37,7 +38,7 @@ class Learner(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.recipe = Recipe.model_validate(recipe)
+        self.recipe = PictureRecipe.model_validate(recipe)
         self.classes = tuple(classes)
         self.graph = PictureClassifier(self.recipe.input.channels, len(classes), self.recipe.network)
         self.augmentation: Augmentation | None = None  # given by `fit`; a checkpoint needs none
@@ -72,20 +73,33 @@ class Learner(LightningModule):
         self.log("validation_accuracy", accuracy, prog_bar=True, batch_size=len(labels))
 
     def configure_optimizers(self) -> Any:
-        """Make AdamW (arXiv:1711.05101) and its schedule; biases and norms are not decayed."""
-        wanted = self.recipe.optimisation
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.AdamW(
-            [
-                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": wanted.weight_decay},
-                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=wanted.learning_rate,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: learning_rate_factor(step, self._steps, wanted.warm_up)
-        )
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Make AdamW and its schedule."""
+        return make_optimiser(self, self.recipe.optimisation, self._steps)
+
+
+def make_optimiser(module: nn.Module, wanted: Optimisation, steps: int) -> dict[str, Any]:
+    """Make AdamW (arXiv:1711.05101) and its schedule; biases and norms are not decayed.
+
+    Args:
+        module: Whose parameters are learnt.
+        wanted: What the recipe says.
+        steps: Optimiser steps of the whole training.
+
+    Returns:
+        What Lightning's `configure_optimizers` wants.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": wanted.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=wanted.learning_rate,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: learning_rate_factor(step, steps, wanted.warm_up)
+    )
+    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def learning_rate_factor(step: int, steps: int, warm_up: float) -> float:

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.errors import ModelRejected
-from service.manifest import ImageInput, ModelManifest, read
+from service.manifest import ImageInput, ModelManifest
 from training.errors import DataRejected
 
-RECIPES_FOLDER = Path(__file__).parent
 
+class Strict(BaseModel):
+    """Values that do not change, with no key but the known ones."""
 
-class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DigitsData(_Strict):
+class DigitsData(Strict):
     """The handwritten digits that scikit-learn bundles.
 
     Attributes:
@@ -36,7 +35,7 @@ class DigitsData(_Strict):
     drawn: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
-class FolderData(_Strict):
+class FolderData(Strict):
     """A folder of picture files, one sub-folder a class.
 
     Attributes:
@@ -51,7 +50,7 @@ class FolderData(_Strict):
     mirror: bool = False
 
 
-class Split(_Strict):
+class Split(Strict):
     """Shares of the held-out parts, drawn class by class with a seed of their own."""
 
     test: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
@@ -59,7 +58,7 @@ class Split(_Strict):
     seed: int = 0
 
 
-class NetworkSize(_Strict):
+class NetworkSize(Strict):
     """Size of the residual network.
 
     Attributes:
@@ -73,7 +72,7 @@ class NetworkSize(_Strict):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
-class Optimisation(_Strict):
+class Optimisation(Strict):
     """How the weights are found: AdamW, a warm-up, then a cosine down to nothing.
 
     Attributes:
@@ -101,20 +100,16 @@ class Optimisation(_Strict):
         return max(self.passes, math.ceil(self.least_steps * self.batch_size / pictures))
 
 
-class Recipe(_Strict):
-    """Everything that a training run depends on.
+class Recipe(Strict):
+    """What every recipe says; the rest differs by what is learnt from.
 
     Attributes:
         manifest: What `model.yaml` will say.
-        input: What `version.yaml` will say about the graph's input.
         seed: Of weights, order and variation; the split has its own.
     """
 
     manifest: ModelManifest
-    data: Annotated[DigitsData | FolderData, Field(discriminator="kind")]
-    input: ImageInput
     split: Split = Split()
-    network: NetworkSize = NetworkSize()
     optimisation: Optimisation = Optimisation()
     seed: int = 0
 
@@ -123,7 +118,7 @@ class Recipe(_Strict):
         """The model's name."""
         return self.manifest.name
 
-    def changed(self, *, data: Path | None, name: str | None, seed: int | None) -> Recipe:
+    def changed(self, *, data: Path | None, name: str | None, seed: int | None) -> Self:
         """Apply what a command line says over the file; None leaves things as they are.
 
         Raises:
@@ -131,32 +126,33 @@ class Recipe(_Strict):
         """
         content = self.model_dump(mode="json")
         if data is not None:
-            content["data"] = {**(content["data"] if self.data.kind == "folder" else {}), "kind": "folder"}
-            content["data"]["path"] = str(data)
+            content["data"] = self.data_at(data)
         if name is not None:
             content["manifest"]["name"] = name
         if seed is not None:
             content["seed"] = seed
         try:
-            return Recipe.model_validate(content)
+            return type(self).model_validate(content)
         except ValidationError as error:
             raise DataRejected(f"the recipe does not allow this: {error.errors()[0]['msg']}") from error
 
+    def data_at(self, path: Path) -> dict[str, object]:
+        """Give the key `data` for learning from `path` instead."""
+        raise NotImplementedError
 
-def load_recipe(name_or_path: str) -> Recipe:
-    """Read a recipe by its name, or by the path of its YAML file.
 
-    Raises:
-        DataRejected: There is no such recipe, or a key in it is unknown, missing or out of range.
+class PictureRecipe(Recipe):
+    """A recipe for classifying pictures.
+
+    Attributes:
+        input: What `version.yaml` will say about the graph's input.
     """
-    shipped = RECIPES_FOLDER / f"{name_or_path}.yaml"
-    path = shipped if shipped.is_file() else Path(name_or_path)
-    if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in RECIPES_FOLDER.glob("*.yaml")))
-        raise DataRejected(
-            f"there is no recipe {name_or_path}: give the path of a YAML file, or one of {names}"
-        )
-    try:
-        return read(path, Recipe)
-    except ModelRejected as error:
-        raise DataRejected(f"recipe {error}") from error
+
+    data: Annotated[DigitsData | FolderData, Field(discriminator="kind")]
+    input: ImageInput
+    network: NetworkSize = NetworkSize()
+
+    def data_at(self, path: Path) -> dict[str, object]:
+        """Learn from another folder of pictures."""
+        kept = self.data.model_dump(mode="json") if self.data.kind == "folder" else {}
+        return {**kept, "kind": "folder", "path": str(path)}

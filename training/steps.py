@@ -1,0 +1,47 @@
+"""Which code a recipe's commands are done by: one class a kind of recipe, all with the same commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from training.build import PictureSteps
+from training.errors import DataRejected
+from training.job import Job
+from training.recipes.recipe import PictureRecipe, Recipe
+from training.recipes.text_recipes import TextLabelsRecipe
+from training.text.label_steps import LabelSteps
+from training.version_folder import Place
+
+
+class Steps(Protocol):
+    """What the command line can ask of a recipe."""
+
+    def fit(self, *, resume: bool) -> None:
+        """Train a network; the best checkpoint stays in the run folder."""
+
+    def build(self, place: Place) -> None:
+        """Fit, export and evaluate."""
+
+    def export(self, checkpoint: Path | None, place: Place) -> None:
+        """Turn a checkpoint, or else the run's best one, into a version."""
+
+    def evaluate(self, checkpoint: Path | None, model: Path | None, blocks: int) -> None:
+        """Measure on the held-out part.
+
+        Args:
+            checkpoint: To measure; None is the run's best one.
+            model: Model folder whose newest version is measured; None is the one of the recipe's name.
+            blocks: If not 0, train anew for each of so many contiguous blocks of pictures instead.
+        """
+
+
+def steps_for(recipe: Recipe, runs: Path, console: Console, command: str) -> Steps:
+    """Find what does a recipe's commands."""
+    if isinstance(recipe, PictureRecipe):
+        return PictureSteps(Job(recipe, runs, console, command))
+    if isinstance(recipe, TextLabelsRecipe):
+        return LabelSteps(Job(recipe, runs, console, command))
+    raise DataRejected(f"there is no training for {recipe.manifest.task} yet")
