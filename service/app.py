@@ -14,13 +14,14 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.routing import BaseRoute
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from service.api import docs, errors
 from service.api.admin import admin_router
-from service.api.auth import Gate, open_keys
+from service.api.auth import Gate, Keys, open_keys
 from service.api.detection import DetectionEndpoint
 from service.api.health import health_router
+from service.api.hot import Handler, HotRoutes
 from service.api.limits import Door
 from service.api.models import models_router
 from service.api.openai import EmbeddingsEndpoint
@@ -34,7 +35,7 @@ from service.settings import Settings
 from service.tasks import TASKS, Limits
 from service.telemetry.logs import log_level, set_log_level
 from service.telemetry.metrics import Metrics, ModelState
-from service.telemetry.middleware import RequestMiddleware, Surroundings
+from service.telemetry.middleware import RequestMiddleware, RequestObserver, Surroundings
 
 _log = logging.getLogger(__name__)
 
@@ -107,8 +108,10 @@ def create_app(settings: Settings) -> FastAPI:
         worker_count=worker_count,
         is_open=lambda: not lifecycle.closed,
     )
+    handlers: dict[str, Handler] = {}
     for name in TASKS:
         endpoint = _ENDPOINTS.get(name, TaskEndpoint)(name, dependencies)
+        handlers[endpoint.path] = endpoint.handle
         app.add_route(endpoint.path, endpoint.handle, methods=["POST"])
     app.include_router(models_router(catalog))
     app.include_router(
@@ -116,22 +119,31 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(admin_router(log_level, set_log_level))
     docs.install(app, tuple(TASKS))
-    templates = dict(_templates(app.routes))
-    # The last one added is the outermost.
-    app.add_middleware(Gate, keys=keys, operations_port=lambda: app.state.operations_port)
-    app.add_middleware(
-        RequestMiddleware,
-        surroundings=Surroundings(
-            observer=metrics,
-            route_of=lambda scope: _route_of(scope, templates),
-            is_draining=lambda: lifecycle.draining,
-            render_unexpected=errors.render_unexpected,
-        ),
-    )
+    app.middleware_stack = _layers(app, handlers, keys, metrics, lifecycle)
     return app
 
 
 _ENDPOINTS = {"object-detection": DetectionEndpoint, "text-embedding": EmbeddingsEndpoint}
+
+
+def _layers(
+    app: FastAPI,
+    handlers: Mapping[str, Handler],
+    keys: Keys | None,
+    observer: RequestObserver,
+    lifecycle: Lifecycle,
+) -> ASGIApp:
+    """Put our layers around the framework's: request, gate, busy routes, everything else."""
+    templates = dict(_templates(app.routes))
+    hot = HotRoutes(app.build_middleware_stack(), handlers)
+    gate = Gate(hot, keys, operations_port=lambda: app.state.operations_port)
+    surroundings = Surroundings(
+        observer=observer,
+        route_of=lambda scope: _route_of(scope, templates),
+        is_draining=lambda: lifecycle.draining,
+        render_unexpected=errors.render_unexpected,
+    )
+    return RequestMiddleware(gate, surroundings)
 
 
 def _route_of(scope: Scope, templates: Mapping[object, str]) -> str | None:

@@ -45,6 +45,7 @@ _Result = TypeVar("_Result")
 
 # What the event loop decodes itself, because handing it to a thread and back would take longer.
 _QUICK = Limits(max_pixels=2**16)
+_WATCH_AFTER_SECONDS = 0.005  # most answers are there before a task to watch the connection would pay
 _SHARES = 4  # how many parts of a large request each decoding thread gets, so that none ends up with it all
 
 
@@ -241,9 +242,13 @@ def _watched(receive: Receive, ticket: Ticket) -> Iterator[None]:
             pass
         ticket.abandon(ClientGone("the client hung up"), "gone")
 
-    watcher = asyncio.create_task(watch())
+    watchers: list[asyncio.Task[None]] = []
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(_WATCH_AFTER_SECONDS, lambda: watchers.append(loop.create_task(watch())))
     try:
         yield
     finally:
-        watcher.cancel()
+        timer.cancel()
+        for watcher in watchers:
+            watcher.cancel()
         ticket.close()
