@@ -24,6 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+data_app = typer.Typer(help="Fetch data to learn from.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe's name (digits, pictures) or a YAML file's path.")]
 Data = Annotated[
@@ -38,6 +40,9 @@ Version = Annotated[
     typer.Option("--version", min=1, help="Number of the version; else the next free one."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the version if it is there.")]
+Start = Annotated[
+    Path | None, typer.Option("--from", help="Checkpoint to start from, of a network of the same size.")
+]
 Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="The run's best one if not given.")]
 
 
@@ -48,13 +53,14 @@ def build(
     data: Data = None,
     name: Name = None,
     seed: Seed = None,
+    start: Start = None,
     runs: Runs = Path("runs"),
     models: Models = Path("models"),
     version: Version = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Fit, export and evaluate: from data to a model folder that can be served."""
-    _steps(recipe, data, name, seed, runs).build(_place(models, version, overwrite))
+    _steps(recipe, data, name, seed, runs, start=start).build(_place(models, version, overwrite))
 
 
 @app.command()
@@ -64,11 +70,12 @@ def fit(
     data: Data = None,
     name: Name = None,
     seed: Seed = None,
+    start: Start = None,
     runs: Runs = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last complete epoch.")] = False,
 ) -> None:
     """Train a network; the best checkpoint stays in the run folder."""
-    _steps(recipe, data, name, seed, runs).fit(resume=resume)
+    _steps(recipe, data, name, seed, runs, start=start).fit(resume=resume)
 
 
 @app.command()
@@ -108,7 +115,25 @@ def export(
     _steps(recipe, data, name, seed, runs).export(checkpoint, _place(models, version, overwrite))
 
 
-def _steps(recipe: str, data: Path | None, name: str | None, seed: int | None, runs: Path) -> Steps:
+@data_app.command()
+def wallpapers(
+    folder: Annotated[Path, typer.Argument(help="Where to save them; recipes look in runs/wallpapers.")],
+) -> None:
+    """Fetch photographs out of Debian's wallpaper packages, to put behind composed scenes."""
+    from training.detection.wallpapers import fetch_wallpapers
+
+    sys.stdout.write(f"{len(fetch_wallpapers(folder))} pictures in {folder}\n")
+
+
+def _steps(
+    recipe: str,
+    data: Path | None,
+    name: str | None,
+    seed: int | None,
+    runs: Path,
+    *,
+    start: Path | None = None,
+) -> Steps:
     from rich.console import Console
 
     from training.recipes.load import load_recipe
@@ -119,6 +144,8 @@ def _steps(recipe: str, data: Path | None, name: str | None, seed: int | None, r
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     chosen = load_recipe(recipe).changed(data=data, name=name, seed=seed)
+    if start:
+        chosen = chosen.started_from(start)
     return steps_for(chosen, runs, Console(), " ".join(["kotae-train", *sys.argv[1:]]))
 
 

@@ -8,11 +8,13 @@ from typing import Protocol
 from rich.console import Console
 
 from training.build import PictureSteps
-from training.errors import DataRejected
+from training.detection.detector_steps import DetectorSteps
 from training.job import Job
+from training.recipes.detection_recipe import DetectionRecipe
 from training.recipes.recipe import PictureRecipe, Recipe
-from training.recipes.text_recipes import TextLabelsRecipe
+from training.recipes.text_recipes import TextEmbeddingRecipe, TextLabelsRecipe
 from training.text.label_steps import LabelSteps
+from training.text.pair_steps import PairSteps
 from training.version_folder import Place
 
 
@@ -42,6 +44,9 @@ def steps_for(recipe: Recipe, runs: Path, console: Console, command: str) -> Ste
     """Find what does a recipe's commands."""
     if isinstance(recipe, PictureRecipe):
         return PictureSteps(Job(recipe, runs, console, command))
+    if isinstance(recipe, DetectionRecipe):
+        return DetectorSteps(Job(recipe, runs, console, command))
     if isinstance(recipe, TextLabelsRecipe):
         return LabelSteps(Job(recipe, runs, console, command))
-    raise DataRejected(f"there is no training for {recipe.manifest.task} yet")
+    assert isinstance(recipe, TextEmbeddingRecipe), "a kind of recipe without steps"
+    return PairSteps(Job(recipe, runs, console, command))

@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict
 from service.errors import ModelRejected
 from service.manifest import TaskName, read
 from training.errors import DataRejected
+from training.recipes.detection_recipe import DetectionRecipe
 from training.recipes.recipe import PictureRecipe, Recipe
 from training.recipes.text_recipes import TextEmbeddingRecipe, TextLabelsRecipe
 
 RECIPES_FOLDER = Path(__file__).parent
 RECIPES: Mapping[TaskName, type[Recipe]] = {
     "image-classification": PictureRecipe,
+    "object-detection": DetectionRecipe,
     "text-classification": TextLabelsRecipe,
     "text-embedding": TextEmbeddingRecipe,
 }

@@ -140,6 +140,14 @@ class Recipe(Strict):
         """Give the key `data` for learning from `path` instead."""
         raise NotImplementedError
 
+    def started_from(self, checkpoint: Path) -> Self:
+        """Start from a checkpoint's weights instead of from scratch.
+
+        Raises:
+            DataRejected: There is no such way for this task.
+        """
+        raise DataRejected(f"training for {self.manifest.task} does not start from a checkpoint")
+
 
 class PictureRecipe(Recipe):
     """A recipe for classifying pictures.

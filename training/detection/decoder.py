@@ -1,0 +1,135 @@
+"""The heads decoded a second time, point by point and without a line of the graph's code.
+
+Only for checking: what the exported graph finds must be what this finds in the heads that PyTorch gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.session import Session
+from service.tasks.detection import overlap
+from training.errors import ExportFailed
+from training.networks.detector import Detector, Heads
+
+TOLERANCES = {"boxes": 1e-3, "scores": 1e-3, "labels": 1e-3}
+BATCHES = (1, 3, 7)  # none is the exporting one
+COUNTED = 0.05  # scores below this are no detections
+_SAME = 0.9  # overlap of two boxes of one thing
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """A detection: its box in shares of the input, score and label."""
+
+    box_xyxy: tuple[float, float, float, float]
+    score: float
+    label: int
+
+
+def decode(heads: Heads, slots: int, stride: int) -> list[list[Peak]]:
+    """Find the peaks of each picture.
+
+    Args:
+        heads: As the network gives them.
+        slots: Most detections in a picture.
+        stride: Input pixels between points.
+
+    Returns:
+        For each picture its peaks, surest first.
+    """
+    heat, distances, quality = (
+        part.detach().double().numpy() for part in (heads.heat, heads.distances, heads.quality)
+    )
+    return [_decode_one(*arrays, slots, stride) for arrays in zip(heat, distances, quality, strict=True)]
+
+
+def _decode_one(
+    heat: NDArray[np.float64],
+    distances: NDArray[np.float64],
+    quality: NDArray[np.float64],
+    slots: int,
+    stride: int,
+) -> list[Peak]:
+    _, height, width = heat.shape
+    found = []
+    for label, row, column in np.argwhere(heat > np.log(COUNTED / (1 - COUNTED)) - 1).tolist():
+        around = heat[label, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+        if heat[label, row, column] < around.max():
+            continue
+        expected = 1 / (1 + np.exp(-quality[0, row, column]))
+        score = float(np.sqrt(expected) / (1 + np.exp(-heat[label, row, column])))
+        left, top, right, bottom = distances[:, row, column].tolist()
+        x, y = stride * column + stride / 2, stride * row + stride / 2
+        edges = (
+            (x - left) / (stride * width),
+            (y - top) / (stride * height),
+            (x + right) / (stride * width),
+            (y + bottom) / (stride * height),
+        )
+        one, two, three, four = (min(1.0, max(0.0, edge)) for edge in edges)
+        found.append(Peak((one, two, three, four), score, label))
+    return sorted(found, key=lambda peak: -peak.score)[:slots]
+
+
+def check_parity(
+    network: Detector, graph: Session, images: NDArray[np.uint8], stride: int
+) -> dict[str, float]:
+    """Compare an exported graph with the heads of PyTorch, box by box, at several batch sizes.
+
+    Args:
+        network: In evaluation mode.
+        graph: What was exported from it.
+        images: u8 [N, H, W, 3]; taken round and round for larger batches.
+        stride: Input pixels between points.
+
+    Returns:
+        The largest difference, by output name.
+
+    Raises:
+        ExportFailed: A box is missing, or differs by more than the tolerance.
+    """
+    import torch  # noqa: PLC0415
+
+    worst = {"boxes": 0.0, "scores": 0.0}
+    for size in BATCHES:
+        batch = np.take(images, range(size), axis=0, mode="wrap")
+        with torch.inference_mode():
+            expected = decode(network.heads(torch.from_numpy(batch)), network.slots, stride)
+        got = graph.run({"image": batch})
+        for number, peaks in enumerate(expected):
+            row = {name: array[number] for name, array in got.items()}
+            for name, difference in _compare(peaks, row, f"picture {number + 1} of {size}").items():
+                worst[name] = max(worst[name], difference)
+    return worst
+
+
+def _compare(peaks: list[Peak], row: dict[str, NDArray[np.float32]], where: str) -> dict[str, float]:
+    worst = {"boxes": 0.0, "scores": 0.0}
+    for peak in (peak for peak in peaks if peak.score >= COUNTED):
+        overlaps = overlap(np.array(peak.box_xyxy), row["boxes"].astype(np.float64))
+        overlaps[(row["labels"] != peak.label) | (np.abs(row["scores"] - peak.score) > 0.01)] = 0
+        best = int(overlaps.argmax())
+        if not overlaps[best] >= _SAME:
+            raise ExportFailed(
+                f"the exported graph lacks label {peak.label} at {peak.box_xyxy} of {where}. "
+                "Nothing was written"
+            )
+        differences = {
+            "boxes": float(np.abs(row["boxes"][best] - peak.box_xyxy).max()),
+            "scores": abs(float(row["scores"][best]) - peak.score),
+        }
+        for name, difference in differences.items():
+            if not difference <= TOLERANCES[name]:
+                raise ExportFailed(
+                    f"output {name} of the exported graph differs from PyTorch by {difference:.3g} "
+                    f"in {where}; the tolerance is {TOLERANCES[name]:g}. Nothing was written"
+                )
+            worst[name] = max(worst[name], difference)
+    extra = int((row["scores"] >= COUNTED + 1e-3).sum()) - sum(peak.score >= COUNTED for peak in peaks)
+    if extra > 0:
+        raise ExportFailed(f"the exported graph finds {extra} boxes too many in {where}. Nothing was written")
+    return worst

@@ -1,0 +1,151 @@
+"""What the detector shall say, and how wrong it is: heat with focal loss, boxes with overlap loss.
+
+Things are spread about their centre point as Z. Liu et al., Training-Time-Friendly Network for Real-Time
+Object Detection, 2019 (arXiv:1909.00700, section 3) do: a Gaussian with deviations in proportion to width and
+height is the heat to be reached, and also the weight of the box at the points about the centre.
+
+Letters in shapes: `N` batch, `G` things in a picture at most, `K` classes, `h` `w` points, `P` points of a
+patch about a centre.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from training.networks.detector import STRIDE, Heads
+
+_SPREAD = 0.12  # deviation beside a side
+_LEAST_SPREAD, _MOST_SPREAD = 0.6, 2.0  # points
+_REACH = 6  # points that a patch goes out from its centre
+_LEAST_WEIGHT = 0.05  # of the box at a point, beside that at the centre
+_BOX_WEIGHT = 2.0
+_QUALITY_WEIGHT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What is in a batch of pictures.
+
+    Attributes:
+        boxes_xyxy: f32 [N, G, 4], edges in input pixels.
+        labels: i64 [N, G]; -1 where there is nothing.
+    """
+
+    boxes_xyxy: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Each f32, a scalar; `total` is what is made smaller."""
+
+    heat: torch.Tensor
+    box: torch.Tensor
+    quality: torch.Tensor
+
+    @property
+    def total(self) -> torch.Tensor:
+        """The weighted sum."""
+        return self.heat + _BOX_WEIGHT * self.box + _QUALITY_WEIGHT * self.quality
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """The points about each thing's centre.
+
+    Attributes:
+        place: i64 [N, G, P], the point's number, row by row.
+        weight: f32 [N, G, P], 1 at the centre and less outwards; 0 outside of the picture and where there
+            is nothing.
+    """
+
+    place: torch.Tensor
+    weight: torch.Tensor
+
+
+def patches_of(truth: Truth, height: int, width: int) -> Patches:
+    """Spread things over `height` × `width` points."""
+    boxes, there = truth.boxes_xyxy, truth.labels >= 0
+    centre = (boxes[..., :2] + boxes[..., 2:]) / (2 * STRIDE)
+    limit = torch.tensor([width - 1, height - 1], device=boxes.device)
+    cell = torch.minimum(centre.floor().long().clamp(min=0), limit)  # [N, G, 2], x and y
+    sides = (boxes[..., 2:] - boxes[..., :2]) / STRIDE
+    spread = (_SPREAD * sides).clamp(_LEAST_SPREAD, _MOST_SPREAD)
+    steps = torch.arange(-_REACH, _REACH + 1, device=boxes.device)
+    down, right = torch.meshgrid(steps, steps, indexing="ij")
+    offset = torch.stack([right.flatten(), down.flatten()], dim=1)  # [P, 2]
+    weight = torch.exp(-(offset**2 / (2 * spread[:, :, None] ** 2)).sum(dim=3))  # [N, G, P]
+    points = cell[:, :, None] + offset
+    inside = ((points >= 0) & (points <= limit)).all(dim=3) & there[:, :, None]
+    points = torch.minimum(points.clamp(min=0), limit)
+    return Patches(points[..., 1] * width + points[..., 0], weight * inside)
+
+
+def losses(heads: Heads, truth: Truth) -> Losses:
+    """Measure how wrong the heads are about what is in the pictures."""
+    classes, height, width = heads.heat.shape[1:]
+    patches = patches_of(truth, height, width)
+    things = (truth.labels >= 0).sum().clamp(min=1)
+    heat = _heat_target(patches, truth.labels, classes, height * width)
+    box, quality = _box_losses(heads, truth, patches, things)
+    return Losses(_focal(heads.heat.flatten(1), heat) / things, box, quality)
+
+
+def _heat_target(patches: Patches, labels: torch.Tensor, classes: int, points: int) -> torch.Tensor:
+    """Lay the patches into maps, the higher one where two meet: f32 [N, K × h × w]."""
+    target = torch.zeros(len(labels), classes * points, device=labels.device)
+    place = labels.clamp(min=0)[:, :, None] * points + patches.place
+    return target.scatter_reduce(1, place.flatten(1), patches.weight.flatten(1), "amax")
+
+
+def _focal(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Focal loss with reduced penalty about centres (arXiv:1904.07850, equation 1), summed."""
+    heat = logits.sigmoid()
+    right, wrong = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+    at_centres = (1 - heat) ** 2 * right
+    elsewhere = (1 - target) ** 4 * heat**2 * wrong
+    return -torch.where(target == 1, at_centres, elsewhere).sum()
+
+
+def _box_losses(
+    heads: Heads, truth: Truth, patches: Patches, things: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compare boxes at the points about the centres, each thing counting 1."""
+    width = heads.heat.shape[3]
+    weight = patches.weight * (patches.weight >= _LEAST_WEIGHT)
+    picture, thing, point = weight.nonzero(as_tuple=True)
+    place = patches.place[picture, thing, point]
+    share = (weight / weight.sum(dim=2, keepdim=True).clamp(min=1e-6))[picture, thing, point]
+    centre = torch.stack([place % width, place // width], dim=1) * float(STRIDE) + STRIDE / 2
+    distances = heads.distances.flatten(2)[picture, :, place]
+    boxes = torch.cat([centre - distances[:, :2], centre + distances[:, 2:]], dim=1)
+    overlap, generalised = overlaps(boxes, truth.boxes_xyxy[picture, thing])
+    logits = heads.quality.flatten(1)[picture, place]
+    quality = functional.binary_cross_entropy_with_logits(logits, overlap.detach(), reduction="none")
+    return ((1 - generalised) * share).sum() / things, (quality * share).sum() / things
+
+
+def overlaps(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compare boxes pair by pair.
+
+    Args:
+        first: f32 [P, 4], left, top, right, bottom.
+        second: f32 [P, 4].
+
+    Returns:
+        f32 [P] each: intersection over union, and the generalised one of H. Rezatofighi et al., 2019
+        (arXiv:1902.09630, algorithm 1), which falls to -1 for boxes far apart.
+    """
+    shared = (torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])).clamp(
+        min=0
+    )
+    hull = torch.maximum(first[:, 2:], second[:, 2:]) - torch.minimum(first[:, :2], second[:, :2])
+    areas = [(boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1) for boxes in (first, second)]
+    both = shared.prod(dim=1)
+    union = (areas[0] + areas[1] - both).clamp(min=1e-6)
+    around = hull.prod(dim=1).clamp(min=1e-6)
+    overlap = both / union
+    return overlap, overlap - (around - union) / around

@@ -1,0 +1,116 @@
+"""Recipes that learn to find things: composed scenes of digits, or a folder in COCO's format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from service.manifest import ImageInput
+from training.recipes.recipe import Recipe, Strict
+
+STEPS_OF_STRIDE = 32  # the network halves its input five times
+
+
+class ScenesData(Strict):
+    """Scenes composed of the bundled digits.
+
+    Attributes:
+        train: Scenes to learn from; they are composed once and kept in the runs folder.
+        validation: Scenes to stop by.
+        test: Scenes held out.
+        drawn: Drawings of each digit that scenes to learn from may show beside the training digits.
+        wallpapers: Folder of photographs to put behind scenes that are learnt from or stopped by, used if it
+            is there; without, there is only the one that scikit-learn bundles. `kotae-train data wallpapers`
+            fetches some. Held-out scenes never show any of them.
+    """
+
+    kind: Literal["scenes"] = "scenes"
+    train: Annotated[int, Field(ge=1)] = 12000
+    validation: Annotated[int, Field(ge=1)] = 200
+    test: Annotated[int, Field(ge=1)] = 400
+    drawn: Annotated[int, Field(ge=0, le=1000)] = 40
+    wallpapers: Path | None = None
+
+
+class CocoData(Strict):
+    """Pictures with boxes in COCO's format.
+
+    Attributes:
+        images: Folder of the pictures.
+        annotations: The JSON file.
+        test_images: Folder of held-out pictures; None is `images`.
+        test_annotations: JSON file of the held-out pictures; None holds out a share of `annotations`.
+        mirror: Whether a mirrored picture still shows the same things.
+    """
+
+    kind: Literal["coco"] = "coco"
+    images: Path
+    annotations: Path
+    test_images: Path | None = None
+    test_annotations: Path | None = None
+    mirror: bool = False
+
+
+class DetectorSize(Strict):
+    """Size of the detector.
+
+    Attributes:
+        stem: Channels at half the input's size.
+        widths: Channels at a quarter, an eighth, a sixteenth and a thirty-second of it.
+        blocks: Residual blocks of each of them.
+        neck: Channels of the features that the heads read.
+        slots: Most detections in a picture.
+    """
+
+    stem: Annotated[int, Field(ge=1)] = 24
+    widths: Annotated[tuple[int, ...], Field(min_length=4, max_length=4)] = (40, 80, 112, 128)
+    blocks: Annotated[tuple[int, ...], Field(min_length=4, max_length=4)] = (1, 2, 2, 1)
+    neck: Annotated[int, Field(ge=1)] = 64
+    slots: Annotated[int, Field(ge=1, le=1000)] = 64
+
+
+class DetectionRecipe(Recipe):
+    """A recipe for finding things in pictures.
+
+    Attributes:
+        input: What `version.yaml` will say about the graph's input.
+        train_size: Pixels a side of the pictures that are learnt from. Scenes are then composed smaller,
+            not scaled down, so that digits keep their size; pictures of a folder are scaled to it.
+        bfloat16: Whether convolutions learn in bfloat16; the weights stay float32.
+        start: Checkpoint of a detector to start from; None starts from scratch.
+    """
+
+    data: Annotated[ScenesData | CocoData, Field(discriminator="kind")]
+    input: ImageInput
+    train_size: Annotated[int, Field(ge=STEPS_OF_STRIDE)]
+    network: DetectorSize = DetectorSize()
+    bfloat16: bool = True
+    start: Path | None = None
+
+    @model_validator(mode="after")
+    def _fits_the_network(self) -> Self:
+        for name in ("width", "height"):
+            if getattr(self.input, name) % STEPS_OF_STRIDE:
+                raise ValueError(f"input.{name} must be a multiple of {STEPS_OF_STRIDE}")
+        if self.train_size % STEPS_OF_STRIDE:
+            raise ValueError(f"train_size must be a multiple of {STEPS_OF_STRIDE}")
+        if self.input.channels != 3 or self.input.resize != "letterbox":
+            raise ValueError("input must have channels: 3 and resize: letterbox")
+        return self
+
+    def data_at(self, path: Path) -> dict[str, object]:
+        """Learn from a COCO folder: `annotations.json` in it, and the pictures that it names beside it."""
+        kept = self.data.model_dump(mode="json") if self.data.kind == "coco" else {}
+        annotations = {"images": str(path), "annotations": str(path / "annotations.json")}
+        return {**kept, "kind": "coco", **annotations, "test_images": None, "test_annotations": None}
+
+    def started_from(self, checkpoint: Path) -> Self:
+        """Start from a checkpoint's weights."""
+        return self.model_copy(update={"start": checkpoint})
+
+    @property
+    def training_input(self) -> ImageInput:
+        """The input that pictures to learn from are brought to."""
+        return self.input.model_copy(update={"width": self.train_size, "height": self.train_size})
