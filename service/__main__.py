@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,8 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
 ) -> None:
     """Serve every model of the folder over HTTP."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # until the server has its own, there is nothing to drain
+        signal.signal(number, lambda *_: sys.exit(0))
     if config is not None:
         os.environ[CONFIG_VARIABLE] = str(config)
     from service.telemetry.logs import configure_logging

@@ -52,7 +52,7 @@ class Model:
     @property
     def serving(self) -> Version | None:
         """The newest version that is ready."""
-        ready = [version for version in self.versions.values() if version.state == "ready"]
+        ready = [version for version in list(self.versions.values()) if version.state == "ready"]
         return max(ready, key=lambda version: version.number, default=None)
 
     @property
@@ -60,13 +60,13 @@ class Model:
         """Why the model does not answer; empty where it does."""
         if self.serving:
             return ""
-        failed = [f"version {v.number}: {v.reason}" for v in self.versions.values() if v.reason]
+        failed = [f"version {v.number}: {v.reason}" for v in list(self.versions.values()) if v.reason]
         return "; ".join(failed) or self.reason
 
     @property
     def has_failure(self) -> bool:
         """Whether anything of it failed, be it only an older version."""
-        return bool(self.problem) or any(v.state == "failed" for v in self.versions.values())
+        return bool(self.problem) or any(v.state == "failed" for v in list(self.versions.values()))
 
     def version_numbers(self) -> list[int]:
         """List the complete versions on disk, newest first."""
@@ -105,7 +105,11 @@ class Catalog:
         """
         if not self._folder.is_dir():
             raise StartFailed(f"the models folder {self._folder} does not exist")
-        for folder in sorted(self._folder.iterdir()):
+        try:
+            folders = sorted(self._folder.iterdir())
+        except OSError as error:
+            raise StartFailed(f"the models folder {self._folder} cannot be read: {error}") from error
+        for folder in folders:
             if not folder.is_dir() or folder.name.startswith((".", "_")) or folder.name == "lost+found":
                 continue
             model = Model(folder.name, folder)
@@ -123,8 +127,13 @@ class Catalog:
             every_version: Load all versions whatever the policy says, as `verify` does.
         """
         for model in self.models.values():
-            if model.manifest is not None:
+            if model.manifest is None:
+                continue
+            try:
                 self._load_model(model, VersionPolicy(policy="all") if every_version else None)
+            except OSError as error:  # a folder that cannot be listed, or that went away
+                model.reason = str(error)
+                _log.error("model %s is not ready: %s", model.name, error)
         self.loaded = True
 
     def find(self, task: str, model: str | None = None, version: str | None = None) -> Version:

@@ -14,8 +14,9 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_LIMIT_BYTES = 2**16
-_END = b"\r\n\r\n"
-_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
+_BEGINNING = re.compile(rb"[A-Z]+( |$)")
+_END = re.compile(rb"\r?\n\r?\n")
+_UPGRADE = re.compile(rb"(\r\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
 _TOO_LARGE = (
     b'{"error":{"message":"the head of the request is over the limit of 65536 bytes",'
     b'"type":"invalid_request_error","code":"too_large","param":null,"request_id":null}}'
@@ -38,7 +39,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._head = bytearray()
-        self._in_head = True
+        self._collecting = True
+        self._pipelined_bytes = 0
+        self._parser_in_head = False
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -53,39 +56,56 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand data on once the head that it belongs to is complete."""
-        if not self._in_head:
-            super().data_received(data)
+        if not self._collecting:
+            self._hand_on(data)
             return
         self._unset_keepalive_if_required()
-        if self._head_timer is None:
-            self._start_timer()
-        searched = max(0, len(self._head) - len(_END))
-        self._head += data
-        end = self._head.find(_END, searched)
-        if max(end, len(self._head) if end < 0 else 0) > HEAD_LIMIT_BYTES:
-            self._stop_timer()
-            self.transport.write(_ANSWER)
-            self.transport.close()
-            return
-        if end < 0:
-            return
-        self._stop_timer()
-        whole = bytes(self._head)
-        self._head.clear()
-        super().data_received(_UPGRADE.sub(b"\r\nx-upgrade", whole[: end + 2]) + whole[end + 2 :])
+        self._start_timer()
+        self._head += data if self._head else data.lstrip(b"\r\n")
+        end = _END.search(self._head)
+        if (end.start() if end else len(self._head)) > HEAD_LIMIT_BYTES:
+            self._refuse()
+        elif end or (self._head and not _BEGINNING.match(self._head)):  # the parser knows how to refuse
+            cut = end.start() if end else 0
+            whole = bytes(self._head)
+            self._head.clear()
+            self._hand_on(_UPGRADE.sub(rb"\1x-upgrade", whole[:cut]) + whole[cut:])
 
     def on_message_begin(self) -> None:
-        """The parser itself is in a head or body from here on, pipelined ones included."""
-        self._in_head = False
+        """The parser itself is in a head from here on; pipelined ones only it can tell from bodies."""
+        self._collecting = False
+        self._parser_in_head = True
+        self._pipelined_bytes = 0
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is over."""
+        self._parser_in_head = False
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """What comes next is another head."""
-        self._in_head = True
+        self._collecting = True
         super().on_message_complete()
 
+    def _hand_on(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._parser_in_head or self.transport.is_closing():
+            self._stop_timer()
+            return
+        self._start_timer()  # a pipelined head that is not complete
+        self._pipelined_bytes += len(data)
+        if self._pipelined_bytes > 2 * HEAD_LIMIT_BYTES:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self._stop_timer()
+        self.transport.write(_ANSWER)
+        self.transport.close()
+
     def _start_timer(self) -> None:
-        self._head_timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

@@ -52,7 +52,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
     host, port = listeners[0].getsockname()[:2]
     _log.info(
         "listening on http://%s:%d",
-        host,
+        f"[{host}]" if ":" in host else host,
         port,
         extra={"port": port, "operations_port": app.state.operations_port},
     )
@@ -116,7 +116,7 @@ class DrainingServer(uvicorn.Server):
             asyncio.get_running_loop().call_later(grace, self._stop)
 
     def _on_interrupt(self) -> None:
-        self.force_exit = self.should_exit
+        self.force_exit = self.should_exit or self._lifecycle.draining
         self._lifecycle.draining = True
         self._stop()
 

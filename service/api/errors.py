@@ -59,12 +59,17 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(KotaeError, _on_kotae_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(Exception, _on_unexpected)
 
 
 async def _on_kotae_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestError) or error.status == 499:
         raise error  # not an answer: the middleware counts and logs it
     return render_for(request, error)
+
+
+async def _on_unexpected(request: Request, error: Exception) -> Response:
+    return render_unexpected(request.state.request_id)  # and goes on to the middleware, which logs it
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -80,6 +85,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return render_for(request, InvalidInput(f"the body is not JSON: {first['ctx']['error']}"))
     param = ".".join(str(part) for part in first["loc"][1:]) or None
     return render_for(request, ValidationFailed(f"{param}: {first['msg']}", param=param))
 

@@ -44,21 +44,11 @@ class Door:
             self._inside[model] -= 1
 
     @contextmanager
-    def _hold(self, size: int) -> Iterator[_Held]:
-        held = _Held(self)
-        try:
-            held.grow(size)
-            yield held
-        finally:
-            self._held_bytes -= held.size
-
-    @contextmanager
     def room(self, request: Request) -> Iterator[_Held]:
         """Hold room for a request's body for as long as the request needs it.
 
         Raises:
             TooLarge: The stated length is over the limit.
-            Overloaded: The bodies held now leave no room.
             UnsupportedMedia: The body is compressed.
             InvalidInput: The stated length is not a number.
         """
@@ -69,8 +59,11 @@ class Door:
         if not (stated.isascii() and stated.isdecimal()):
             raise InvalidInput("Content-Length is not a number")
         self._check(int(stated))
-        with self._hold(int(stated)) as held:
+        held = _Held(self)  # grows with what comes: a promise alone takes no room from others
+        try:
             yield held
+        finally:
+            self._held_bytes -= held.size
 
     async def read(self, request: Request, held: _Held) -> bytes:
         """Read a body within the limits.

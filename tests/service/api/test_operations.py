@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -167,3 +168,40 @@ def test_the_start_is_logged_with_settings_and_versions(
     (record,) = [record for record in caplog.records if record.getMessage() == "starting"]
     assert vars(record)["settings"]["max_pixels"] == 1234
     assert {"kotae", "python", "onnxruntime"} <= vars(record)["versions"].keys()
+
+
+def test_a_model_folder_that_goes_away_while_loading_hurts_no_other_model(
+    tmp_path: Path, repository: Path
+) -> None:
+    from service.catalog import Catalog
+
+    make_model(tmp_path, "gone")
+    make_model(tmp_path, "sound")
+    catalog = Catalog.of_folder(tmp_path)
+    shutil.rmtree(tmp_path / "gone")
+    catalog.load()
+    assert catalog.loaded
+    assert "gone" in catalog.missing()
+    assert catalog.models["sound"].serving is not None
+
+
+def test_broken_json_for_the_log_level_is_400(client: TestClient) -> None:
+    headers = {"content-type": "application/json"}
+    response = client.put("/admin/log-level", content=b"{", headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "invalid_input"
+
+
+def test_an_unforeseen_failure_off_the_busy_routes_has_the_same_shape(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from service.catalog import Model
+
+    with start() as client:
+        monkeypatch.setattr(Model, "problem", property(lambda self: 1 / 0))
+        response = client.get("/v1/models")
+        monkeypatch.undo()
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "inference_failed"
+    assert response.json()["error"]["request_id"] == response.headers["x-request-id"]
+    assert caplog.text.count("division by zero") >= 1
