@@ -118,7 +118,8 @@ class TaskEndpoint:
         version: Version | None = None
         if not self.is_enveloped(content_type):  # no parameters in the body: refuse before reading it
             version, parameters = self._choose(query, Body((), ()), request)
-        with self._door.room(request) as held:
+        with contextlib.ExitStack() as inside:
+            held = inside.enter_context(self._door.room(request))
             content = await self._door.read(request, held)
             arrived = time.monotonic()  # the way here has a limit of its own
             started = time.perf_counter()
@@ -129,16 +130,16 @@ class TaskEndpoint:
                 request.headers.get("x-timeout-ms"), version.manifest.deadline_seconds
             )
             self.check(body, parameters)
-            with self._door.permit(version.model, version.manifest.batching.max_queue_items):
-                ticket = Ticket(deadline=arrived + timeout_seconds, label=state.request_id)
-                job = Job(version, body, parameters, ticket)
-                state.ticket = ticket
-                with _watched(request.receive, ticket):
-                    decoded = self._admit_quickly(job)
-                    if decoded is None:
-                        decoded = await ticket.unless_failed(asyncio.ensure_future(self._admit(job)))
-                    stages = state.stages = {"decode": time.perf_counter() - started}
-                    outputs = await ticket.outputs()
+            most = version.manifest.batching.max_queue_items
+            inside.enter_context(self._door.permit(version.model, most))
+            ticket = state.ticket = Ticket(deadline=arrived + timeout_seconds, label=state.request_id)
+            job = Job(version, body, parameters, ticket)
+            with _watched(request.receive, ticket):
+                decoded = self._admit_quickly(job)
+                if decoded is None:
+                    decoded = await self._admit_in_workers(job, inside)
+                stages = state.stages = {"decode": time.perf_counter() - started}
+                outputs = await ticket.outputs()
         started = time.perf_counter()
         response = await self.respond(job, decoded, _results(job, decoded, outputs))
         stages["encode"] = time.perf_counter() - started
@@ -164,6 +165,21 @@ class TaskEndpoint:
             return self._decode_and_submit(job, _QUICK)
         except TooLarge:  # of the quick limits; the real ones decide in a worker
             return None
+
+    async def _admit_in_workers(self, job: Job, inside: contextlib.ExitStack) -> list[Decoded]:
+        """Wait for the admission while somebody waits for the answer.
+
+        Args:
+            job: The request.
+            inside: Its room and its permit, kept until the workers have let go of its body.
+        """
+        admission = asyncio.ensure_future(self._admit(job))
+        try:
+            return await job.ticket.unless_failed(admission)
+        finally:
+            if not admission.done():
+                leave = inside.pop_all().close
+                admission.add_done_callback(lambda _: leave())
 
     async def _admit(self, job: Job) -> list[Decoded]:
         """Decode every item in the workers, then submit them all, or raise for the first bad one."""
