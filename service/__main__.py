@@ -90,7 +90,7 @@ def show_model(name: str, models: ModelsOption = None) -> None:
     console = Console()
     for path in (folder / MANIFEST_FILE, *(entry / VERSION_FILE for _, entry in version_folders(folder)[:1])):
         console.rule(str(path.relative_to(folder)))
-        console.print(path.read_text(encoding="utf-8"), markup=False, highlight=True)
+        console.print(path.read_text(encoding="utf-8"), markup=False, highlight=True, soft_wrap=True)
 
 
 @models_app.command("verify")
