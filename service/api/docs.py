@@ -67,6 +67,9 @@ def install(app: FastAPI, tasks: Sequence[str]) -> None:
                 shared |= result.pop("$defs", {})
                 shared[result["title"]] = result
                 schema["paths"][f"/v1/{name}"] = {"post": _operation(name, TASKS[name], result["title"])}
+            for operations in schema["paths"].values():
+                for operation in operations.values():
+                    _describe_errors(operation["responses"])
         schema = app.openapi_schema or {}
         return schema
 
@@ -88,6 +91,14 @@ _ERROR = {
         }
     },
 }
+
+
+def _describe_errors(responses: dict[str, Any]) -> None:
+    """Give every error of an operation our one shape."""
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    responses.setdefault("default", {"description": "An error", "content": error})
+    if "422" in responses:
+        responses["422"] = {"description": _ERROR_TEXTS["422"], "content": error}
 
 
 def _operation(name: str, task: type[Task], result: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 
 class Health(Protocol):
@@ -42,7 +42,7 @@ def health_router(health: Health, render_metrics: Callable[[], tuple[bytes, str]
         return JSONResponse({"ready": not reasons, "missing": reasons}, 503 if reasons else 200, headers)
 
     @router.head("/metrics", include_in_schema=False)
-    @router.get("/metrics", summary="Prometheus metrics")
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     def metrics() -> Response:  # not async: rendering runs in a thread
         text, media_type = render_metrics()
         return Response(text, media_type=media_type)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from service.api.bodies import Body, read_json_items, read_json_object
 from service.api.tasks import Job, TaskEndpoint
+from service.errors import InvalidInput
 from service.tasks import Decoded
 from service.tasks.task import Result
 from service.tasks.text import EmbeddingParameters
@@ -30,6 +31,8 @@ class EmbeddingsEndpoint(TaskEndpoint):
 
     def parse(self, content: bytes, content_type: str) -> Body:
         """Read OpenAI's request; its `user` is accepted and not used."""
+        if not content:
+            raise InvalidInput('the body is empty; send JSON such as {"model": …, "input": […]}')
         request = read_json_object(content, _FIELDS, required="input")
         raws = read_json_items(request["input"], self.task, self.max_items, "input")
         given = {name: value for name, value in request.items() if name not in ("input", "user")}

@@ -154,7 +154,7 @@ class TaskEndpoint:
     async def _parse(self, content: bytes, content_type: str) -> Body:
         if self.is_enveloped(content_type) and content:
             return await self.in_worker(self.parse, content, content_type)
-        return parse_body(content, content_type, self.task, self.max_items)
+        return self.parse(content, content_type)
 
     def _admit_quickly(self, job: Job) -> list[Decoded] | None:
         """Decode and submit a single small item right here; None where that is no small thing."""
@@ -209,7 +209,7 @@ class TaskEndpoint:
 
     def _decode(self, job: Job, index: int, limits: Limits) -> Decoded:
         if job.ticket.dropped or job.ticket.expired(time.monotonic()):
-            raise DeadlineExceeded("nobody waits for this item any more")
+            raise DeadlineExceeded("the deadline passed before the item was decoded")
         body = job.body
         try:
             return job.version.task.decode(
