@@ -1,0 +1,224 @@
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from service.engine.session import Device, Session
+from service.golden import check_arrays, check_cases, check_files
+from service.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
+from service.tasks import TASKS, Limits
+from tests.training.conftest import silent_console
+from tests.training.detection_fixtures import SIDE, tiny_detection_recipe, write_coco_folder
+from training import __main__ as command_line
+from training.detection.annotated import AnnotatedFile, decoded
+from training.detection.answers import Found
+from training.detection.coco import CocoFolder
+from training.detection.decoder import check_parity
+from training.detection.detector_learner import DetectorLearner
+from training.detection.detector_steps import DetectorSteps
+from training.detection.figures import measure
+from training.detection.misses import draw_misses, find_misses
+from training.errors import DataRejected, ExportFailed
+from training.fit import load_learner
+from training.job import Job
+from training.networks.detector import STRIDE
+from training.recipes.detection_recipe import DetectionRecipe
+from training.recipes.load import load_recipe
+from training.version_folder import Place
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """More threads only wait for each other in networks as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_coco_folder(tmp_path_factory.mktemp("data") / "things")
+
+
+@pytest.fixture(scope="module")
+def steps(annotations: Path, tmp_path_factory: pytest.TempPathFactory) -> DetectorSteps:
+    recipe = tiny_detection_recipe(annotations)
+    return DetectorSteps(Job(recipe, tmp_path_factory.mktemp("runs"), silent_console(), "kotae-train build"))
+
+
+@pytest.fixture(scope="module")
+def built(steps: DetectorSteps, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of version 1; not to be changed."""
+    models = tmp_path_factory.mktemp("models")
+    steps.build(Place(models))
+    return models / "things" / "1"
+
+
+def test_a_folder_in_cocos_format_becomes_a_model_that_finds_its_things(built: Path) -> None:
+    facts = read(built / VERSION_FILE, VersionFacts)
+    assert float(facts.metrics["ap50"]) > 0.8
+    assert facts.metrics["held_out_items"] == 8
+    assert (built / "labels.txt").read_text(encoding="utf-8") == "block\ndisc\n"
+    card = (built.parent / "README.md").read_text(encoding="utf-8")
+    assert f"| AP50 | {float(facts.metrics['ap50']):.4f} |" in card
+    assert (built.parent / "misses.jpg").is_file()
+
+
+def test_the_built_version_passes_the_services_golden_check(built: Path) -> None:
+    facts = read(built / VERSION_FILE, VersionFacts)
+    task = TASKS["object-detection"](built, facts)
+    run = Session(built / facts.variants[0].file, Device("cpu")).run
+    check_files(built, facts)
+    assert check_arrays(built, facts.variants[0], task, run)["boxes"] < 1e-4
+    check_cases(built, task, run, Limits())
+    cases = read(built / "golden" / "golden.yaml", GoldenCases).cases
+    assert {Path(case.file).suffix for case in cases} == {".png", ".jpg"}
+    assert all(case.answer["detections"] for case in cases)
+
+
+def test_evaluating_a_version_prints_what_its_card_says(
+    built: Path, steps: DetectorSteps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps.evaluate(None, built.parent, 0)
+    figures = json.loads((steps.job.run.folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert round(figures["ap"], 5) == read(built / VERSION_FILE, VersionFacts).metrics["ap"]
+    steps.evaluate(steps.job.run.best, None, 0)
+    again = json.loads((steps.job.run.folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert again["ap"] == pytest.approx(figures["ap"], abs=0.01)
+
+
+def test_the_graph_answers_a_picture_alone_as_in_a_batch(built: Path) -> None:
+    session = Session(built / "model.onnx", Device("cpu"))
+    batch = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3)).astype(np.uint8)
+    together = session.run({"image": batch})
+    for i in range(5):
+        alone = session.run({"image": batch[i : i + 1]})
+        np.testing.assert_allclose(alone["scores"][0], together["scores"][i], atol=1e-5)
+
+
+def test_a_graph_that_is_not_the_network_is_refused_box_by_box(
+    built: Path, steps: DetectorSteps, annotations: Path
+) -> None:
+    learner = load_learner(steps.job.run.best, DetectorLearner)
+    session = Session(built / "model.onnx", Device("cpu"))
+    files = CocoFolder(tiny_detection_recipe(annotations)).held_out_files()
+    images = np.stack([decoded(file, learner.recipe.input)[0] for file in files[:4]])
+    assert check_parity(learner.graph, session, images, STRIDE)["boxes"] < 1e-4
+    with torch.no_grad():
+        assert learner.graph.box.bias is not None
+        learner.graph.box.bias[0] += 0.2
+    with pytest.raises(ExportFailed, match="output boxes of the exported graph differs from PyTorch by"):
+        check_parity(learner.graph, session, images, STRIDE)
+
+
+def test_training_goes_on_from_a_checkpoint_of_ours(
+    steps: DetectorSteps, built: Path, annotations: Path, tmp_path: Path
+) -> None:
+    content = tiny_detection_recipe(annotations, epochs=1, least_steps=1).model_dump(mode="json")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    words = ["fit", str(tmp_path / "mine.yaml"), "--from", str(steps.job.run.best), "--runs", str(tmp_path)]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(sys, "argv", ["kotae-train", *words])
+        command_line.main()
+    assert not stopped.value.code
+    assert load_learner(tmp_path / "things" / "checkpoints" / "best.ckpt", DetectorLearner)
+
+
+def test_other_tasks_do_not_start_from_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(DataRejected, match="image-classification does not start"):
+        load_recipe("digits").started_from(tmp_path / "best.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda d: d["annotations"][3].update(image_id=999), r"annotations\.3 is of image 999"),
+        (lambda d: d["annotations"][3].update(category_id=8), r"annotations\.3 is of category 8"),
+        (lambda d: d["annotations"][3].update(bbox=[1, 2, 0, 4]), r"annotations\.3\.bbox\.2"),
+        (lambda d: d["annotations"][3].pop("bbox"), r"annotations\.3\.bbox"),
+        (lambda d: d["images"][2].update(file_name="gone.png"), r"gone\.png"),
+        (lambda d: d.pop("categories"), "categories"),
+        (lambda d: d["categories"].append({"id": 9, "name": "disc"}), "same id or name"),
+        (lambda d: d.update(images=d["images"][:2], annotations=[]), "too few"),
+    ],
+)  # fmt: skip
+def test_a_broken_coco_file_is_told_by_the_place_of_the_mistake(
+    annotations: Path, change: object, told: str
+) -> None:
+    document = json.loads(annotations.read_text(encoding="utf-8"))
+    change(document)  # type: ignore[operator]
+    path = annotations.parent / "broken.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    recipe = tiny_detection_recipe(annotations)
+    data = recipe.data.model_copy(update={"annotations": path})
+    with pytest.raises(DataRejected, match=told):
+        CocoFolder(recipe.model_copy(update={"data": data}))
+
+
+def test_a_coco_file_that_is_not_there_or_is_no_json_is_told(annotations: Path, tmp_path: Path) -> None:
+    recipe = tiny_detection_recipe(annotations)
+    for path, told in (
+        (tmp_path / "none.json", "there is no COCO file"),
+        (annotations.parent / "000.png", "JSON"),
+    ):
+        data = recipe.data.model_copy(update={"annotations": path})
+        with pytest.raises(DataRejected, match=told):
+            CocoFolder(recipe.model_copy(update={"data": data}))
+
+
+def test_held_out_pictures_may_have_a_file_of_their_own(annotations: Path) -> None:
+    recipe = tiny_detection_recipe(annotations)
+    data = recipe.data.model_copy(update={"test_annotations": annotations})
+    source = CocoFolder(recipe.model_copy(update={"data": data}))
+    assert len(source.held_out_files()) == 40
+    assert len(source.validation_files()) == 8
+    assert source.split == "annotations.json for testing"
+
+
+def test_crowds_are_no_things(annotations: Path) -> None:
+    document = json.loads(annotations.read_text(encoding="utf-8"))
+    for annotation in document["annotations"][:5]:
+        annotation["iscrowd"] = 1
+    path = annotations.parent / "crowds.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    recipe = tiny_detection_recipe(annotations)
+    data = recipe.data.model_copy(update={"annotations": path})
+    assert "with 75 boxes" in CocoFolder(recipe.model_copy(update={"data": data})).description
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"train_size": 100}, {"input": {"width": 100, "height": 96, "channels": 3, "resize": "letterbox"}},
+     {"input": {"width": 96, "height": 96, "channels": 3, "resize": "fit"}}],
+)  # fmt: skip
+def test_a_recipe_that_the_network_cannot_halve_is_refused(
+    annotations: Path, change: dict[str, object]
+) -> None:
+    content = tiny_detection_recipe(annotations).model_dump(mode="json")
+    with pytest.raises(ValueError, match="must"):
+        DetectionRecipe.model_validate({**content, **change})
+
+
+def test_figures_are_1_for_the_truth_and_tell_every_kind_of_miss(tmp_path: Path, annotations: Path) -> None:
+    file = CocoFolder(tiny_detection_recipe(annotations)).held_out_files()[0]
+    file = AnnotatedFile(file.name, file.file, file.boxes_xyxy, file.labels, ("light: day",))
+    size = (SIDE, SIDE)
+    right = Found(file.boxes_xyxy, np.array([0.9, 0.8]), file.labels, size)
+    figures = measure([(file, right)], ("block", "disc"))
+    assert (figures.ap, figures.ap50, figures.precision, figures.recall) == (1, 1, 1, 1)
+    assert figures.traits["light: day"].things == 2
+    assert sum(part.things for part in figures.heights.values()) == 2
+    wrong = Found(file.boxes_xyxy[:1], np.array([0.9]), 1 - file.labels[:1], size)
+    figures = measure([(file, wrong)], ("block", "disc"))
+    assert figures.precision == figures.recall == 0
+    misses = find_misses([file], [wrong], ("block", "disc"))
+    assert [miss.answered_xyxy is None for miss in misses] == [False, True]
+    draw_misses(misses, tmp_path / "misses.jpg")
+    draw_misses([], tmp_path / "none.jpg")
+    assert (tmp_path / "none.jpg").is_file()

@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.training.detection_fixtures import tiny_scenes_recipe
+from training.detection.decoder import COUNTED, decode
+from training.detection.detector_learner import DetectorLearner
+from training.detection.fit import take_weights
+from training.detection.targets import Truth, losses, overlaps, patches_of
+from training.detection.variation import move, relight
+from training.errors import DataRejected
+from training.networks.detector import STRIDE, Detector, Heads, pick_peaks
+from training.recipes.detection_recipe import DetectorSize
+
+SIZE = DetectorSize(stem=8, widths=(8, 12, 16, 16), blocks=(1, 1, 1, 1), neck=12, slots=20)
+
+
+def perfect_heads(truth: Truth, classes: int, points: int) -> Heads:
+    """Heads that say at every point about a thing what is true of it."""
+    heat = torch.full((len(truth.labels), classes, points, points), -12.0)
+    distances = torch.full((len(truth.labels), 4, points, points), 8.0)
+    patches = patches_of(truth, points, points)
+    for picture, thing in (truth.labels >= 0).nonzero().tolist():
+        box, label = truth.boxes_xyxy[picture, thing], int(truth.labels[picture, thing])
+        for place, weight in zip(
+            patches.place[picture, thing].tolist(), patches.weight[picture, thing].tolist(), strict=True
+        ):
+            if weight < 0.05:
+                continue
+            row, column = divmod(place, points)
+            x, y = (column + 0.5) * STRIDE, (row + 0.5) * STRIDE
+            distances[picture, :, row, column] = torch.stack([x - box[0], y - box[1], box[2] - x, box[3] - y])
+            if weight == 1:
+                heat[picture, label, row, column] = 12.0
+    return Heads(heat, distances, torch.full((len(truth.labels), 1, points, points), 12.0))
+
+
+def example_truth() -> Truth:
+    boxes = torch.tensor(
+        [[[4.0, 6.0, 30.0, 50.0], [40.0, 8.0, 60.0, 30.0]], [[10.0, 20.0, 22.0, 31.0], [0] * 4]]
+    )
+    return Truth(boxes, torch.tensor([[1, 0], [2, -1]]))
+
+
+def test_saying_what_is_true_costs_next_to_nothing_and_is_found_again() -> None:
+    truth = example_truth()
+    heads = perfect_heads(truth, 3, 16)
+    found = losses(heads, truth)
+    assert float(found.heat) < 1e-3
+    assert float(found.box) < 1e-4
+    assert float(found.quality) < 1e-3
+    boxes, scores, labels = pick_peaks(heads, 5)
+    assert (scores > 0.9).sum(dim=1).tolist() == [2, 1]
+    found_first = {int(label): box * 64 for label, box in zip(labels[0, :2], boxes[0, :2], strict=True)}
+    torch.testing.assert_close(found_first[1], truth.boxes_xyxy[0, 0])
+    torch.testing.assert_close(found_first[0], truth.boxes_xyxy[0, 1])
+
+
+def test_any_mistake_costs_more() -> None:
+    truth = example_truth()
+    heads = perfect_heads(truth, 3, 16)
+    none = float(losses(heads, truth).total)
+    too_hot = Heads(heads.heat + 12, heads.distances, heads.quality)
+    too_large = Heads(heads.heat, heads.distances * 1.5, heads.quality)
+    assert float(losses(too_hot, truth).heat) > none + 1
+    assert float(losses(too_large, truth).box) > 0.3
+    assert float(losses(too_large, truth).quality) > 1
+
+
+def test_a_picture_with_nothing_in_it_can_be_learnt_from() -> None:
+    truth = Truth(torch.zeros(1, 1, 4), torch.full((1, 1), -1))
+    heads = Heads(*(torch.zeros(1, n, 8, 8, requires_grad=True) for n in (3, 4, 1)))
+    total = losses(heads, truth).total
+    total.backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(total)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 100), min_size=8, max_size=8))
+def test_overlap_is_symmetric_within_its_range_and_1_for_the_same_box(numbers: list[float]) -> None:
+    corners = torch.tensor(numbers).reshape(2, 4)
+    boxes = torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:] + 1], dim=1)
+    first, second = boxes[:1], boxes[1:]
+    plain, generalised = overlaps(first, second)
+    torch.testing.assert_close(plain, overlaps(second, first)[0])
+    assert -1 <= float(generalised) <= float(plain) + 1e-6 <= 1 + 2e-6
+    assert float(overlaps(first, first)[1]) == pytest.approx(1)
+
+
+def test_peaks_are_those_of_the_independent_decoder_box_by_box() -> None:
+    torch.manual_seed(3)
+    heat = torch.randn(3, 4, 12, 12) * 3
+    heat[0, 0, 0, 0] = heat[0, 1, 11, 11] = 40.0  # in corners, and beyond what a sigmoid tells apart
+    heat[0, 0, 0, 1] = 39.0
+    heads = Heads(heat, torch.rand(3, 4, 12, 12) * 20, torch.randn(3, 1, 12, 12))
+    boxes, scores, labels = pick_peaks(heads, 30)
+    for number, peaks in enumerate(decode(heads, 30, STRIDE)):
+        counted = [peak for peak in peaks if peak.score >= COUNTED]
+        assert len(counted) > 10
+        assert int((scores[number] >= COUNTED).sum()) == len(counted)
+        for place, peak in enumerate(counted):
+            assert int(labels[number, place]) == peak.label
+            assert float(scores[number, place]) == pytest.approx(peak.score, abs=1e-5)
+            np.testing.assert_allclose(boxes[number, place].numpy(), peak.box_xyxy, atol=1e-5)
+
+
+def test_a_picture_alone_is_answered_as_in_a_batch() -> None:
+    torch.manual_seed(0)
+    network = Detector(5, SIZE).eval()
+    images = torch.randint(0, 256, (4, 96, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        together = network(images)
+        for i in range(4):
+            alone = network(images[i : i + 1])
+            torch.testing.assert_close(alone[0][0], together[0][i], atol=1e-5, rtol=0)
+            torch.testing.assert_close(alone[1][0], together[1][i], atol=1e-5, rtol=0)
+
+
+def test_relighting_keeps_pixels_in_range_and_is_repeatable() -> None:
+    images = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8)
+    first, again = (relight(images, torch.Generator().manual_seed(5), invert=True) for _ in range(2))
+    assert torch.equal(first, again)
+    assert 0 <= float(first.min()) <= float(first.max()) <= 255
+    assert torch.equal(first, first.round())
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_moved_pictures_take_their_boxes_along(mirror: bool) -> None:
+    images = torch.full((16, 64, 64, 3), 120.0)
+    images[:, 20:44, 16:36] = 250.0
+    truth = Truth(
+        torch.tensor([[[16.0, 20.0, 36.0, 44.0]]]).repeat(16, 1, 1), torch.zeros(16, 1, dtype=torch.long)
+    )
+    moved, boxes = move(images, truth, torch.Generator().manual_seed(2), mirror=mirror)
+    kept = boxes.labels[:, 0] >= 0
+    assert int(kept.sum()) > 8
+    for picture, box in zip(moved[kept], boxes.boxes_xyxy[kept, 0], strict=True):
+        bright = picture[..., 0] > 190
+        rows, columns = bright.any(dim=1).nonzero(), bright.any(dim=0).nonzero()
+        found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(np.array(found, dtype=float), box.numpy(), atol=1.5)
+
+
+def test_a_checkpoint_of_other_classes_gives_all_but_its_heat() -> None:
+    recipe = tiny_scenes_recipe().model_copy(update={"network": SIZE}).model_dump(mode="json")
+    start, learner = DetectorLearner(recipe, ["a", "b"], 1), DetectorLearner(recipe, ["a", "b", "c"], 1)
+    heat = learner.graph.heat.weight.clone()
+    take_weights(learner, start)
+    torch.testing.assert_close(learner.graph.box.weight, start.graph.box.weight)
+    torch.testing.assert_close(learner.graph.heat.weight, heat)
+    larger = {**recipe, "network": {**recipe["network"], "neck": 24}}
+    with pytest.raises(DataRejected, match="another size"):
+        take_weights(DetectorLearner(larger, ["a", "b"], 1), start)
