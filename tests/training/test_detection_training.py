@@ -17,6 +17,7 @@ from tests.training.detection_fixtures import SIDE, tiny_detection_recipe, write
 from training import __main__ as command_line
 from training.detection.annotated import AnnotatedFile, decoded
 from training.detection.answers import Found
+from training.detection.calibrate import best_threshold, calibrate
 from training.detection.coco import CocoFolder
 from training.detection.decoder import check_parity
 from training.detection.detector_learner import DetectorLearner
@@ -107,7 +108,9 @@ def test_a_graph_that_is_not_the_network_is_refused_box_by_box(
 ) -> None:
     learner = load_learner(steps.job.run.best, DetectorLearner)
     session = Session(built / "model.onnx", Device("cpu"))
-    files = CocoFolder(tiny_detection_recipe(annotations)).held_out_files()
+    source = CocoFolder(tiny_detection_recipe(annotations))
+    files = source.held_out_files()
+    calibrate(learner, source.validation_files())
     images = np.stack([decoded(file, learner.recipe.input)[0] for file in files[:4]])
     assert check_parity(learner.graph, session, images, STRIDE)["boxes"] < 1e-4
     with torch.no_grad():
@@ -115,6 +118,16 @@ def test_a_graph_that_is_not_the_network_is_refused_box_by_box(
         learner.graph.box.bias[0] += 0.2
     with pytest.raises(ExportFailed, match="output boxes of the exported graph differs from PyTorch by"):
         check_parity(learner.graph, session, images, STRIDE)
+
+
+def test_scores_are_raised_until_the_default_threshold_is_the_best_one(annotations: Path) -> None:
+    files = CocoFolder(tiny_detection_recipe(annotations)).held_out_files()
+    found = []
+    for file in files:  # right at 0.4, wrong at 0.2
+        boxes = np.concatenate([file.boxes_xyxy, file.boxes_xyxy + 30])
+        scores = np.repeat([0.4, 0.2], len(file.labels))
+        found.append(Found(boxes, scores, np.concatenate([file.labels] * 2), (SIDE, SIDE)))
+    assert 0.2 < best_threshold(files, found) <= 0.4
 
 
 def test_training_goes_on_from_a_checkpoint_of_ours(

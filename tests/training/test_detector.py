@@ -51,7 +51,7 @@ def test_saying_what_is_true_costs_next_to_nothing_and_is_found_again() -> None:
     assert float(found.heat) < 1e-3
     assert float(found.box) < 1e-4
     assert float(found.quality) < 1e-3
-    boxes, scores, labels = pick_peaks(heads, 5)
+    boxes, scores, labels = pick_peaks(heads, 5, torch.ones(()))
     assert (scores > 0.9).sum(dim=1).tolist() == [2, 1]
     found_first = {int(label): box * 64 for label, box in zip(labels[0, :2], boxes[0, :2], strict=True)}
     torch.testing.assert_close(found_first[1], truth.boxes_xyxy[0, 0])
@@ -95,8 +95,8 @@ def test_peaks_are_those_of_the_independent_decoder_box_by_box() -> None:
     heat[0, 0, 0, 0] = heat[0, 1, 11, 11] = 40.0  # in corners, and beyond what a sigmoid tells apart
     heat[0, 0, 0, 1] = 39.0
     heads = Heads(heat, torch.rand(3, 4, 12, 12) * 20, torch.randn(3, 1, 12, 12))
-    boxes, scores, labels = pick_peaks(heads, 30)
-    for number, peaks in enumerate(decode(heads, 30, STRIDE)):
+    boxes, scores, labels = pick_peaks(heads, 30, torch.tensor(0.6))
+    for number, peaks in enumerate(decode(heads, 30, STRIDE, 0.6)):
         counted = [peak for peak in peaks if peak.score >= COUNTED]
         assert len(counted) > 10
         assert int((scores[number] >= COUNTED).sum()) == len(counted)

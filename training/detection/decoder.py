@@ -30,13 +30,14 @@ class Peak:
     label: int
 
 
-def decode(heads: Heads, slots: int, stride: int) -> list[list[Peak]]:
+def decode(heads: Heads, slots: int, stride: int, power: float) -> list[list[Peak]]:
     """Find the peaks of each picture.
 
     Args:
         heads: As the network gives them.
         slots: Most detections in a picture.
         stride: Input pixels between points.
+        power: That scores are raised to.
 
     Returns:
         For each picture its peaks, surest first.
@@ -44,24 +45,27 @@ def decode(heads: Heads, slots: int, stride: int) -> list[list[Peak]]:
     heat, distances, quality = (
         part.detach().double().numpy() for part in (heads.heat, heads.distances, heads.quality)
     )
-    return [_decode_one(*arrays, slots, stride) for arrays in zip(heat, distances, quality, strict=True)]
+    return [
+        _decode_one(arrays, slots, stride, power) for arrays in zip(heat, distances, quality, strict=True)
+    ]
 
 
 def _decode_one(
-    heat: NDArray[np.float64],
-    distances: NDArray[np.float64],
-    quality: NDArray[np.float64],
+    arrays: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     slots: int,
     stride: int,
+    power: float,
 ) -> list[Peak]:
+    heat, distances, quality = arrays
     _, height, width = heat.shape
     found = []
-    for label, row, column in np.argwhere(heat > np.log(COUNTED / (1 - COUNTED)) - 1).tolist():
+    least = COUNTED ** (1 / power)  # the expected overlap is 1 at most
+    for label, row, column in np.argwhere(heat > np.log(least / (1 - least)) - 1).tolist():
         around = heat[label, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
         if heat[label, row, column] < around.max():
             continue
         expected = 1 / (1 + np.exp(-quality[0, row, column]))
-        score = float(np.sqrt(expected) / (1 + np.exp(-heat[label, row, column])))
+        score = float((np.sqrt(expected) / (1 + np.exp(-heat[label, row, column]))) ** power)
         left, top, right, bottom = distances[:, row, column].tolist()
         x, y = stride * column + stride / 2, stride * row + stride / 2
         edges = (
@@ -98,7 +102,9 @@ def check_parity(
     for size in BATCHES:
         batch = np.take(images, range(size), axis=0, mode="wrap")
         with torch.inference_mode():
-            expected = decode(network.heads(torch.from_numpy(batch)), network.slots, stride)
+            expected = decode(
+                network.heads(torch.from_numpy(batch)), network.slots, stride, float(network.score_power)
+            )
         got = graph.run({"image": batch})
         for number, peaks in enumerate(expected):
             row = {name: array[number] for name, array in got.items()}

@@ -30,6 +30,7 @@ from service.manifest import (
 )
 from training.detection.annotated import AnnotatedFile, decoded
 from training.detection.answers import Found, answers_of_checkpoint, answers_of_version
+from training.detection.calibrate import calibrate
 from training.detection.decoder import TOLERANCES, check_parity
 from training.detection.detector_learner import DetectorLearner
 from training.detection.figures import THRESHOLD, DetectionFigures, matches, measure
@@ -76,6 +77,7 @@ def fill_version(folder: Path, learner: DetectorLearner, origin: Origin) -> tupl
         ExportFailed: The graph does not find what PyTorch finds.
     """
     learner.eval()
+    calibrate(learner, origin.validation)
     recipe = learner.recipe
     (folder / LABELS_FILE).write_text("\n".join(learner.classes) + "\n", encoding="utf-8")
     export_detector(learner, folder / GRAPH_FILE)

@@ -49,6 +49,8 @@ class Detector(nn.Module):
     def __init__(self, classes: int, size: DetectorSize) -> None:
         super().__init__()
         self.slots = size.slots
+        self.score_power: torch.Tensor
+        self.register_buffer("score_power", torch.ones(()))  # set after the training
         self.stem = nn.Sequential(
             *_normalised(nn.Conv2d(3, size.stem, 5, 2, padding=2, bias=False)),
             *_normalised(nn.Conv2d(size.stem, size.widths[0], 3, 2, padding=1, bias=False)),
@@ -105,19 +107,21 @@ class Detector(nn.Module):
             Boxes f32 [N, M, 4], left, top, right and bottom edge in shares 0–1 of the input; scores
             f32 [N, M], falling; labels i64 [N, M].
         """
-        return pick_peaks(self.heads(image), self.slots)
+        return pick_peaks(self.heads(image), self.slots, self.score_power)
 
 
-def pick_peaks(heads: Heads, slots: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def pick_peaks(
+    heads: Heads, slots: int, power: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Turn heads into detections; see `Detector.forward`.
 
-    A score is the heat times the square root of the expected overlap. Slots that no peak fills have
-    score 0.
+    A score is the heat times the square root of the expected overlap, to the given power. Slots that no
+    peak fills have score 0.
     """
     classes, height, width = heads.heat.shape[1:]
     # Logits and not their sigmoid, of which large ones would all be 1.
     highest = functional.max_pool2d(heads.heat, 3, stride=1, padding=1)
-    scores = heads.heat.sigmoid() * heads.quality.sigmoid().sqrt()
+    scores = (heads.heat.sigmoid() * heads.quality.sigmoid().sqrt()) ** power
     peaks = torch.where(heads.heat == highest, scores, torch.zeros_like(scores))
     slots = min(slots, classes * height * width)
     best, where = peaks.flatten(1).topk(slots, dim=1)
