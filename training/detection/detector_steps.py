@@ -11,6 +11,7 @@ from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks.classification import read_labels
 from training.detection.annotated import AnnotatedFile, DetectionSource
 from training.detection.answers import Found, answers_of_checkpoint, answers_of_version
+from training.detection.card import MISSES_FILE, write_detector_card
 from training.detection.coco import CocoFolder
 from training.detection.detector_learner import DetectorLearner
 from training.detection.digit_scenes import DigitScenes
@@ -23,10 +24,7 @@ from training.errors import DataRejected
 from training.fit import load_learner
 from training.job import Job, newest_version, write_json
 from training.recipes.detection_recipe import CocoData, DetectionRecipe
-from training.text.card import write_text_card
 from training.version_folder import Place, publish
-
-MISSES_FILE = "misses.jpg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ class DetectorSteps:
         misses = find_misses(measured.files, measured.found, learner.classes)
         draw_misses(misses, folder.parent / MISSES_FILE)
         tables = figure_tables(measured.figures)
-        write_text_card(folder, self.job.recipe, tables)
+        write_detector_card(folder, self.job.recipe, tables)
         self._say(tables)
         self._say(f"exported and checked: {folder}")
 
