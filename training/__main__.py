@@ -125,6 +125,27 @@ def wallpapers(
     sys.stdout.write(f"{len(fetch_wallpapers(folder))} pictures in {folder}\n")
 
 
+@data_app.command("package-descriptions")
+def package_descriptions(
+    folder: Annotated[Path, typer.Argument(help="Where to write languages.jsonl and descriptions.jsonl.")],
+    *,
+    languages: Annotated[
+        str | None, typer.Option("--languages", help="ISO 639-1 codes, with commas; all if not given.")
+    ] = None,
+    most: Annotated[int, typer.Option("--most", min=1, help="Most texts of one language.")] = 6000,
+) -> None:
+    """Fetch Debian's package descriptions, in English and as people translated them.
+
+    Reads the Packages and Translation lists of this machine's apt sources, with apt and without any
+    privilege; apt's own state is not touched. Needs Debian or a relative of it, and the network.
+    """
+    from training.data.package_descriptions import LANGUAGES, write_package_descriptions
+
+    codes = languages.split(",") if languages else list(dict.fromkeys(LANGUAGES.values()))
+    counts = write_package_descriptions(folder, codes, most)
+    typer.echo("\n".join(f"{name}\t{count}" for name, count in counts.items()))
+
+
 def _steps(
     recipe: str,
     data: Path | None,

@@ -65,19 +65,31 @@ def write_graph(
         # torch 2.13's own exporter still calls these deprecated names of its own and of onnxscript.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        torch.onnx.export(
+        # Two inputs of one shape share the names of its axes, which is what is wanted.
+        warnings.filterwarnings("ignore", message="# The axis name: . will not be used")
+        program = torch.onnx.export(
             network,
             examples,
-            path,
             input_names=list(names.inputs),
             output_names=list(names.outputs),
             dynamic_shapes=dynamic_shapes,
             opset_version=OPSET,
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+    assert program is not None, "the exporter returns what it made"
+    _tell_apart(program.model.graph)
+    program.save(path, external_data=False)
     onnx.checker.check_model(path, full_check=True)
+
+
+def _tell_apart(graph: Any) -> None:
+    """Rename values inside the graph that are called as an output is: torch 2.13 does not see to that."""
+    outputs = {output.name: output for output in graph.outputs}
+    for node in graph:
+        for value in node.outputs:
+            if outputs.get(value.name, value) is not value:
+                value.name = f"inner_{value.name}"
 
 
 def check_parity(

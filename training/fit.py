@@ -230,9 +230,10 @@ def _trainer(recipe: Recipe, run: Run, console: Console) -> Trainer:
                 run.best.parent,
                 filename=run.best.stem,
                 monitor="validation_loss",
-                save_last=True,
                 enable_version_counter=False,
             ),
+            # Its own callback: Lightning 2.6 writes `save_last` only when the epoch was the best one.
+            ModelCheckpoint(run.last.parent, filename=run.last.stem, enable_version_counter=False),
             EarlyStopping("validation_loss", patience=wanted.patience),
             LearningRateMonitor("epoch"),
             RichProgressBar() if on_terminal else EpochLines(console),

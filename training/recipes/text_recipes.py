@@ -74,7 +74,7 @@ class ByteNetworkSize(Strict):
     buckets: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = (4096, 8192, 8192)
     width: Annotated[int, Field(ge=1)] = 32
     channels: Annotated[int, Field(ge=1)] = 64
-    kernel: Annotated[int, Field(ge=1)] = 5
+    kernel: Literal[1, 3, 5, 7, 9] = 5
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
@@ -111,39 +111,44 @@ class EncoderSize(Strict):
 
     Attributes:
         vocabulary: Tokens of the tokenizer that is trained on the training part.
-        factor: Numbers of a token's embedding before it is widened.
-        width: Numbers of a token between layers.
+        width: Numbers of a token in the Transformer encoder.
         heads: Attention heads.
         layers: Transformer layers.
         dimensions: Numbers of the answer.
         prefixes: Shorter prefixes of the answer that shall work too.
-        dropout: Share of features dropped while training.
+        dropout: Share of tokens that are not seen while training.
     """
 
-    vocabulary: Annotated[int, Field(ge=300, le=65536)] = 16384
-    factor: Annotated[int, Field(ge=1)] = 64
-    width: Annotated[int, Field(ge=1)] = 192
+    vocabulary: Annotated[int, Field(ge=300, le=65536)] = 4096
+    width: Annotated[int, Field(ge=1)] = 64
     heads: Annotated[int, Field(ge=1)] = 4
-    layers: Annotated[int, Field(ge=1)] = 2
-    dimensions: Annotated[int, Field(ge=2)] = 256
-    prefixes: tuple[Annotated[int, Field(ge=1)], ...] = (64, 128)
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    layers: Annotated[int, Field(ge=1)] = 1
+    dimensions: Annotated[int, Field(ge=2)] = 1024
+    prefixes: tuple[Annotated[int, Field(ge=1)], ...] = (64, 256)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.15
 
 
 class Contrast(Strict):
     """How pairs are learnt.
 
     Attributes:
-        tokens: Most tokens of a text while learning.
+        query_tokens: Most tokens of a query while learning.
+        document_tokens: Of a document.
         siblings: Share of batches that have texts of the same group side by side, which are the hardest
             to tell apart.
+        alike: Share of batches that have documents side by side that the network finds alike, from the
+            second epoch on.
         pieces: Share of pairs whose query is a sentence of the document, and the document the rest.
+        prefix_weight: Weight of each prefix's loss, where the whole answer's is 1.
         temperature: Of the softmax over the batch at the start; it is learnt.
     """
 
-    tokens: Annotated[int, Field(ge=8)] = 128
-    siblings: Annotated[float, Field(ge=0, le=1)] = 0.5
-    pieces: Annotated[float, Field(ge=0, le=1)] = 0.3
+    query_tokens: Annotated[int, Field(ge=4)] = 40
+    document_tokens: Annotated[int, Field(ge=8)] = 96
+    siblings: Annotated[float, Field(ge=0, le=1)] = 0.3
+    alike: Annotated[float, Field(ge=0, le=1)] = 0.4
+    pieces: Annotated[float, Field(ge=0, le=1)] = 0.25
+    prefix_weight: Annotated[float, Field(ge=0)] = 0.2
     temperature: Annotated[float, Field(gt=0)] = 0.05
 
 

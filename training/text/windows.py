@@ -41,7 +41,8 @@ class StepNumbers(Sampler[int]):
         return self._steps
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self._epoch * self._steps, (self._epoch + 1) * self._steps))
+        # A generator begins when its first number is wanted, which is after the epoch was chosen.
+        yield from range(self._epoch * self._steps, (self._epoch + 1) * self._steps)
 
 
 class WindowBatches(Dataset[Batch]):

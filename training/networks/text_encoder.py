@@ -1,0 +1,174 @@
+"""A small text encoder, from token ids to a vector of length 1, made to learn on a CPU in minutes.
+
+The vector of a text is the weighted mean of its tokens' vectors, as in TF-IDF but with learnt vectors
+instead of one axis a token. A token's weight starts as its inverse document frequency, and one that stands
+there c times counts 1 + log c times (C. Manning, P. Raghavan, H. Schütze, Introduction to Information
+Retrieval, 2008, sections 6.2.1 and 6.4.1). A narrow Transformer encoder (A. Vaswani et al. 2017,
+arXiv:1706.03762; normalisation before each part as in R. Xiong et al. 2020, arXiv:2002.04745) reads the
+tokens in their context; it changes their weights and adds what it understood.
+
+The mask is honoured in attention, counts and means, so that padding never changes an answer.
+
+Letters in shapes: `N` batch, `T` tokens, `V` vocabulary, `W` width of the Transformer, `D` dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from training.recipes.text_recipes import EncoderSize
+
+LONGEST = 512  # positions; later tokens share the last one
+_NEVER = -1e9
+
+
+class Table(nn.Module):
+    """Rows to look up, as floats while learning and as bytes with one scale a row after `quantise`."""
+
+    def __init__(self, rows: int, width: int, deviation: float) -> None:
+        super().__init__()
+        self.weight: nn.Parameter | None = nn.Parameter(torch.randn(rows, width) * deviation)
+        self.register_buffer("bytes", None)
+        self.register_buffer("scales", None)
+
+    def quantise(self) -> None:
+        """Round each row to 255 steps, as the exported graph has them."""
+        assert self.weight is not None, "quantised once"
+        rows = self.weight.detach()
+        scales = rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-8) / 127
+        self.bytes = (rows / scales).round().to(torch.int8)
+        self.scales = scales
+        self.weight = None
+
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
+        """Look up i64 [N, T]; returns f32 [N, T, width]."""
+        if self.weight is not None:
+            return functional.embedding(index, self.weight)
+        return self.get_buffer("bytes")[index].to(torch.float32) * self.get_buffer("scales")[index]
+
+    def weighted_sum(self, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Add up rows: i64 [N, T] and f32 [N, T] to f32 [N, width]."""
+        if self.weight is not None:
+            # The same without the [N, T, width] in between; the exporter does not know it.
+            return functional.embedding_bag(index, self.weight, per_sample_weights=weights, mode="sum")
+        return torch.matmul(weights.unsqueeze(1), self(index)).squeeze(1)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward network, each beside a shortcut and after a normalisation."""
+
+    def __init__(self, size: EncoderSize) -> None:
+        super().__init__()
+        self.heads = size.heads
+        self.before_attention = nn.LayerNorm(size.width)
+        self.query_key_value = nn.Linear(size.width, 3 * size.width)
+        self.mix = nn.Linear(size.width, size.width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(size.width),
+            nn.Linear(size.width, 2 * size.width),
+            nn.GELU(),
+            nn.Linear(2 * size.width, size.width),
+        )
+
+    def forward(self, tokens: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Transform f32 [N, T, W]; `bias` f32 [N, 1, 1, T] is far below 0 where there is no token."""
+        items, length, width = tokens.shape
+        parts = self.query_key_value(self.before_attention(tokens))
+        query, key, value = (
+            part.view(items, length, self.heads, width // self.heads).transpose(1, 2)
+            for part in parts.chunk(3, dim=2)
+        )  # [N, heads, T, W / heads] each
+        scores = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5 + bias
+        mixed = (scores.softmax(dim=3) @ value).transpose(1, 2).reshape(items, length, width)
+        tokens = tokens + self.mix(mixed)
+        added: torch.Tensor = tokens + self.feed_forward(tokens)
+        return added
+
+
+class TextEncoder(nn.Module):
+    """The whole graph that is exported: ids and mask in, a vector of length 1 out.
+
+    Args:
+        size: Of the network.
+        vocabulary: V, padding included.
+    """
+
+    def __init__(self, size: EncoderSize, vocabulary: int) -> None:
+        super().__init__()
+        self.dropped = size.dropout
+        self.vectors = Table(vocabulary, size.dimensions, 2 * size.dimensions**-0.5)
+        self.token_weight = nn.Embedding(vocabulary, 1)
+        self.position_weight = nn.Embedding(LONGEST, 1)
+        self.token = Table(vocabulary, size.width, 0.5)
+        self.position = nn.Embedding(LONGEST, size.width)
+        self.layers = nn.ModuleList(EncoderLayer(size) for _ in range(size.layers))
+        self.change = nn.Linear(size.width, 1)
+        self.add = nn.Linear(size.width, size.dimensions)
+        nn.init.normal_(self.position.weight, std=0.2)
+        for start_at_zero in (self.token_weight.weight, self.change.weight, self.change.bias):
+            nn.init.zeros_(start_at_zero)
+        nn.init.normal_(self.add.weight, std=1e-3)
+        nn.init.zeros_(self.add.bias)
+        with torch.no_grad():  # what stands first says more
+            self.position_weight.weight.copy_(-0.006 * torch.arange(LONGEST).unsqueeze(1))
+
+    def start_weights(self, frequencies: torch.Tensor) -> None:
+        """Start with inverse document frequencies f32 [V], all above 0, scaled to a mean of 1."""
+        with torch.no_grad():
+            self.token_weight.weight.copy_((frequencies / frequencies.mean()).log().unsqueeze(1))
+
+    def quantise(self) -> TextEncoder:
+        """Round all tables to bytes; nothing can be learnt after that."""
+        for module in self.modules():
+            if isinstance(module, Table):
+                module.quantise()
+        return self
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Encode texts.
+
+        Args:
+            input_ids: i64 [N, T].
+            attention_mask: i64 [N, T], 1 for tokens and 0 for padding.
+
+        Returns:
+            f32 [N, D], each row of length 1.
+        """
+        ids = input_ids * attention_mask
+        mask = attention_mask.to(torch.float32)  # [N, T]
+        if self.training and self.dropped:
+            kept = torch.rand_like(mask) >= self.dropped
+            kept[:, 0] = True
+            mask = mask * kept
+        places = torch.arange(ids.shape[1], device=ids.device).clamp(max=LONGEST - 1)
+        context = self._context(ids, places, mask)  # [N, T, W]
+        logs = self.token_weight(ids) + self.change(context) + self.position_weight(places)
+        weights = torch.exp(logs.squeeze(2)) * mask * share_of_repeated(ids, mask)  # [N, T]
+        weights = weights / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        understood = torch.matmul(weights.unsqueeze(1), context).squeeze(1)  # [N, W]
+        mean = self.vectors.weighted_sum(ids, weights) + self.add(understood)
+        return functional.normalize(mean, dim=1)
+
+    def _context(self, ids: torch.Tensor, places: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        bias = ((1 - mask) * _NEVER)[:, None, None, :]
+        tokens: torch.Tensor = self.token(ids) + self.position(places)
+        for layer in self.layers:
+            tokens = layer(tokens, bias)
+        return tokens
+
+
+def share_of_repeated(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Make a token that stands in a text c times count 1 + log c times, shared by its places.
+
+    Args:
+        ids: i64 [N, T].
+        mask: f32 [N, T].
+
+    Returns:
+        f32 [N, T], 1 where a token stands once.
+    """
+    same = (ids.unsqueeze(2) == ids.unsqueeze(1)).to(torch.float32)  # [N, T, T]
+    count = torch.matmul(same, mask.unsqueeze(2)).squeeze(2).clamp(min=1)
+    return (1 + count.log()) / count

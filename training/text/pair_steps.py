@@ -1,0 +1,137 @@
+"""The commands of a recipe that finds texts by texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from service.manifest import VERSION_FILE, Baseline, VersionFacts, read, write
+from training.errors import DataRejected
+from training.fit import load_learner
+from training.job import Job, newest_version
+from training.recipes.text_recipes import TextEmbeddingRecipe
+from training.text.card import write_text_card
+from training.text.fit_pairs import fit_pairs
+from training.text.pair_figures import PairEvaluation, evaluate_pairs
+from training.text.pair_learner import PairLearner
+from training.text.pair_tables import pair_tables
+from training.text.pairs import PairData, open_pairs
+from training.text.tokens import pad
+from training.text.version import GoldenText, TextModel, network_answers, with_figures, write_files
+from training.version_folder import Place, publish
+
+_GOLDEN_PAIRS = 3
+_LONGEST_GOLDEN = 400  # characters
+_DIGITS = 5  # of a number of a golden answer
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class PairSteps:
+    """What the command line can ask of a recipe for finding texts; see `training.steps`."""
+
+    job: Job[TextEmbeddingRecipe]
+
+    def fit(self, *, resume: bool) -> None:
+        """Train."""
+        self._fit(open_pairs(self.job.recipe), resume=resume)
+
+    def build(self, place: Place) -> None:
+        """Train, export and evaluate."""
+        place.resolve(self.job.recipe.name)  # a taken place is told before the training, not after it
+        data = open_pairs(self.job.recipe)
+        self._export(self._fit(data, resume=False), data, place)
+
+    def export(self, checkpoint: Path | None, place: Place) -> None:
+        """Export a checkpoint and evaluate the version."""
+        self._export(checkpoint or self.job.run.best, open_pairs(self.job.recipe), place)
+
+    def evaluate(self, checkpoint: Path | None, model: Path | None, blocks: int) -> None:
+        """Measure the newest version of a model folder.
+
+        Raises:
+            DataRejected: There is none.
+        """
+        if checkpoint or blocks:
+            raise DataRejected("a text model is measured as it is served: export the checkpoint first")
+        folder = newest_version(model or Path("models") / self.job.recipe.name)
+        if folder is None:
+            raise DataRejected(f"there is no version of {self.job.recipe.name}: export one first")
+        facts = read(folder / VERSION_FILE, VersionFacts)
+        data = open_pairs(self.job.recipe)
+        self._say(pair_tables(evaluate_pairs(folder, facts, data, self.job.recipe)))
+
+    def _fit(self, data: PairData, *, resume: bool) -> Path:
+        parts = data.parts
+        self._say(
+            f"{self.job.recipe.name}: {data.table.description}\n{len(parts.train)} to learn from, "
+            f"{len(parts.validation)} for validation, {len(parts.test)} held out"
+        )
+        best = fit_pairs(self.job.recipe, data, self.job.run, self.job.console, resume=resume)
+        self._say(f"best checkpoint: {best}")
+        return best
+
+    def _export(self, checkpoint: Path, data: PairData, place: Place) -> None:
+        learner = load_learner(checkpoint, PairLearner)
+        recipe = self.job.recipe
+        model = TextModel(
+            recipe.manifest,
+            recipe.input,
+            learner.graph.quantise().eval(),
+            Tokenizer.from_str(learner.tokenizer),
+            self.job.provenance(data.table.description, learner.recipe.seed),
+        )
+
+        def fill(folder: Path) -> tuple[VersionFacts, PairEvaluation]:
+            draft = write_files(folder, model, choose_golden_pairs(model, data))
+            evaluation = evaluate_pairs(folder, draft, data, recipe)
+            facts = _facts(draft, evaluation, recipe)
+            write(folder / VERSION_FILE, facts)
+            return facts, evaluation
+
+        folder, evaluation = publish(recipe.manifest, place, fill)
+        tables = pair_tables(evaluation)
+        write_text_card(folder, recipe, tables)
+        self._say(tables)
+        self._say(f"exported and checked: {folder}")
+
+    def _say(self, text: str) -> None:
+        self.job.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def choose_golden_pairs(model: TextModel, data: PairData) -> list[GoldenText]:
+    """Choose a few short pairs of the validation part, of different groups."""
+    table = data.table
+    short = [i for i in data.parts.validation.tolist() if len(table.documents[i]) <= _LONGEST_GOLDEN]
+    first = {table.groups[i]: i for i in reversed(short or data.parts.validation.tolist())}
+    texts = [
+        (f"{number:02d}-{kind}.txt", text)
+        for number, i in enumerate(list(first.values())[:_GOLDEN_PAIRS], start=1)
+        for kind, text in (("query", table.queries[i]), ("document", table.documents[i]))
+    ]
+    ids, mask = pad(
+        [row.ids for row in model.tokenizer.encode_batch([text for _, text in texts])], model.input.max_tokens
+    )
+    vectors = network_answers(model.network, ids, mask)
+    return [
+        GoldenText(name, text, {"embedding": [round(float(x), _DIGITS) for x in vector]}, _TOLERANCE)
+        for (name, text), vector in zip(texts, vectors, strict=True)
+    ]
+
+
+def _facts(draft: VersionFacts, evaluation: PairEvaluation, recipe: TextEmbeddingRecipe) -> VersionFacts:
+    figures: dict[str, float] = {}
+    for size, found in evaluation.by_dimensions.items():
+        end = "" if size == evaluation.dimensions else f"_first{size}"
+        figures |= {f"recall_at_1{end}": found.at_1, f"recall_at_10{end}": found.at_10}
+    words, characters = evaluation.baselines.values()
+    figures |= {"word_tfidf_recall_at_1": words.at_1, "word_tfidf_recall_at_10": words.at_10}
+    figures |= {"char_tfidf_recall_at_1": characters.at_1, "char_tfidf_recall_at_10": characters.at_10}
+    kept = "by group" if recipe.data.group else "pair by pair"
+    counts: dict[str, float | str] = {
+        "held_out_items": float(recipe.candidates),
+        "split": f"{kept}, {recipe.split.test:.1%} for testing, seed {recipe.split.seed}",
+    }
+    return with_figures(draft, figures, counts, Baseline())
