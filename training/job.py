@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 from rich.console import Console
 
 from service.manifest import Provenance, version_folders
-from training.fit import Run
 from training.recipes.recipe import Recipe
+from training.trainer import Run
 from training.version_folder import library_versions
 
 RecipeKind = TypeVar("RecipeKind", bound=Recipe)

@@ -25,11 +25,11 @@ from training.detection.detector_steps import DetectorSteps
 from training.detection.figures import measure
 from training.detection.misses import draw_misses, find_misses
 from training.errors import DataRejected, ExportFailed
-from training.fit import load_learner
 from training.job import Job
 from training.networks.detector import STRIDE
 from training.recipes.detection_recipe import DetectionRecipe
 from training.recipes.load import load_recipe
+from training.trainer import load_learner
 from training.version_folder import Place
 
 

@@ -21,9 +21,9 @@ from training.detection.misses import draw_misses, find_misses
 from training.detection.tables import figure_tables
 from training.detection.version import Measured, Origin, fill_version
 from training.errors import DataRejected
-from training.fit import load_learner
 from training.job import Job, newest_version, write_json
 from training.recipes.detection_recipe import CocoData, DetectionRecipe
+from training.trainer import load_learner
 from training.version_folder import Place, publish
 
 

@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from training.detection.annotated import DetectionSource, LearningSet, learning_set
 from training.detection.detector_learner import DetectorLearner
 from training.errors import DataRejected
-from training.fit import EpochOrder, begin, load_learner, train
+from training.fit import EpochOrder
 from training.job import Job
 from training.recipes.detection_recipe import DetectionRecipe
+from training.trainer import begin, load_learner, train
 
 _VALIDATION_BATCH = 8
 

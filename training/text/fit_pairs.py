@@ -10,13 +10,13 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from training.fit import Run, begin, train
 from training.recipes.text_recipes import TextEmbeddingRecipe
 from training.text.pair_batches import PairBatches, Vectors
 from training.text.pair_learner import PairLearner
 from training.text.pairs import PairData, TokenPairs, frequencies, make_tokenizer, tokenise
 from training.text.tokens import Ids, pad
 from training.text.windows import StepNumbers
+from training.trainer import Run, begin, train
 
 _AT_ONCE = 256
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from service.manifest import VERSION_FILE, Baseline, VersionFacts, read, write
 from service.tasks.classification import read_labels
 from training.errors import DataRejected
-from training.fit import load_learner
 from training.job import Job, newest_version
 from training.recipes.text_recipes import TextLabelsRecipe
 from training.text.calibrate import calibrate
@@ -20,6 +19,7 @@ from training.text.label_tables import label_tables
 from training.text.labels import LabelData, fit_labels, open_labelled
 from training.text.tokens import byte_tokenizer
 from training.text.version import TextModel, with_figures, write_files
+from training.trainer import load_learner
 from training.version_folder import Place, publish, quantiles
 
 

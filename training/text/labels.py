@@ -10,11 +10,11 @@ from rich.console import Console
 from torch.utils.data import ConcatDataset, DataLoader
 
 from training.data.split import Parts, grouped_parts, stratified_parts
-from training.fit import Run, begin, train
 from training.recipes.text_recipes import TextLabelsRecipe
 from training.text.label_learner import LabelLearner
 from training.text.table import LabelledTexts, read_labelled
 from training.text.windows import FixedBatches, StepNumbers, WindowBatches, draw_windows
+from training.trainer import Run, begin, train
 
 VALIDATION_SEED = 1_000_003
 _LONGEST_LEARNT = 2048  # tokens of a text while learning and stopping; answers see the recipe's own limit

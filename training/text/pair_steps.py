@@ -9,7 +9,6 @@ from tokenizers import Tokenizer
 
 from service.manifest import VERSION_FILE, Baseline, VersionFacts, read, write
 from training.errors import DataRejected
-from training.fit import load_learner
 from training.job import Job, newest_version
 from training.recipes.text_recipes import TextEmbeddingRecipe
 from training.text.card import write_text_card
@@ -20,6 +19,7 @@ from training.text.pair_tables import pair_tables
 from training.text.pairs import PairData, open_pairs
 from training.text.tokens import pad
 from training.text.version import GoldenText, TextModel, network_answers, with_figures, write_files
+from training.trainer import load_learner
 from training.version_folder import Place, publish
 
 _GOLDEN_PAIRS = 3

@@ -14,7 +14,6 @@ from service.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
 from service.tasks import TASKS, Limits, answer_one
 from tests.training.text.conftest import Shipped, job_in, label_recipe, said_by
 from training.errors import DataRejected
-from training.fit import load_learner
 from training.job import Job
 from training.recipes.text_recipes import TextLabelsRecipe
 from training.text.calibrate import best_temperature, threshold_for
@@ -26,6 +25,7 @@ from training.text.labels import open_labelled
 from training.text.table import LabelledTexts
 from training.text.tokens import byte_tokenizer
 from training.text.windows import StepNumbers, WindowBatches, cut_window, draw_windows, vary_case
+from training.trainer import load_learner
 from training.version_folder import Place
 
 

@@ -13,7 +13,6 @@ from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import TASKS, Limits
 from tests.training.text.conftest import Shipped, job_in, pair_recipe, said_by
 from training.errors import DataRejected
-from training.fit import load_learner
 from training.recipes.text_recipes import Contrast
 from training.text.card import figures_of_card
 from training.text.pair_batches import PairBatches, nearest_centres
@@ -22,6 +21,7 @@ from training.text.pair_learner import PairLearner, contrast
 from training.text.pair_steps import PairSteps
 from training.text.pairs import TokenPairs, frequencies, open_pairs, split_sentences
 from training.text.windows import StepNumbers
+from training.trainer import load_learner
 
 
 class PowerCut(Exception):
