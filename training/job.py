@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import dataclass
+from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,8 +14,11 @@ from rich.console import Console
 from service.manifest import Provenance, version_folders
 from training.recipes.recipe import Recipe
 from training.trainer import Run
-from training.version_folder import library_versions
 
+_LIBRARIES = (
+    *("torch", "lightning", "onnx", "onnxscript", "onnxruntime"),
+    *("numpy", "pillow", "scikit-learn", "tokenizers"),
+)
 RecipeKind = TypeVar("RecipeKind", bound=Recipe)
 
 
@@ -51,7 +55,7 @@ class Job(Generic[RecipeKind]):
             commit=current_commit(),
             data=data,
             seed=seed,
-            library_versions=library_versions(),
+            library_versions={name: library_version(name) for name in _LIBRARIES},
         )
 
 

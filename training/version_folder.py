@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,7 +44,6 @@ Figures = TypeVar("Figures")
 
 GRAPH_FILE = "model.onnx"
 LABELS_FILE = "labels.txt"
-_LIBRARIES = ("torch", "lightning", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow", "scikit-learn")
 _QUANTILES = {"p01": 0.01, "p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 
 
@@ -247,8 +245,3 @@ def _move(staging: Path, target: Path) -> None:
         target.rename(old)
     staging.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def library_versions() -> dict[str, str]:
-    """Name the versions of the libraries that a model depends on."""
-    return {name: library_version(name) for name in _LIBRARIES}

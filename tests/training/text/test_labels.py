@@ -1,22 +1,25 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from service.engine.session import Device, Session
 from service.golden import check_arrays, check_cases, check_files
 from service.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
 from service.tasks import TASKS, Limits, answer_one
 from tests.training.text.conftest import Shipped, job_in, label_recipe, said_by
+from training import __main__ as command_line
 from training.errors import DataRejected
 from training.job import Job
 from training.recipes.text_recipes import TextLabelsRecipe
-from training.text.calibrate import best_temperature, threshold_for
+from training.text.calibrate import best_temperature, calibrate, threshold_for
 from training.text.card import figures_of_card
 from training.text.label_figures import Answer, tally
 from training.text.label_learner import LabelLearner, soft_targets
@@ -25,7 +28,7 @@ from training.text.labels import open_labelled
 from training.text.table import LabelledTexts
 from training.text.tokens import byte_tokenizer
 from training.text.windows import StepNumbers, WindowBatches, cut_window, draw_windows, vary_case
-from training.trainer import load_learner
+from training.trainer import Run, load_learner
 from training.version_folder import Place
 
 
@@ -216,3 +219,27 @@ def test_unknown_counts_as_wrong_but_not_as_answered() -> None:
 
 def test_every_byte_of_a_text_reaches_the_network() -> None:
     assert len(byte_tokenizer().encode("ab\0é").ids) == 5
+
+
+def test_a_csv_file_of_anyones_trains_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = label_recipe(tmp_path / "not-this-one.jsonl", epochs=1, passes=1).model_dump(mode="json")
+    recipe["data"] |= {"group": None, "unknown": None}
+    recipe["windows"] = None
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    rows = "".join(f"{('poor', 'good')[n % 2]} work {n},{('down', 'up')[n % 2]}\n" for n in range(60))
+    (tmp_path / "mine.csv").write_text("text,label\n" + rows, encoding="utf-8")
+    arguments = ["fit", tmp_path / "mine.yaml", "--data", tmp_path / "mine.csv", "--runs", tmp_path / "runs"]
+    monkeypatch.setattr(sys, "argv", ["kotae-train", *map(str, arguments), "--name", "tone"])
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main()
+    assert not stopped.value.code
+    assert load_learner(Run(tmp_path / "runs" / "tone").best, LabelLearner).classes == ("down", "up")
+
+
+def test_without_windows_there_is_no_threshold(label_file: Path) -> None:
+    recipe = label_recipe(label_file).model_copy(update={"windows": None})
+    data = open_labelled(recipe)
+    learner = LabelLearner(recipe.model_dump(mode="json"), list(data.table.classes), 1).eval()
+    assert calibrate(learner, data, recipe) is None
