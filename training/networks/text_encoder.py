@@ -101,14 +101,17 @@ class TextEncoder(nn.Module):
         self.vectors = Table(vocabulary, size.dimensions, 2 * size.dimensions**-0.5)
         self.token_weight = nn.Embedding(vocabulary, 1)
         self.position_weight = nn.Embedding(LONGEST, 1)
+        self.end_weight = nn.Embedding(LONGEST, 1)
         self.token = Table(vocabulary, size.width, 0.5)
         self.position = nn.Embedding(LONGEST, size.width)
+        self.end = nn.Embedding(LONGEST, size.width)
         self.layers = nn.ModuleList(EncoderLayer(size) for _ in range(size.layers))
         self.change = nn.Linear(size.width, 1)
         self.add = nn.Linear(size.width, size.dimensions)
-        nn.init.normal_(self.position.weight, std=0.2)
-        for start_at_zero in (self.token_weight.weight, self.change.weight, self.change.bias):
-            nn.init.zeros_(start_at_zero)
+        for places in (self.position, self.end):
+            nn.init.normal_(places.weight, std=0.1)
+        for weights in (self.token_weight.weight, self.end_weight.weight, *self.change.parameters()):
+            nn.init.zeros_(weights)
         nn.init.normal_(self.add.weight, std=1e-3)
         nn.init.zeros_(self.add.bias)
         with torch.no_grad():  # what stands first says more
@@ -142,18 +145,22 @@ class TextEncoder(nn.Module):
             kept = torch.rand_like(mask) >= self.dropped
             kept[:, 0] = True
             mask = mask * kept
-        places = torch.arange(ids.shape[1], device=ids.device).clamp(max=LONGEST - 1)
-        context = self._context(ids, places, mask)  # [N, T, W]
-        logs = self.token_weight(ids) + self.change(context) + self.position_weight(places)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        # What a text ends with can say as much as what it begins with.
+        from_end = (attention_mask.sum(dim=1, keepdim=True) - 1 - places).clamp(0, LONGEST - 1)  # [N, T]
+        places = places.clamp(max=LONGEST - 1)
+        tokens = self.token(ids) + self.position(places) + self.end(from_end)
+        context = self._context(tokens, mask)  # [N, T, W]
+        logs = self.token_weight(ids) + self.position_weight(places) + self.end_weight(from_end)
+        logs = logs + self.change(context)
         weights = torch.exp(logs.squeeze(2)) * mask * share_of_repeated(ids, mask)  # [N, T]
         weights = weights / mask.sum(dim=1, keepdim=True).clamp(min=1)
         understood = torch.matmul(weights.unsqueeze(1), context).squeeze(1)  # [N, W]
         mean = self.vectors.weighted_sum(ids, weights) + self.add(understood)
         return functional.normalize(mean, dim=1)
 
-    def _context(self, ids: torch.Tensor, places: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _context(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         bias = ((1 - mask) * _NEVER)[:, None, None, :]
-        tokens: torch.Tensor = self.token(ids) + self.position(places)
         for layer in self.layers:
             tokens = layer(tokens, bias)
         return tokens

@@ -144,7 +144,7 @@ class Contrast(Strict):
     """
 
     query_tokens: Annotated[int, Field(ge=4)] = 40
-    document_tokens: Annotated[int, Field(ge=8)] = 96
+    document_tokens: Annotated[int, Field(ge=8)] = 224
     siblings: Annotated[float, Field(ge=0, le=1)] = 0.3
     alike: Annotated[float, Field(ge=0, le=1)] = 0.4
     pieces: Annotated[float, Field(ge=0, le=1)] = 0.25

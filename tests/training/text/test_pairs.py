@@ -13,13 +13,15 @@ from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import TASKS, Limits
 from tests.training.text.conftest import Shipped, job_in, pair_recipe, said_by
 from training.errors import DataRejected
-from training.recipes.text_recipes import Contrast
+from training.networks.text_encoder import TextEncoder
+from training.recipes.text_recipes import Contrast, EncoderSize
 from training.text.card import figures_of_card
 from training.text.pair_batches import PairBatches, nearest_centres
 from training.text.pair_figures import embed, ranks_of, recall
-from training.text.pair_learner import PairLearner, contrast
+from training.text.pair_learner import PairLearner, contrast, encode_by_length
 from training.text.pair_steps import PairSteps
 from training.text.pairs import TokenPairs, frequencies, open_pairs, split_sentences
+from training.text.tokens import pad
 from training.text.windows import StepNumbers
 from training.trainer import load_learner
 
@@ -115,6 +117,13 @@ def test_the_loss_is_low_where_each_query_is_nearest_to_its_own_document() -> No
     high, wrong = contrast(vectors, vectors.roll(1, 0), torch.tensor(20.0))
     assert float(low) < 1e-4 < float(high)
     assert (float(right), float(wrong)) == (1, 0)
+
+
+def test_texts_encoded_in_parts_by_length_keep_their_order() -> None:
+    torch.manual_seed(0)
+    network = TextEncoder(EncoderSize(vocabulary=300, width=8, heads=2, dimensions=16), 300).eval()
+    ids, mask = (torch.from_numpy(a) for a in pad([np.arange(1, n) for n in (9, 3, 30, 2, 12, 5, 7, 44)]))
+    torch.testing.assert_close(encode_by_length(network, ids, mask), network(ids, mask))
 
 
 def token_pairs(count: int) -> TokenPairs:
