@@ -56,3 +56,15 @@ def test_constraints_pin_every_dependency_exactly() -> None:
     for requirement in wanted:
         name = re.split(r"[\[<>=~! ]", requirement)[0].lower().replace("_", "-")
         assert name in names, f"{name} is not pinned"
+
+
+def test_every_figure_of_the_models_table_stands_in_the_models_card() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| [\w -]+ \| (.+) \| \[card\]", README, re.M)
+    shipped = {folder.parent.name for folder in REPOSITORY.glob("models/*/model.yaml")}
+    assert {name for name, _ in rows} == shipped
+    for name, held_out in rows:
+        card = (REPOSITORY / "models" / name / "README.md").read_text(encoding="utf-8").replace(",", "")
+        figures = re.findall(r"\d+(?:\.\d+)?%?", held_out.replace(",", ""))
+        assert figures
+        for figure in figures:
+            assert figure in card, f"{figure} of {name} is not in its card"
