@@ -145,13 +145,12 @@ class TextReader:
 
 
 def _decode(body: bytes, declared_type: str) -> str:
-    if found := filetype.guess_mime(body[:_SNIFFED_BYTES]):
-        raise UnsupportedMedia(f"{found} is not text; send UTF-8 text")
     try:
-        return body.decode("utf-8")
+        return body.decode("utf-8")  # before any sniffing: a text may begin with BM or SQLi too
     except UnicodeDecodeError as error:
-        if declared_type and not declared_type.startswith("text/"):
-            raise UnsupportedMedia(f"{declared_type} is not text; send UTF-8 text") from error
+        kind = filetype.guess_mime(body[:_SNIFFED_BYTES]) or declared_type
+        if kind and not kind.startswith("text/"):
+            raise UnsupportedMedia(f"{kind} is not text; send UTF-8 text") from error
         raise InvalidInput(f"the text is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
