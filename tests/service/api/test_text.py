@@ -100,9 +100,7 @@ class TestClassification:
         response = text_client.post(CLASSIFY, content=b"caf\xe9 au lait")
         assert "byte 3" in assert_error(response, 400, "invalid_input", "inputs[0]")
 
-    @pytest.mark.parametrize(
-        "text", ["BMW and others", "SQLite format", "GIF8 is a word", "%PDF-1.7"]
-    )
+    @pytest.mark.parametrize("text", ["BMW and others", "SQLite format", "GIF8 is a word", "%PDF-1.7"])
     def test_a_text_may_begin_like_another_kind_of_file(self, text_client: TestClient, text: str) -> None:
         assert text_client.post(CLASSIFY, content=text.encode()).status_code == 200
 
