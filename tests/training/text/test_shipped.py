@@ -75,6 +75,8 @@ def test_the_shipped_manifest_is_the_recipes_and_the_folder_is_small(folder: Pat
 def test_the_card_names_the_figures_of_the_version() -> None:
     card = figures_of_card((MODELS / "languages" / "README.md").read_text(encoding="utf-8"))
     metrics = metrics_of("languages")
+    shown = [float(number) / 100 for number in re.findall(r"(\d+\.\d+)%", card)]
+    assert min(abs(number - float(metrics["accuracy"])) for number in shown) <= 1e-4
     for name in ("window20_accuracy", "window20_coverage"):
         assert f"{float(metrics[name]):.2%}" in card
     card = figures_of_card((MODELS / "descriptions" / "README.md").read_text(encoding="utf-8"))
@@ -124,11 +126,11 @@ def test_odd_texts_are_answered(folder: Path, text: str) -> None:
     assert np.isfinite([float(number) for number in numbers]).all()
 
 
-@pytest.mark.parametrize("size", [1024, 256])
-def test_questions_find_texts_that_answer_them(size: int) -> None:
+@pytest.mark.parametrize(("size", "worst_rank"), [(1024, 0), (256, 0), (64, 1)])
+def test_questions_find_texts_that_answer_them(size: int, worst_rank: int) -> None:
     folder = newest_version(MODELS / "descriptions")
     assert folder is not None
     facts = read(folder / VERSION_FILE, VersionFacts)
     vectors = embed(folder, facts, [*QUESTIONS, *QUESTIONS.values()])[:, :size]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert ranks_of(vectors[: len(QUESTIONS)], vectors[len(QUESTIONS) :]).max() == 0
+    assert ranks_of(vectors[: len(QUESTIONS)], vectors[len(QUESTIONS) :]).max() <= worst_rank
