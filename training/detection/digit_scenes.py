@@ -25,11 +25,12 @@ from training.detection import backgrounds, clutter, digit_ink, scenes
 from training.detection.annotated import AnnotatedFile, LearningSet, letterboxed, padded
 from training.detection.backgrounds import Photograph, bundled_photograph, load_photographs
 from training.detection.digit_ink import smooth_field
-from training.detection.scenes import LARGEST_SIDE, SMALLEST_SIDE, Scene, Stock, compose
+from training.detection.scenes import LARGEST_SIDE, PHOTOGRAPHS, SMALLEST_SIDE, Scene, Stock, compose
 from training.recipes.detection_recipe import DetectionRecipe, ScenesData
 
 _TRAIN, _VALIDATION, _TEST = 11, 12, 13  # first numbers of the parts' seeds
 _HELD_BACK = 5  # every fifth wallpaper is for validation
+_LEARNT_PHOTOGRAPHS = 0.55  # share of scenes to learn from over photographs, the hardest ones
 _SMALL, _JPEG = 0.25, 0.35  # shares of scenes to learn from that were small or JPEG files
 HEIGHTS = (24, 48)  # pixels; digits below the first are called small, from the second on large
 
@@ -41,9 +42,11 @@ class _Digits:
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
-    def stock(self, photographs: list[Photograph], sides: tuple[int, int]) -> Stock:
+    def stock(
+        self, photographs: list[Photograph], sides: tuple[int, int], share: float = PHOTOGRAPHS
+    ) -> Stock:
         fields = [smooth_field(digit) for digit in self.pixels]
-        return Stock(fields, self.labels, photographs, sides)
+        return Stock(fields, self.labels, photographs, sides, share)
 
 
 class DigitScenes:
@@ -128,7 +131,7 @@ class DigitScenes:
         digits = _Digits(
             np.concatenate([learnt.pixels, drawn[0][..., 0]]), np.concatenate([learnt.labels, drawn[1]])
         )
-        stock = digits.stock(photographs, sides)
+        stock = digits.stock(photographs, sides, _LEARNT_PHOTOGRAPHS)
         shape = (self._settings.train, spec.height, spec.width, 3)
         images = np.lib.format.open_memmap(pictures, mode="w+", dtype=np.uint8, shape=shape)
         boxes, labels = [], []

@@ -26,7 +26,8 @@ LARGEST_OVERLAP = 0.3  # of the smaller of two boxes
 CONTRASTS = {"low": (0.2, 0.4), "medium": (0.4, 0.6), "high": (0.6, 0.95)}  # of the range of grey
 _LEGIBLE = 1.6  # contrast to deviation of what is behind a digit, at least
 _TRIES = 25
-_SHARES = {"photograph": 0.4, "texture": 0.25, "lines": 0.1, "plain": 0.25}
+PHOTOGRAPHS = 0.4  # share of scenes over a piece of a photograph
+_OTHERS = {"texture": 0.25, "lines": 0.1, "plain": 0.25}  # in proportion
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +70,23 @@ class Stock:
         labels: i64, one a field.
         photographs: May be empty; then no scene has one.
         sides: Least and largest side of a scene, in pixels.
+        photograph_share: Of the scenes that show a piece of a photograph.
     """
 
     fields: Sequence[Field]
     labels: NDArray[np.int64]
     photographs: Sequence[Photograph]
     sides: tuple[int, int] = (SMALLEST_SIDE, LARGEST_SIDE)
+    photograph_share: float = PHOTOGRAPHS
 
 
 def compose(stock: Stock, random: np.random.Generator) -> Scene:
     """Compose a scene."""
-    kinds = [kind for kind in _SHARES if kind != "photograph" or stock.photographs]
-    shares = np.array([_SHARES[kind] for kind in kinds])
+    share = stock.photograph_share if stock.photographs else 0.0
+    kinds = ["photograph", *_OTHERS]
+    others = np.array(list(_OTHERS.values()))
     look = Look(
-        background=kinds[random.choice(len(kinds), p=shares / shares.sum())],
+        background=kinds[random.choice(len(kinds), p=[share, *((1 - share) * others / others.sum())])],
         contrast=list(CONTRASTS)[random.integers(len(CONTRASTS))],
         dark_on_light=bool(random.random() < 0.5),
     )

@@ -18,7 +18,7 @@ from PIL import Image
 
 from training.errors import DataRejected
 
-PACKAGES = ("lomiri-wallpapers-20.04", "mate-backgrounds")
+PACKAGES = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04", "mate-backgrounds", "ukui-wallpapers")
 LONGER_SIDE = 1400  # pixels
 _KINDS = (".jpg", ".jpeg", ".png", ".webp")
 _PLACE = "usr/share/backgrounds"
