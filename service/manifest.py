@@ -22,7 +22,14 @@ VERSION_FILE = "version.yaml"
 GOLDEN_ARRAYS_FILE = "golden.npz"
 GOLDEN_CASES_FILE = "golden/golden.yaml"
 
-TaskName = Literal["image-classification", "object-detection", "text-classification", "text-embedding"]
+TaskName = Literal[
+    "image-classification",
+    "object-detection",
+    "speech-recognition",
+    "audio-classification",
+    "text-classification",
+    "text-embedding",
+]
 
 
 def _inside_the_folder(path: str) -> str:
@@ -125,6 +132,51 @@ class TextInput(_Strict):
     max_tokens: Annotated[int, Field(ge=2, le=65536)]
 
 
+class AudioInput(_Strict):
+    """How a sound becomes the graph's `audio` f32 [N, T], -1 to 1, and `lengths` i64 [N] in samples.
+
+    Channels are averaged to one and resampled. What stands beyond an item's length is padding, and the
+    graph ignores it.
+
+    Attributes:
+        sample_rate: Samples a second that the graph takes.
+        min_seconds: Shorter parts are filled up with silence.
+        max_seconds: Longest part that the graph is given at once. Longer speech is cut at silences.
+    """
+
+    kind: Literal["audio"] = "audio"
+    sample_rate: Annotated[int, Field(ge=4000, le=192_000)] = 16_000
+    min_seconds: Annotated[float, Field(gt=0, le=10)] = 0.1
+    max_seconds: Annotated[float, Field(gt=0, le=600)]
+
+
+class Transcription(_Strict):
+    """How a speech graph's `log_probs` f32 [N, F, V] and `frames` i64 [N] become words.
+
+    The graph was trained with connectionist temporal classification: token 0 is the blank. Search with a
+    word list, and a language model on top, is done where the version has them.
+
+    Attributes:
+        tokens: The V tokens, one a line, the blank first; `|` stands between words.
+        frame_seconds: Duration of one of the F frames.
+        words: The words that an answer may hold, one a line; None answers the best path, letter by letter.
+        language_model: An n-gram model of the words, in ARPA format; None is no model.
+        beam_size: Hypotheses that are followed.
+        beam_threshold: Hypotheses further than this below the best one, in log score, are dropped.
+        language_model_weight: Weight of the model's log10 probability.
+        word_score: Added for every word.
+    """
+
+    tokens: RelativePath = "tokens.txt"
+    frame_seconds: Annotated[float, Field(gt=0, le=1)]
+    words: RelativePath | None = None
+    language_model: RelativePath | None = None
+    beam_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    beam_threshold: Annotated[float, Field(gt=0)] = 20.0
+    language_model_weight: float = 0.0
+    word_score: float = 0.0
+
+
 class Variant(_Strict):
     """One precision of the graph.
 
@@ -169,6 +221,7 @@ class VersionFacts(_Strict):
 
     Attributes:
         labels: Names of the classes, one a line; None for tasks without classes.
+        transcription: How speech is written down; only for speech recognition.
         unknown_below: Below this probability of the best label the answer is `unknown`.
         metrics: Held-out figures; numbers, or short texts such as the split's name.
         files: SHA-256 of every other file of the version, as `sha256:<hex>`, by relative path.
@@ -176,8 +229,9 @@ class VersionFacts(_Strict):
 
     created: datetime
     provenance: Provenance
-    input: Annotated[ImageInput | TextInput, Field(discriminator="kind")]
+    input: Annotated[ImageInput | TextInput | AudioInput, Field(discriminator="kind")]
     labels: RelativePath | None = None
+    transcription: Transcription | None = None
     unknown_below: Annotated[float, Field(gt=0, lt=1)] | None = None
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
     metrics: dict[str, float | str] = {}
