@@ -1,0 +1,153 @@
+"""Recipes that learn from speech: recognition, and words spoken one at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from service.manifest import AudioInput
+from training.recipes.recipe import Recipe, Strict
+
+
+class SpokenVoices(Strict):
+    """Which synthetic voices speak what is held out; every other one speaks what is learnt from.
+
+    A voice is named `engine:voice`; of eSpeak NG's, `espeak:accent+variant`, whose variant then speaks
+    nowhere else, whatever the accent.
+
+    Attributes:
+        validation: Voices to stop by.
+        test: Voices of the held-out part.
+    """
+
+    validation: Annotated[tuple[str, ...], Field(min_length=1)]
+    test: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class SpokenCommandsData(Strict):
+    """A small spoken language, spoken by speech synthesisers.
+
+    Attributes:
+        train: Utterances to learn from; they are spoken once and kept in the runs folder.
+        validation: Utterances to stop by.
+        test: Utterances held out; each is measured clean, noisy and over the telephone.
+        voices: Who speaks what is held out.
+    """
+
+    kind: Literal["spoken-commands"] = "spoken-commands"
+    train: Annotated[int, Field(ge=1)] = 30_000
+    validation: Annotated[int, Field(ge=1)] = 400
+    test: Annotated[int, Field(ge=1)] = 1000
+    voices: SpokenVoices
+
+
+class SpokenWordsData(Strict):
+    """Single words, silence and other sounds, spoken and made as for `SpokenCommandsData`."""
+
+    kind: Literal["spoken-words"] = "spoken-words"
+    train: Annotated[int, Field(ge=1)] = 30_000
+    validation: Annotated[int, Field(ge=1)] = 600
+    test: Annotated[int, Field(ge=1)] = 2000
+    voices: SpokenVoices
+
+
+class SpeechFolderData(Strict):
+    """A folder as LibriSpeech has it: `*.trans.txt` beside the sound files, a folder a speaker.
+
+    Speakers, the numbers that file names begin with, are kept apart when parts are drawn.
+
+    Attributes:
+        path: The folder; relative to where the command runs.
+    """
+
+    kind: Literal["speech-folder"] = "speech-folder"
+    path: Path
+
+
+class SpeechTableData(Strict):
+    """A CSV file with a header that names sound files.
+
+    Attributes:
+        path: The file; paths in it are relative to its folder.
+        audio: Column of the sound file's path.
+        text: Column of what is said, or of the label.
+        group: Column of what a split keeps together, such as a speaker; None splits by file.
+    """
+
+    kind: Literal["speech-table"] = "speech-table"
+    path: Path
+    audio: str = "audio"
+    text: str = "text"
+    group: str | None = None
+
+
+class EncoderSize(Strict):
+    """Size of the speech encoder.
+
+    Attributes:
+        mels: Bands of the log-mel front end.
+        hop_seconds: Between its frames.
+        width: Numbers a frame inside of the encoder, which has a quarter of the frames.
+        blocks: Convolution and attention blocks.
+        heads: Of the attention.
+        kernel: Frames that a block's convolution sees.
+        expansion: Of the feed-forward layers.
+        dropout: Share dropped while training.
+    """
+
+    mels: Annotated[int, Field(ge=8, le=128)] = 80
+    hop_seconds: Annotated[float, Field(gt=0.001, lt=0.1)] = 0.008
+    width: Annotated[int, Field(ge=8)] = 144
+    blocks: Annotated[int, Field(ge=1)] = 6
+    heads: Annotated[int, Field(ge=1)] = 4
+    kernel: Annotated[int, Field(ge=3)] = 15
+    expansion: Annotated[int, Field(ge=1)] = 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class WordSearch(Strict):
+    """How word-list decoding is set up when a model is exported.
+
+    Attributes:
+        order: Of the n-gram model that is counted over the transcripts that are learnt from; 0 makes none.
+        beam_size: Hypotheses that are followed.
+    """
+
+    order: Annotated[int, Field(ge=0, le=5)] = 3
+    beam_size: Annotated[int, Field(ge=1, le=4096)] = 32
+
+
+class SpeechRecipe(Recipe):
+    """A recipe for speech recognition: connectionist temporal classification over letters.
+
+    Attributes:
+        batch_seconds: Seconds of padded sound in a batch; utterances of like length share one.
+        search: Decoding with a word list; None exports a model that only spells.
+    """
+
+    data: Annotated[SpokenCommandsData | SpeechFolderData | SpeechTableData, Field(discriminator="kind")]
+    input: AudioInput
+    network: EncoderSize = EncoderSize()
+    batch_seconds: Annotated[float, Field(gt=0)] = 120.0
+    bfloat16: bool = True
+    search: WordSearch | None = WordSearch()
+    start: Path | None = None
+
+
+class KeywordsRecipe(Recipe):
+    """A recipe for telling sounds apart: one label for a short sound.
+
+    Attributes:
+        widths: Channels of the convolution blocks.
+    """
+
+    data: Annotated[SpokenWordsData | SpeechTableData, Field(discriminator="kind")]
+    input: AudioInput
+    mels: Annotated[int, Field(ge=8, le=128)] = 64
+    hop_seconds: Annotated[float, Field(gt=0.001, lt=0.1)] = 0.01
+    widths: Annotated[tuple[int, ...], Field(min_length=1)] = (64, 96, 128, 160)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    bfloat16: bool = True
+    start: Path | None = None

@@ -1,0 +1,1 @@
+"""Speech: synthetic voices and users' recordings -> recognition and keywords."""
