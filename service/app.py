@@ -9,6 +9,7 @@ import platform
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -27,10 +28,12 @@ from service.api.models import models_router
 from service.api.openai import EmbeddingsEndpoint
 from service.api.tasks import Dependencies, TaskEndpoint
 from service.catalog import Catalog
+from service.engine.cpus import CpuPlan, Share, available_cpus, plan_cpus, usable_cpus
 from service.engine.lanes import Lanes
-from service.engine.session import available_cpus, choose_device, runtime_version
+from service.engine.session import choose_device, runtime_version
 from service.lifecycle import Lifecycle, memory_limit_bytes
 from service.loader import LoadOptions
+from service.overrides import Overrides, read_overrides
 from service.settings import Settings
 from service.tasks import TASKS, Limits
 from service.telemetry.logs import log_level, set_log_level
@@ -52,9 +55,11 @@ def create_app(settings: Settings) -> FastAPI:
     device = choose_device(settings.device)
     metrics = Metrics()
     lanes = Lanes(metrics, restart_limit=settings.lane_restart_limit)
+    overrides = read_overrides(settings.overrides)
     options = LoadOptions(
         device=str(device),
-        cpu_threads=settings.cpu_threads or available_cpus(),
+        cpu=_cpu_plan(settings, overrides),
+        overrides=overrides,
         limits=Limits(max_pixels=settings.max_pixels),
     )
     catalog = Catalog(settings.models, lanes, metrics, options)
@@ -74,7 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         versions = {name: version(name) for name in ("kotae", "fastapi", "uvicorn", "numpy", "pillow")}
         versions |= {"python": platform.python_version(), "onnxruntime": runtime_version()}
-        _log.info("starting", extra={"settings": settings.model_dump(mode="json"), "versions": versions})
+        told = {"settings": settings.model_dump(mode="json"), "versions": versions, "cpu": asdict(options.cpu)}
+        _log.info("starting", extra=told)
         threading.Thread(target=catalog.load, name="load", daemon=True).start()
         watch = asyncio.create_task(lifecycle.watch())
         yield
@@ -121,6 +127,14 @@ def create_app(settings: Settings) -> FastAPI:
     docs.install(app, tuple(TASKS))
     app.middleware_stack = _layers(app, handlers, keys, metrics, lifecycle)
     return app
+
+
+def _cpu_plan(settings: Settings, overrides: Overrides) -> CpuPlan:
+    shares = [Share(model.lanes, model.threads) for model in overrides.models.values()]
+    plan = plan_cpus(usable_cpus(), lanes=settings.cpu_lanes, threads=settings.cpu_threads, shares=shares)
+    if settings.cpu_spinning == "auto":
+        return plan
+    return replace(plan, spinning=settings.cpu_spinning == "on")
 
 
 _ENDPOINTS = {"object-detection": DetectionEndpoint, "text-embedding": EmbeddingsEndpoint}

@@ -114,11 +114,13 @@ class Catalog:
                 continue
             model = Model(folder.name, folder)
             try:
-                model.manifest = _read_manifest(folder)
+                model.manifest = self._options.overrides.of(folder.name).applied_to(_read_manifest(folder))
             except ModelRejected as error:
                 model.reason = str(error)
                 _log.error("model %s is rejected: %s", folder.name, error)
             self.models[model.name] = model
+        if unknown := sorted(self._options.overrides.models.keys() - self.models.keys()):
+            _log.warning("overrides are there for models that are not: %s", ", ".join(unknown))
 
     def load(self, *, every_version: bool = False) -> None:
         """Load, check and warm what the manifests name; slow, meant for a thread of its own.

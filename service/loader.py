@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from service import golden
 from service.engine.batch import BatchLimits, RowSpec
 from service.engine.batcher import Batcher
+from service.engine.cpus import CpuPlan
 from service.engine.lanes import Lanes
 from service.engine.observer import Observer
 from service.engine.session import Device, Session, choose_device
 from service.errors import ModelRejected
 from service.manifest import VERSION_FILE, ModelManifest, Variant, VersionFacts, read
+from service.overrides import Overrides
 from service.tasks import TASKS, Limits, Task
 
 State = Literal["loading", "ready", "failed"]
@@ -33,12 +35,14 @@ class LoadOptions:
 
     Attributes:
         device: What `auto` in a manifest means.
-        cpu_threads: Threads of a CPU session.
+        cpu: How CPU sessions share the CPUs.
+        overrides: What this host changes about models.
         limits: Bounds on decoding, for the golden files.
     """
 
     device: str = "auto"
-    cpu_threads: int = 1
+    cpu: CpuPlan = field(default_factory=CpuPlan)
+    overrides: Overrides = field(default_factory=Overrides)
     limits: Limits = field(default_factory=Limits)
 
 
@@ -97,6 +101,7 @@ class Loader:
         self._lanes = lanes
         self._observer = observer
         self._options = options
+        self._overrides = options.overrides.of(version.model)
         self.check: Check = "manifest"
 
     def load(self) -> None:
@@ -125,17 +130,26 @@ class Loader:
         version._batcher = batcher
 
     def _devices(self) -> tuple[Device, ...]:
+        """Resolve the manifest's devices; the CPU counts as often as there are lanes of it for the model."""
         wanted = (self._options.device if d == "auto" else d for d in self._version.manifest.devices)
-        return tuple(dict.fromkeys(choose_device(device) for device in wanted))
+        devices = dict.fromkeys(choose_device(device) for device in wanted)
+        lanes = self._overrides.lanes or self._options.cpu.lanes
+        return tuple(
+            Device(device.kind, device.index + lane)
+            for device in devices
+            for lane in range(lanes if device.kind == "cpu" else 1)
+        )
 
     def _session(self, device: Device) -> Session:
         facts = self._version.facts
         assert facts is not None, "the facts are read first"
-        fitting = [variant for variant in facts.variants if device.kind in variant.devices]
-        if not fitting:
-            raise ModelRejected(f"no variant is for {device.kind}")
-        self._version.variant = fitting[0]
-        session = Session(self._version.folder / fitting[0].file, device, threads=self._options.cpu_threads)
+        variant = self._version.variant = choose_variant(facts, device, self._overrides.precision)
+        session = Session(
+            self._version.folder / variant.file,
+            device,
+            threads=self._overrides.threads or self._options.cpu.threads,
+            spinning=self._options.cpu.spinning,
+        )
         _check_signature(session, self._version.task)
         return session
 
@@ -158,6 +172,25 @@ class Loader:
         inputs, _ = golden.read_golden_arrays(self._version.folder)
         for items in (1, self._version.manifest.batching.max_items):
             run({name: np.repeat(array[:1], items, axis=0) for name, array in inputs.items()})
+
+
+def choose_variant(facts: VersionFacts, device: Device, precision: str = "auto") -> Variant:
+    """Choose the variant that a device runs.
+
+    Args:
+        facts: Of the version.
+        device: Where it is to run.
+        precision: Which one is wanted; `auto` takes the first that is for the device.
+
+    Raises:
+        ModelRejected: There is none.
+    """
+    fitting = [variant for variant in facts.variants if device.kind in variant.devices]
+    chosen = [variant for variant in fitting if precision in ("auto", variant.precision)]
+    if not chosen:
+        wanted = "variant" if precision == "auto" else f"{precision} variant"
+        raise ModelRejected(f"no {wanted} is for {device.kind}")
+    return chosen[0]
 
 
 def _batch_limits(manifest: ModelManifest) -> BatchLimits:

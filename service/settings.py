@@ -60,10 +60,25 @@ class Settings(BaseSettings):
         "Asked for CUDA where there is none, the start fails.",
     )
     cpu_threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads of ONNX Runtime on the CPU; by default all usable CPUs."
+        None,
+        ge=1,
+        le=1024,
+        description="Threads of each ONNX Runtime session on the CPU; by default the usable CPUs "
+        "(affinity and cgroup quota), divided by the lanes.",
+    )
+    cpu_lanes: int = Field(
+        1, ge=1, le=64, description="How many batches run at once on the CPU, each with its own threads."
+    )
+    cpu_spinning: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether threads of a running session wait awake; "
+        "`auto` does while those of all lanes fit the CPUs.",
     )
     decode_threads: int | None = Field(
         None, ge=1, le=1024, description="Threads that decode inputs; by default one a usable CPU."
+    )
+    overrides: Path | None = Field(
+        None, description="YAML file of what this host changes about models, such as `kotae tune` writes."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Largest request body.")

@@ -126,11 +126,11 @@ def finish_version(folder: Path, *, output: str = "probabilities", **facts: obje
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != VERSION_FILE
     }
-    fields = {"input": SPEC, "labels": "labels.txt", **facts}
+    variants = (Variant(file="model.onnx", tolerance={output: 1e-4}),)
+    fields = {"input": SPEC, "labels": "labels.txt", "variants": variants, **facts}
     document = VersionFacts(
         created=datetime(2026, 1, 1, tzinfo=UTC),
         provenance=Provenance(command="tests", data="noise", seed=0),
-        variants=(Variant(file="model.onnx", tolerance={output: 1e-4}),),
         files=files,
         **fields,
     )

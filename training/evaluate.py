@@ -25,7 +25,8 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from service.engine.session import Device, Session, available_cpus
+from service.engine.cpus import available_cpus
+from service.engine.session import Device, Session
 from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits
 from service.tasks.classification import Classification, ClassificationParameters

@@ -7,8 +7,6 @@ to the CPU, and turns ONNX Runtime's errors into ours. It knows nothing of batch
 from __future__ import annotations
 
 import ctypes
-import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +41,13 @@ class RunFailed(KotaeError):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A place where sessions run: the CPU, or one CUDA device."""
+    """A place where sessions run: a lane of the CPU, or one CUDA device."""
 
     kind: str
     index: int = 0
 
     def __str__(self) -> str:
-        return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
+        return "cpu" if self == Device("cpu") else f"{self.kind}:{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +57,6 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int | None, ...]
-
-
-def available_cpus() -> int:
-    """Count the CPUs that this process may really use: affinity and cgroup quota, whichever is less.
-
-    ONNX Runtime itself looks at neither quota nor affinity when it sizes its pools.
-    """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cpus
-    return cpus if quota == "max" else max(1, min(cpus, math.ceil(int(quota) / int(period))))
 
 
 def runtime_version() -> str:
@@ -121,7 +106,8 @@ class Session:
         path: The ONNX file.
         device: Where to run it.
         threads: Threads of ONNX Runtime's pool, always explicit.
-        spinning: Whether idle threads of the pool spin; pays only while all pools fit the CPUs.
+        spinning: Whether idle threads of the pool spin while the graph runs; pays only while the threads of
+            all sessions that run at once fit the CPUs.
 
     Raises:
         ModelRejected: The file is not a graph that loads, or the device was silently changed.
@@ -134,6 +120,7 @@ class Session:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # never beside another's run
         try:
             self._session = ort.InferenceSession(str(path), options, providers=_providers(device))
         except Exception as error:  # onnxruntime raises many unrelated classes here

@@ -21,7 +21,8 @@ from service.engine.session import Device, cuda_problem
 from service.engine.ticket import Ticket
 from service.errors import InvalidInput, NotFound, NotReady, StartFailed
 from service.loader import LoadOptions
-from service.manifest import VersionPolicy
+from service.manifest import Batching, Variant, VersionPolicy
+from service.overrides import ModelOverrides, Overrides
 from tests.tiny_models import LABELS, finish_version, make_model, tiny_graph
 
 TASK = "image-classification"
@@ -446,3 +447,54 @@ def test_a_closed_catalog_takes_no_more_items(tmp_path: Path, load: Load) -> Non
 
     with pytest.raises(NotReady, match="shutting down"):
         asyncio.run(ask())
+
+
+# --- what this host changes ------------------------------------------------------------------
+
+
+def test_a_model_has_an_instance_on_each_lane_that_this_host_gives_it(
+    tmp_path: Path, load: Load, lanes: Lanes
+) -> None:
+    make_model(tmp_path)
+    make_model(tmp_path, "other")
+    overrides = Overrides().with_model("tiny", ModelOverrides(lanes=2, threads=1))
+    catalog = load(overrides=overrides)
+    assert catalog.find(TASK, "tiny").devices == (Device("cpu"), Device("cpu", 1))
+    assert catalog.find(TASK, "other").devices == (Device("cpu"),)
+    assert sorted(state.device for state in lanes.states()) == ["cpu", "cpu:1"]
+
+
+def test_batching_is_what_this_host_says(tmp_path: Path, load: Load) -> None:
+    make_model(tmp_path)
+    overrides = Overrides().with_model("tiny", ModelOverrides(batching=Batching(max_items=3)))
+    assert load(overrides=overrides).find(TASK).manifest.batching.max_items == 3
+
+
+def test_overrides_of_a_model_that_is_not_there_are_told(
+    tmp_path: Path, load: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_model(tmp_path)
+    load(overrides=Overrides().with_model("tyni", ModelOverrides(threads=1)))
+    assert "tyni" in caplog.text
+
+
+def test_of_several_variants_the_first_for_the_device_serves_unless_the_host_wants_another(
+    tmp_path: Path, load: Load
+) -> None:
+    folder = make_model(tmp_path)
+    shutil.copy(folder / "model.onnx", folder / "model.int8.onnx")
+    variants = tuple(
+        Variant(file=file, precision=precision, devices=devices, tolerance={"probabilities": 1e-4})
+        for file, precision, devices in (
+            ("model.onnx", "fp16", ("cuda",)),
+            ("model.int8.onnx", "int8", ("cpu",)),
+            ("model.onnx", "fp32", ("cpu", "cuda")),
+        )
+    )
+    finish_version(folder, variants=variants)
+    for wanted, served in (("auto", "int8"), ("fp32", "fp32"), ("int8", "int8")):
+        version = load(overrides=Overrides().with_model("tiny", ModelOverrides(precision=wanted))).find(TASK)
+        assert version.variant is not None
+        assert version.variant.precision == served
+    model = load(overrides=Overrides().with_model("tiny", ModelOverrides(precision="fp16"))).models["tiny"]
+    assert "no fp16 variant is for cpu" in model.problem

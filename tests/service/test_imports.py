@@ -22,8 +22,9 @@ ALLOWED: dict[str, set[str]] = {
     "manifest": {"errors"},
     "tasks": {"manifest", "errors"},
     "engine": {"errors"},
+    "overrides": {"manifest", "errors"},
     "golden": {*_MODELS, "loader"},
-    "loader": {*_MODELS, "golden"},
+    "loader": {*_MODELS, "golden", "overrides"},
     "catalog": {*_MODELS, "loader"},
     "lifecycle": {"catalog", "engine", "settings"},
     "api": {"catalog", "loader", "tasks", "manifest", "errors", "settings", "engine.ticket"},
@@ -32,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "telemetry": {"errors", "settings", "engine.observer"},
 }
 WIRING = {"service.app", "service.__main__"}  # these may import everything in service
-TRAINING = {"manifest", "errors", "tasks", "golden", "engine.session"}
+TRAINING = {"manifest", "errors", "tasks", "golden", "engine.session", "engine.cpus"}
 
 # Library -> the modules (or packages) of `service` that alone may import it.
 CONFINED: dict[str, tuple[str, ...]] = {

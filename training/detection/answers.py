@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.engine.session import Device, Session, available_cpus
+from service.engine.cpus import available_cpus
+from service.engine.session import Device, Session
 from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits
 from service.tasks.detection import DetectionParameters, Detections, ObjectDetection, unletterbox

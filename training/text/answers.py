@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from service.engine.session import Device, Session, available_cpus
+from service.engine.cpus import available_cpus
+from service.engine.session import Device, Session
 from service.manifest import TaskName, VersionFacts
 from service.tasks import TASKS, Limits, Task
 from service.tasks.task import Result

@@ -1,0 +1,87 @@
+"""What belongs to one host: settings of models that a tuner found there, in a file of their own.
+
+The model folder says what is right everywhere and may be read-only; this file, named by
+`KOTAE_OVERRIDES`, says what is best here. It is read once, at the start. Nothing of it changes an answer
+but `precision`, whose variants all pass their own golden check.
+
+    models:
+      digits:
+        precision: int8
+        threads: 2
+        batching: {max_items: 16}
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.errors import ModelRejected, StartFailed
+from service.manifest import Batching, ModelManifest, read
+
+
+class ModelOverrides(BaseModel):
+    """What one host changes about one model.
+
+    Attributes:
+        precision: Which variant serves; `auto` is the one that the version lists first for the device.
+        lanes: CPU lanes on which the model has an instance; None is the process's number.
+        threads: Threads of ONNX Runtime of each such instance; None is the process's number.
+        batching: Keys of the manifest's own; those that are not written stay the manifest's.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
+    lanes: Annotated[int, Field(ge=1, le=64)] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    batching: Batching | None = None
+
+    def applied_to(self, manifest: ModelManifest) -> ModelManifest:
+        """Give the manifest as it holds on this host."""
+        if self.batching is None:
+            return manifest
+        written = {name: getattr(self.batching, name) for name in self.batching.model_fields_set}
+        return manifest.model_copy(update={"batching": manifest.batching.model_copy(update=written)})
+
+
+class Overrides(BaseModel):
+    """The file: what this host changes, by model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: dict[str, ModelOverrides] = {}
+
+    def of(self, model: str) -> ModelOverrides:
+        """Give what is changed about a model."""
+        return self.models.get(model, ModelOverrides())
+
+    def with_model(self, model: str, overrides: ModelOverrides) -> Overrides:
+        """Give a copy in which a model's are these."""
+        return self.model_copy(update={"models": {**self.models, model: overrides}})
+
+
+def read_overrides(path: Path | None) -> Overrides:
+    """Read the file; None gives no overrides.
+
+    Raises:
+        StartFailed: It is not there, is not YAML, or holds something unknown or out of range.
+    """
+    if path is None:
+        return Overrides()
+    try:
+        return read(path, Overrides)
+    except ModelRejected as error:
+        raise StartFailed(f"overrides: {error}") from error
+
+
+def write_overrides(path: Path, overrides: Overrides) -> None:
+    """Write the file with what was set, and nothing that was not; a reader never sees half of it."""
+    content = overrides.model_dump(mode="json", exclude_unset=True)
+    draft = path.with_name(f".{path.name}.partial")
+    draft.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    os.replace(draft, path)
