@@ -79,8 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         versions = {name: version(name) for name in ("kotae", "fastapi", "uvicorn", "numpy", "pillow")}
         versions |= {"python": platform.python_version(), "onnxruntime": runtime_version()}
-        told = {"settings": settings.model_dump(mode="json"), "versions": versions, "cpu": asdict(options.cpu)}
-        _log.info("starting", extra=told)
+        told = {"settings": settings.model_dump(mode="json"), "versions": versions}
+        _log.info("starting", extra={**told, "cpu": asdict(options.cpu)})
         threading.Thread(target=catalog.load, name="load", daemon=True).start()
         watch = asyncio.create_task(lifecycle.watch())
         yield
