@@ -1,0 +1,112 @@
+"""The conditions that held-out speech is heard in: clean, noisy, over a telephone.
+
+Made on their own, with other noises than `augmentation` makes: held-out speech meets noise that nobody
+trained with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+from scipy import signal
+
+CONDITIONS = ("clean", "noisy", "telephone")
+_NOISES = ("traffic", "rain", "fan", "people")
+_SNR_DECIBELS = (5.0, 20.0)
+_TELEPHONE_RATE = 8000
+_PEAK_DECIBELS = (-20.0, -1.0)  # of full scale
+
+Samples = NDArray[np.float64]
+
+
+def heard_file(
+    spoken: NDArray[np.int16],
+    sample_rate: int,
+    condition: str,
+    talkers: Sequence[NDArray[np.int16]],
+    random: np.random.Generator,
+) -> bytes:
+    """Make the sound file of an utterance in a condition.
+
+    Args:
+        spoken: i16 [T].
+        sample_rate: Samples a second.
+        condition: One of `CONDITIONS`.
+        talkers: Other utterances, which are heard behind some of the noisy ones.
+        random: Where noise, its strength and the level come from.
+
+    Returns:
+        FLAC; for the telephone a WAV of 8,000 samples a second with mu-law.
+    """
+    sound = spoken / 32768.0
+    if condition == "noisy":
+        noise = _noise(len(sound), sample_rate, talkers, random)
+        decibels = random.uniform(*_SNR_DECIBELS)
+        sound = sound + noise * (np.sqrt(_power(sound)) * 10 ** (-decibels / 20))
+    if condition == "telephone":
+        return _telephone_file(sound, sample_rate, random)
+    return _file(_levelled(sound, random), sample_rate, "FLAC", "PCM_16")
+
+
+def _telephone_file(sound: Samples, sample_rate: int, random: np.random.Generator) -> bytes:
+    sound = soxr.resample(sound, sample_rate, _TELEPHONE_RATE)
+    line = signal.butter(4, (300, 3400), "bandpass", fs=_TELEPHONE_RATE, output="sos")
+    sound = signal.sosfilt(line, sound) + random.normal(size=len(sound)) * 10 ** (-45 / 20) * 0.1
+    return _file(_levelled(sound, random), _TELEPHONE_RATE, "WAV", "ULAW")
+
+
+def _noise(
+    samples: int, rate: int, talkers: Sequence[NDArray[np.int16]], random: np.random.Generator
+) -> Samples:
+    """Draw a noise of power 1: [T]."""
+    kind = _NOISES[int(random.integers(len(_NOISES) if talkers else len(_NOISES) - 1))]
+    if kind == "people":
+        noise = _people(samples, talkers, random)
+    elif kind == "traffic":
+        low = signal.butter(2, random.uniform(200, 700), fs=rate, output="sos")
+        noise = signal.sosfilt(low, random.normal(size=samples)) * _swelling(samples, rate, random)
+    elif kind == "rain":
+        drops = (random.random(samples) < 0.004) * random.normal(size=samples) * 12
+        band = signal.butter(1, (800, 6000), "bandpass", fs=rate, output="sos")
+        noise = signal.sosfilt(band, drops + random.normal(size=samples))
+    else:
+        seconds, base = np.arange(samples) / rate, random.uniform(60, 180)
+        tones = [np.sin(2 * np.pi * (base * n * seconds + random.random())) / n for n in range(1, 6)]
+        low = signal.butter(1, 1200, fs=rate, output="sos")
+        noise = np.sum(tones, axis=0) + 3 * signal.sosfilt(low, random.normal(size=samples))
+    return np.asarray(noise / np.sqrt(_power(noise) + 1e-12))
+
+
+def _people(samples: int, talkers: Sequence[NDArray[np.int16]], random: np.random.Generator) -> Samples:
+    """Five others talking at once, each over and over."""
+    heard = np.zeros(samples)
+    for _ in range(5):
+        talker = talkers[int(random.integers(len(talkers)))] / 32768.0
+        heard += np.resize(np.roll(talker, int(random.integers(len(talker)))), samples)
+    return heard
+
+
+def _swelling(samples: int, rate: int, random: np.random.Generator) -> Samples:
+    """A loudness that comes and goes twice a second."""
+    points = random.uniform(0.4, 1.6, size=2 + 2 * samples // rate)
+    return np.interp(np.linspace(0, len(points) - 1, samples), np.arange(len(points)), points)
+
+
+def _levelled(sound: Samples, random: np.random.Generator) -> Samples:
+    peak = 10 ** (random.uniform(*_PEAK_DECIBELS) / 20)
+    return np.asarray(sound * (peak / np.abs(sound).max()))
+
+
+def _power(sound: Samples) -> float:
+    return float(np.mean(sound**2))
+
+
+def _file(sound: Samples, sample_rate: int, form: str, subtype: str) -> bytes:
+    file = BytesIO()
+    soundfile.write(file, sound, sample_rate, format=form, subtype=subtype)
+    return file.getvalue()

@@ -1,0 +1,182 @@
+"""Synthetic voices: which there are, who speaks what, and in what manner.
+
+eSpeak NG speaks any accent with any variant of the voice; flite and festival are built from recordings
+of a few people. Whoever speaks in one part speaks in no other: a speaker is a variant, or a person.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.errors import DataRejected
+from training.recipes.speech_recipes import SpokenVoices
+
+ACCENTS = (
+    *["en-gb", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029"],
+    "en-us-nyc",
+)
+# Variants that people can hardly follow, or whose name cannot stand in a command.
+_LEFT_OUT = {"whisper", "whisperf", "Demonic", "croak", "UniRobot", "Tweaky", "fast", "Mr"}
+_SAME_PERSON = {"anxiousandy": "andy", "anikarobot": "anika"}
+FESTIVAL_VOICES = {"kal": "kal_diphone", "ked": "ked_diphone", "slt": "cmu_us_slt_arctic_hts"}
+_FLITE_VOICES = ("slt", "awb", "rms", "kal16")
+_ESPEAK_SHARE = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """A voice of a synthesiser: `espeak:en-us+f4`, `flite:rms`, `festival:ked`."""
+
+    engine: str
+    name: str
+
+    def __str__(self) -> str:
+        """Write it as recipes do."""
+        return f"{self.engine}:{self.name}"
+
+    @property
+    def speaker(self) -> str:
+        """Whose voice it is: numbered voices of one name are one speaker's, but eSpeak's f1 and m1."""
+        if self.engine != "espeak":
+            return self.name.rstrip("0123456789")
+        variant = self.name.partition("+")[2].lower()
+        if not re.fullmatch(r"[fm]\d", variant):
+            variant = variant.rstrip("0123456789")
+        return f"espeak {_SAME_PERSON.get(variant, variant)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How something is said.
+
+    Attributes:
+        speed: As a share of the voice's own.
+        pitch: -1 to 1, where 0 is the voice's own.
+        shift: Share by which speed and pitch rise together, as of a smaller or larger speaker.
+        gap: Hundredths of a second more between eSpeak's words.
+        lead_seconds: Silence before.
+        tail_seconds: Silence after.
+    """
+
+    speed: float = 1.0
+    pitch: float = 0.0
+    shift: float = 1.0
+    gap: int = 0
+    lead_seconds: float = 0.2
+    tail_seconds: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who speaks in the three parts."""
+
+    train: tuple[Voice, ...]
+    validation: tuple[Voice, ...]
+    test: tuple[Voice, ...]
+
+
+def cast(voices: SpokenVoices) -> Cast:
+    """Divide this machine's voices as a recipe names them.
+
+    Voices of festival that are not installed are left out; any other must be there.
+
+    Raises:
+        DataRejected: A named voice is not there, or its speaker is in two parts.
+    """
+    installed = installed_voices()
+    validation, test = (_named(names, installed) for names in (voices.validation, voices.test))
+    if both := {voice.speaker for voice in validation} & {voice.speaker for voice in test}:
+        raise DataRejected(f"{min(both)} is named for validation and for the test")
+    held_out = {voice.speaker for voice in (*validation, *test)}
+    return Cast(tuple(voice for voice in installed if voice.speaker not in held_out), validation, test)
+
+
+def installed_voices() -> tuple[Voice, ...]:
+    """List the voices of this machine.
+
+    Raises:
+        DataRejected: eSpeak NG or flite is missing.
+    """
+    if missing := [name for name in ("espeak-ng", "flite") if not shutil.which(name)]:
+        raise DataRejected(f"{' and '.join(missing)} not found: apt install espeak-ng flite")
+    espeak = [Voice("espeak", f"{accent}+{variant}") for accent in ACCENTS for variant in _variants()]
+    flite = [Voice("flite", name) for name in _FLITE_VOICES]
+    return (*espeak, *flite, *(Voice("festival", name) for name in _festival_voices()))
+
+
+def draw_voice(voices: Sequence[Voice], random: np.random.Generator) -> Voice:
+    """Draw who speaks: eSpeak's voices for the most part, else each recorded speaker alike."""
+    made = [voice for voice in voices if voice.engine == "espeak"]
+    recorded: dict[str, list[Voice]] = {}
+    for voice in voices:
+        if voice.engine != "espeak":
+            recorded.setdefault(voice.speaker, []).append(voice)
+    if made and (not recorded or random.random() < _ESPEAK_SHARE):
+        return made[int(random.integers(len(made)))]
+    speaker = sorted(recorded)[int(random.integers(len(recorded)))]
+    return recorded[speaker][int(random.integers(len(recorded[speaker])))]
+
+
+def draw_manner(voice: Voice, random: np.random.Generator) -> Manner:
+    """Draw a manner to learn from: wide; the few recorded speakers are shifted to be many."""
+    return Manner(
+        speed=round(float(random.uniform(0.63, 1.32)), 3),
+        pitch=round(float(random.uniform(-1, 1)), 3),
+        shift=1.0 if voice.engine == "espeak" else round(float(random.uniform(0.85, 1.18)), 3),
+        gap=int(random.integers(0, 4)) if random.random() < 0.4 else 0,
+        lead_seconds=round(float(random.uniform(0, 0.4)), 3),
+        tail_seconds=round(float(random.uniform(0, 0.4)), 3),
+    )
+
+
+def draw_held_out_manner(random: np.random.Generator) -> Manner:
+    """Draw a manner to be judged by: at the speeds and pitches that people ordinarily speak with."""
+    return Manner(
+        speed=round(float(random.uniform(0.75, 1.2)), 3),
+        pitch=round(float(random.uniform(-0.6, 0.6)), 3),
+        gap=int(random.integers(0, 3)) if random.random() < 0.3 else 0,
+        lead_seconds=round(float(random.uniform(0.05, 0.4)), 3),
+        tail_seconds=round(float(random.uniform(0.05, 0.4)), 3),
+    )
+
+
+def _variants() -> list[str]:
+    listed = _output("espeak-ng", "--voices=variant")
+    found = re.findall(r"!v/(\S+)", listed)
+    return sorted(set(found) - _LEFT_OUT)
+
+
+def _festival_voices() -> list[str]:
+    if not shutil.which("festival"):
+        return []
+    listed = _output("festival", "-b", "(print (voice.list))")
+    return [name for name, module in FESTIVAL_VOICES.items() if re.search(rf"\b{module}\b", listed)]
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def _named(names: Sequence[str], installed: Sequence[Voice]) -> tuple[Voice, ...]:
+    there = {str(voice): voice for voice in installed}
+    for name in names:
+        if name not in there and name not in {f"festival:{voice}" for voice in FESTIVAL_VOICES}:
+            raise DataRejected(f"there is no voice {name} on this machine")
+    chosen = tuple(there[name] for name in names if name in there)
+    if not chosen:
+        raise DataRejected(f"none of the voices {', '.join(names)} is on this machine")
+    return chosen
+
+
+def told_of(voices: Sequence[Voice]) -> str:
+    """Say in a few words who speaks."""
+    made = {voice.speaker for voice in voices if voice.engine == "espeak"}
+    recorded = sorted({voice.speaker for voice in voices if voice.engine != "espeak"})
+    told = [f"{len(made)} variants of eSpeak NG"] if made else []
+    return " and ".join([*told, *([f"the recorded {', '.join(recorded)}"] if recorded else [])])
