@@ -129,6 +129,50 @@ def verify_models(
         raise typer.Exit(1)
 
 
+@app.command()
+def bench(
+    url: Annotated[str, typer.Argument(help="A running service, or one of its routes.")],
+    *,
+    task: Annotated[str | None, typer.Option(help="Task to ask, such as image-classification.")] = None,
+    route: Annotated[str | None, typer.Option(help="Route to ask, such as /v1/embeddings.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model to ask; else the task's default.")] = None,
+    file: Annotated[list[Path] | None, typer.Option(help="File to send; repeatable.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Text to send; repeatable.")] = None,
+    clients: Annotated[int | None, typer.Option(help="Closed loop: clients that wait; 8 if no rate.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Open loop: requests a second, at random.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long to send.")] = 10,
+    deadline_ms: Annotated[float | None, typer.Option(help="Deadline of every request.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Priority of every request; 1 is highest.")] = None,
+    key: Annotated[str | None, typer.Option(help="API key.")] = None,
+    seed: Annotated[int, typer.Option(help="Of arrivals and choices.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Put load on a service, and tell percentiles, goodput and refusals.
+
+    In open loop, latency counts from the moment at which a request was meant to leave. One process sends
+    some thousands of requests a second and spins meanwhile: give it a core of its own.
+    """
+    from service.load.command import Question, print_summary, run_load, write_json
+    from service.load.plan import Plan
+
+    question = Question(url, task, route, model, file or (), text or (), deadline_ms, priority, key)
+    address, requests = question.requests()
+    plan = Plan(
+        address,
+        requests,
+        seconds,
+        clients=clients or (0 if rate else 8),
+        rate=rate or 0,
+        deadline_seconds=None if deadline_ms is None else deadline_ms / 1000,
+        seed=seed,
+    )
+    summary = run_load(plan, Console(stderr=True))
+    if as_json:
+        typer.echo(write_json(summary))
+    else:
+        print_summary(summary, Console())
+
+
 def main() -> None:
     """Run the command line; what an operator can put right is one line on standard error, exit code 2."""
     try:

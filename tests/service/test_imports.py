@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "catalog": {*_MODELS, "loader"},
     "lifecycle": {"catalog", "engine", "settings"},
     "api": {"catalog", "loader", "tasks", "manifest", "errors", "settings", "engine.ticket"},
+    "load": {"errors"},
     "protocol": set(),
     "server": {"errors", "lifecycle", "protocol", "settings"},
     "telemetry": {"errors", "settings", "engine.observer"},
