@@ -138,7 +138,8 @@ def _noise(clean: Tensor, heard: Tensor, generator: torch.Generator, sample_rate
     humming = (kinds > 0.25) & (kinds < 0.4)
     made[humming] += _hum(int(humming.sum()), bins, generator, sample_rate)
     clicking = kinds > 0.88
-    made[clicking] += _clicks(int(clicking.sum()), bins, generator)
+    if clicking.any():  # a transform of nothing is an error
+        made[clicking] += _clicks(int(clicking.sum()), bins, generator)
     ratio = 10 ** (-_uniform(len(noisy), *_SNR_DECIBELS, generator) / 20)
     scale = ratio * _loudness(heard[noisy]) / _loudness(made).clamp(min=1e-9)
     noise[noisy] = made * scale[:, None]
@@ -215,8 +216,8 @@ def _at_loudness(sound: Tensor, generator: torch.Generator) -> Tensor:
 def _companded(sound: Tensor) -> Tensor:
     """Round as 8 bits of mu-law do (ITU-T G.711's curve)."""
     pressed = torch.log1p(_MU * sound.abs()) / math.log1p(_MU)
-    rounded = torch.round(pressed * 127) / 127
-    return sound.sign() * torch.expm1(rounded * math.log1p(_MU)) / _MU
+    opened = torch.expm1(torch.round(pressed * 127) / 127 * math.log1p(_MU)) / _MU
+    return sound.sign() * opened
 
 
 def _loudness(spectrum: Tensor) -> Tensor:

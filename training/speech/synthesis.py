@@ -140,7 +140,7 @@ def _finished(wave: bytes, order: Order, sample_rate: int) -> NDArray[np.int16]:
         raise DataRejected(f"{order.voice} said nothing for {order.text!r}")
     heard = soxr.resample(samples, rate * order.manner.shift, sample_rate)
     heard = _with_silence(heard, order.manner, sample_rate)
-    return (heard * (_PEAK * 32767 / np.abs(heard).max())).astype(np.int16)
+    return np.asarray(heard * (_PEAK * 32767 / np.abs(heard).max()), dtype=np.int16)
 
 
 def _wave_samples(wave: bytes) -> tuple[NDArray[np.float32], int]:

@@ -1,0 +1,65 @@
+"""A table of sound files with what is said in them, or with labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from training.data.split import Parts, grouped_parts, stratified_parts
+from training.errors import DataRejected
+from training.recipes.recipe import Split
+from training.recipes.speech_recipes import KeywordsRecipe, SpeechRecipe, SpeechTableData
+from training.speech.recordings import Recording, Recordings, transcript_of
+from training.text.table import read_rows
+
+
+class SpeechTable(Recordings):
+    """The recordings of a table; no group is in two parts.
+
+    For a recipe for keywords, texts are labels and stay as they are; else they are transcripts.
+
+    Args:
+        recipe: The table, the split and the graph's input.
+        cache: Folder that decoded samples are kept in; in memory if None.
+
+    Raises:
+        DataRejected: The table, a line or a sound file is wrong; the text names it.
+    """
+
+    def __init__(self, recipe: SpeechRecipe | KeywordsRecipe, cache: Path | None = None) -> None:
+        assert isinstance(recipe.data, SpeechTableData), "a recipe without a table of speech"
+        data, split = recipe.data, recipe.split
+        labelled = isinstance(recipe, KeywordsRecipe)
+        recordings = read_table(data, labelled=labelled)
+        parts = _parts(recordings, split, by_label=labelled and data.group is None)
+        kept = f"by {data.group}" if data.group else "by file"
+        told = (
+            f"{data.path.name} of {len(recordings)} sound files",
+            f"{kept}, {split.test:.0%} for testing, {split.validation:.0%} for validation, seed {split.seed}",
+        )
+        super().__init__(recordings, parts, recipe.input, cache, told)
+
+
+def read_table(data: SpeechTableData, *, labelled: bool) -> list[Recording]:
+    """Read a table's rows.
+
+    Raises:
+        DataRejected: It is missing or a row is wrong; the text names file and row.
+    """
+    recordings = []
+    for number, (file, text, group) in enumerate(
+        read_rows(data.path, (data.audio, data.text), data.group), 1
+    ):
+        where, path = f"{data.path}, row {number}", data.path.parent / file
+        if not path.is_file():
+            raise DataRejected(f"{where}: there is no sound file {path}")
+        recordings.append(Recording(path, text.strip() if labelled else transcript_of(text, where), group))
+    return recordings
+
+
+def _parts(recordings: list[Recording], split: Split, *, by_label: bool) -> Parts:
+    if not by_label:
+        return grouped_parts([one.group for one in recordings], split)
+    numbers = np.unique([one.text for one in recordings], return_inverse=True)[1]
+    return stratified_parts(numbers.astype(np.int64), split)
