@@ -6,8 +6,10 @@ evaluation run exactly what serving runs. One module a kind of input; `TASKS` is
 
 from collections.abc import Mapping
 
+from service.tasks.audio import AudioClassification
 from service.tasks.detection import ObjectDetection
 from service.tasks.image import ImageClassification
+from service.tasks.speech import SpeechRecognition
 from service.tasks.task import Decoded, Limits, Task, answer_one
 from service.tasks.text import TextClassification, TextEmbedding
 
@@ -16,6 +18,8 @@ __all__ = ["TASKS", "Decoded", "Limits", "Task", "answer_one"]
 TASKS: Mapping[str, type[Task]] = {
     ImageClassification.name: ImageClassification,
     ObjectDetection.name: ObjectDetection,
+    SpeechRecognition.name: SpeechRecognition,
+    AudioClassification.name: AudioClassification,
     TextClassification.name: TextClassification,
     TextEmbedding.name: TextEmbedding,
 }

@@ -25,9 +25,11 @@ class Limits:
 
     Attributes:
         max_pixels: Most pixels, width x height, of a picture before resizing.
+        max_audio_seconds: Longest sound.
     """
 
     max_pixels: int = 50_000_000
+    max_audio_seconds: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
