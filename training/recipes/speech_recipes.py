@@ -124,6 +124,8 @@ class SpeechRecipe(Recipe):
 
     Attributes:
         batch_seconds: Seconds of padded sound in a batch; utterances of like length share one.
+        parts: A pass over what is learnt from is divided into so many epochs, after each of which is
+            validated and kept what there is.
         search: Decoding with a word list; None exports a model that only spells.
     """
 
@@ -131,6 +133,7 @@ class SpeechRecipe(Recipe):
     input: AudioInput
     network: EncoderSize = EncoderSize()
     batch_seconds: Annotated[float, Field(gt=0)] = 120.0
+    parts: Annotated[int, Field(ge=1)] = 1
     bfloat16: bool = True
     search: WordSearch | None = WordSearch()
     start: Path | None = None

@@ -1,0 +1,48 @@
+"""Curves of a training: loss, word error rate and learning rate over its steps."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+Curve = tuple[list[int], list[float]]
+_PANELS = (
+    ("loss per letter", {"train_loss_epoch": "learnt from", "validation_loss": "validation"}),
+    ("word error rate, letter by letter", {"validation_wer": "validation"}),
+    ("learning rate", {"lr-AdamW/pg1": ""}),
+)
+
+
+def read_curves(run: Path) -> dict[str, Curve]:
+    """Read what Lightning logged: steps and values by name. A resumed run has a file for each part."""
+    curves: dict[str, dict[int, float]] = {}
+    files = sorted((run / "csv").glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    for file in files:
+        with file.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                for name, value in row.items():
+                    if value and name not in ("step", "epoch"):
+                        curves.setdefault(name, {})[int(row["step"])] = float(value)
+    return {
+        name: (sorted(points), [points[step] for step in sorted(points)]) for name, points in curves.items()
+    }
+
+
+def draw_curves(run: Path, path: Path) -> None:
+    """Draw a run folder's curves as a picture."""
+    curves = read_curves(run)
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(_PANELS))
+    for axis, (title, names) in zip(axes, _PANELS, strict=True):
+        for name, label in names.items():
+            steps, values = curves.get(name, ([], []))
+            axis.plot(steps, values, label=label, marker="." if len(steps) < 40 else None)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("steps")
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+        if len(names) > 1:
+            axis.legend()
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,96 @@
+"""Fit a speech network: a source and a recipe -> the best checkpoint, from scratch or from one of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from training.errors import DataRejected
+from training.job import Job
+from training.recipes.speech_recipes import SpeechRecipe
+from training.speech.curves import draw_curves
+from training.speech.letters import numbers_of, tokens_of
+from training.speech.sounds import decoded
+from training.speech.speech_batches import Batch, BatchSize, SpeechBatches, batch_bounds, batch_of
+from training.speech.speech_learner import SpeechLearner
+from training.speech.utterances import SpeechSource, SpokenFile
+from training.text.windows import StepNumbers
+from training.trainer import begin, load_learner, train
+
+CURVES_FILE = "curves.png"
+
+
+def fit_speech(job: Job[SpeechRecipe], source: SpeechSource, *, resume: bool) -> Path:
+    """Train, and draw how it went.
+
+    Raises:
+        DataRejected: There is nothing to resume or to start from, or nothing to learn from.
+    """
+    recipe, wanted = job.recipe, job.recipe.optimisation
+    start = load_learner(recipe.start, SpeechLearner) if recipe.start else None
+    begin(job.run, recipe.seed, resume=resume)
+    spoken = source.training_set()
+    tokens = tokens_of(spoken.texts)
+    size = BatchSize(round(recipe.batch_seconds * recipe.input.sample_rate), recipe.input.sample_rate)
+    batches = SpeechBatches(spoken, tokens, size, recipe.seed)
+    steps = max(wanted.least_steps, -(-wanted.passes * batches.steps // recipe.parts))
+    training = DataLoader(batches, batch_size=None, sampler=StepNumbers(steps))
+    learner = SpeechLearner(recipe.model_dump(mode="json"), list(tokens), wanted.epochs * steps)
+    if start:
+        taken = take_weights(learner, start)
+        job.console.print(f"starts with {taken} weights of {recipe.start}", highlight=False)
+    files = source.validation_files()
+    job.console.print(
+        f"{len(spoken)} utterances to learn from, {len(files)} for validation; "
+        f"{wanted.epochs} epochs of {steps} steps",
+        highlight=False,
+    )
+    best = train(
+        learner, (training, _validation(files, tokens, recipe)), recipe, job.run, job.console, resume=resume
+    )
+    draw_curves(job.run.folder, job.run.folder / CURVES_FILE)
+    return best
+
+
+def take_weights(learner: SpeechLearner, start: SpeechLearner) -> int:
+    """Take over what fits; where the letters are others, how to tell them is learnt anew.
+
+    Returns:
+        How many weights were taken.
+
+    Raises:
+        DataRejected: The networks differ in more than their letters.
+    """
+    own = learner.graph.state_dict()
+    same_letters = learner.tokens == start.tokens
+    given = {
+        name: weight
+        for name, weight in start.graph.state_dict().items()
+        if same_letters or not name.startswith("head.")
+    }
+    if unlike := [
+        name for name, weight in given.items() if name not in own or own[name].shape != weight.shape
+    ]:
+        raise DataRejected(
+            f"the checkpoint's network has another size ({unlike[0]}): give the recipe the same `network`"
+        )
+    learner.graph.load_state_dict(given, strict=False)
+    return sum(weight.numel() for weight in given.values())
+
+
+def _validation(
+    files: Sequence[SpokenFile], tokens: tuple[str, ...], recipe: SpeechRecipe
+) -> DataLoader[Any]:
+    """Make batches of the validation part, those of like length together."""
+    sounds = [decoded(file.content, recipe.input) for file in files]
+    order = np.argsort([len(sound) for sound in sounds], kind="stable")
+    ordered = [sounds[i] for i in order.tolist()]
+    letters = [numbers_of(files[i].text, tokens) for i in order.tolist()]
+    most = round(recipe.batch_seconds * recipe.input.sample_rate)
+    bounds = batch_bounds(np.array([len(sound) for sound in ordered]), most)
+    batches: list[Batch] = [batch_of(ordered[first:last], letters[first:last]) for first, last in bounds]
+    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
