@@ -19,6 +19,8 @@ from service.load.generator import Generator, ask_once
 from service.load.plan import Address, Plan
 from service.load.tally import Summary, Tally, summarise
 
+_EMBEDDINGS = "/v1/embeddings"
+_ROUTES = {"text-embedding": _EMBEDDINGS}  # tasks whose route is not their name
 _LATE_GENERATOR_MS = 1.0
 _TIMES = ("p50", "p90", "p99", "p99.9", "mean", "max")
 
@@ -52,15 +54,16 @@ class Question:
         address = Address.of(self.url)
         if self.task and self.route:
             raise StartFailed("give a task or a route, not both")
-        path = self.route or (f"/v1/{self.task}" if self.task else address.path)
+        task_route = _ROUTES.get(self.task or "", f"/v1/{self.task}")
+        path = self.route or (task_route if self.task else address.path)
         if path == "/":
             raise StartFailed("say what to ask: --task image-classification, --route /v1/… or a longer URL")
-        if self.model:
-            path += ("&" if "?" in path else "?") + f"model={self.model}"
         bodies = [(_read(file), _media_type(file)) for file in self.files]
-        bodies += [(text.encode(), "text/plain") for text in self.texts]
+        bodies += [_text_body(path, text) for text in self.texts]
         if not bodies:
             raise StartFailed("say what to send: --file photo.jpg or --text 'a sentence'")
+        if self.model:
+            path += ("&" if "?" in path else "?") + f"model={self.model}"
         headers = self._headers()
         return address, tuple(
             address.request(body, {"Content-Type": media_type, **headers}, path)
@@ -140,6 +143,13 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise StartFailed(f"{file} cannot be read: {error}") from error
+
+
+def _text_body(path: str, text: str) -> tuple[bytes, str]:
+    """Give body and media type of a text: as it is, but in OpenAI's shape where the route is theirs."""
+    if path.partition("?")[0] == _EMBEDDINGS:
+        return json.dumps({"input": text}).encode(), "application/json"
+    return text.encode(), "text/plain"
 
 
 def _media_type(file: Path) -> str:

@@ -84,7 +84,7 @@ class Generator:
     async def _arrivals(self, begin: float) -> None:
         if self._plan.clients:
             for _ in range(self._plan.clients):
-                self._arrive(begin)
+                self._arrive(_now())
             return
         meant = begin
         while self._tally.sent < MAX_REQUESTS:
@@ -94,6 +94,7 @@ class Generator:
             await asyncio.sleep(0)  # even when late, answers are read between two arrivals
             while (left := meant - _now()) > 0:
                 await asyncio.sleep(left - _SPIN_SECONDS if left > 2 * _SPIN_SECONDS else 0)
+            self._tally.lags.append(_now() - meant)
             self._arrive(meant)
 
     def _arrive(self, meant: float) -> None:
@@ -128,9 +129,8 @@ class Generator:
         self._release(connection)
 
     def _send(self, connection: Connection, meant: float) -> None:
-        left = _now()
-        self._tally.lags.append(left - meant)
-        self._flights[connection] = _Flight(meant, left)
+        self._tally.sent += 1
+        self._flights[connection] = _Flight(meant, _now())
         connection.ask(self._random.choice(self._plan.requests), self._answered)
 
     def _answered(self, connection: Connection, status: int) -> None:

@@ -19,7 +19,8 @@ class Tally:
         statuses: Answers by status.
         latencies: Of the answers with status 200, from when their request was meant to leave.
         refusals: Of all other answers.
-        lags: How much later than it was meant to, each request left.
+        lags: In open loop, how late the generator itself was with each arrival.
+        sent: Requests that left.
         in_deadline: Answers with status 200 that came in time.
         broken: Requests whose connection ended before the answer was whole.
         unanswered: Requests whose answer was not waited for any longer.
@@ -31,6 +32,7 @@ class Tally:
         self.latencies = array("d")
         self.refusals = array("d")
         self.lags = array("d")
+        self.sent = 0
         self.in_deadline = 0
         self.broken = 0
         self.unanswered = 0
@@ -51,11 +53,6 @@ class Tally:
         """Answers of any status."""
         return sum(self.statuses.values())
 
-    @property
-    def sent(self) -> int:
-        """Requests that left."""
-        return len(self.lags)
-
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -68,7 +65,7 @@ class Summary:
         late: Answers with status 200 after the deadline.
         latency_ms: Quantiles, mean and maximum of the answers with status 200.
         refusal_ms: The same of all other answers.
-        lag_ms: The same of how late the generator itself was.
+        lag_ms: The same of how late the generator itself was with its arrivals; empty in closed loop.
     """
 
     seconds: float

@@ -34,15 +34,24 @@ def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def test_a_closed_loop_prints_tables(bench: Bench) -> None:
     with scripted() as server:
         url = f"http://127.0.0.1:{server.port}"
-        code, output, _ = bench(url, "--task", "text-embedding", "--text", "hello", "--seconds", 0.2)
+        code, output, _ = bench(url, "--task", "text-classification", "--text", "hello", "--seconds", 0.2)
         assert code == 0
         assert server.connections == 8 + 1  # and the one that asked first
         first = server.requests[0]
-    assert first.startswith(b"POST /v1/text-embedding HTTP/1.1\r\n")
+    assert first.startswith(b"POST /v1/text-classification HTTP/1.1\r\n")
     assert b"Content-Type: text/plain" in first
     assert first.endswith(b"hello")
     assert "in deadline/s" in output
     assert "p99.9" in output
+
+
+def test_a_text_to_embed_is_sent_in_the_shape_of_its_route(bench: Bench) -> None:
+    with scripted() as server:
+        options = ["--task", "text-embedding", "--text", "hello", "--model", "m", "--seconds", 0.05]
+        assert bench(f"http://127.0.0.1:{server.port}", *options)[0] == 0
+        first = server.requests[0]
+    assert first.startswith(b"POST /v1/embeddings?model=m HTTP/1.1\r\n")
+    assert json.loads(first.rpartition(b"\r\n\r\n")[2]) == {"input": "hello"}
 
 
 def test_an_open_loop_prints_json_and_sends_deadline_priority_and_key(bench: Bench, tmp_path: Path) -> None:
