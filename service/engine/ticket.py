@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -50,6 +50,7 @@ class Ticket:
         queue_seconds: Longest wait of an item in the queue.
         infer_seconds: Longest run that an item was part of.
         batch_items: Largest batch that an item was part of.
+        over: Called once, on the event loop, with the future that was answered, failed or given up.
     """
 
     def __init__(self, *, deadline: float, label: str = "", priority: int = 1) -> None:
@@ -61,6 +62,7 @@ class Ticket:
         self.queue_seconds = 0.0
         self.infer_seconds = 0.0
         self.batch_items = 0
+        self.over: Callable[[asyncio.Future[list[Outputs]]], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[list[Outputs]] = self._loop.create_future()
         self._outputs: dict[int, Outputs] = {}
@@ -106,6 +108,7 @@ class Ticket:
         if not self._future.done():
             self.dropped = self.dropped or "gone"
             self._future.cancel()
+            self._tell()
         elif not self._future.cancelled():
             self._future.exception()  # seen: the request may have failed of something else before
 
@@ -114,6 +117,7 @@ class Ticket:
         self.dropped = self.dropped or reason
         if not self._future.done():
             self._future.set_exception(error)
+            self._tell()
 
     def settle(self, item: Item, result: Outputs | RequestError) -> None:
         """Take one item's result; the last one completes the ticket. On the event loop."""
@@ -123,11 +127,16 @@ class Ticket:
         self._outputs[item.index] = result
         if len(self._outputs) == len(self.items) and not self._future.done():
             self._future.set_result([self._outputs[i] for i in range(len(self.items))])
+            self._tell()
 
     def post(self, settlements: Sequence[Settlement]) -> None:
         """Settle on this ticket's event loop, from any thread; one wake-up for all of them."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             self._loop.call_soon_threadsafe(_settle_all, settlements)
+
+    def _tell(self) -> None:
+        if self.over is not None:
+            self.over(self._future)
 
     def _expire(self) -> None:
         self.abandon(DeadlineExceeded("the deadline passed before the answer was there"), "expired")
