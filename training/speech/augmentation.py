@@ -186,7 +186,7 @@ def _clicks(count: int, bins: int, generator: torch.Generator) -> Tensor:
     train = torch.zeros(count, size)
     places = torch.randint(size, (count, 12), generator=generator)
     train.scatter_(1, places, torch.randn(count, 12, generator=generator))
-    made = torch.fft.rfft(train)
+    made: Tensor = torch.fft.rfft(train)
     return made / _loudness(made).clamp(min=1e-9)[:, None]
 
 
@@ -204,11 +204,11 @@ def _microphones(spectrum: Tensor, telephone: Tensor, generator: torch.Generator
 
 
 def _at_loudness(sound: Tensor, generator: torch.Generator) -> Tensor:
-    """Let each utterance peak between -28 and 0 decibels of full scale; overload a few."""
+    """Let each utterance peak between -28 and 0 decibels of full scale; overload a few, others are faint."""
     count = len(sound)
-    decibels = _uniform(count, -28, 0, generator) + _chosen(count, 0.07, generator) * _uniform(
-        count, 3, 14, generator
-    )
+    decibels = _uniform(count, -28, 0, generator)
+    decibels += _chosen(count, 0.07, generator) * _uniform(count, 3, 14, generator)
+    decibels -= _chosen(count, 0.07, generator) * _uniform(count, 5, 30, generator)
     peaks = sound.abs().amax(1).clamp(min=1e-6)
     return (sound * (10 ** (decibels / 20) / peaks)[:, None]).clamp(-1, 1)
 
@@ -217,7 +217,7 @@ def _companded(sound: Tensor) -> Tensor:
     """Round as 8 bits of mu-law do (ITU-T G.711's curve)."""
     pressed = torch.log1p(_MU * sound.abs()) / math.log1p(_MU)
     opened = torch.expm1(torch.round(pressed * 127) / 127 * math.log1p(_MU)) / _MU
-    return sound.sign() * opened
+    return torch.sign(sound) * opened
 
 
 def _loudness(spectrum: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def heard_file(
     """Make the sound file of an utterance in a condition.
 
     Args:
-        spoken: i16 [T].
+        spoken: i16 [T]; all 0 for nobody speaking, where noise alone is heard, faintly if it is clean.
         sample_rate: Samples a second.
         condition: One of `CONDITIONS`.
         talkers: Other utterances, which are heard behind some of the noisy ones.
@@ -43,6 +43,8 @@ def heard_file(
         FLAC; for the telephone a WAV of 8,000 samples a second with mu-law.
     """
     sound = spoken / 32768.0
+    if not sound.any():
+        return _silent_file(len(sound), sample_rate, condition, random)
     if condition == "noisy":
         noise = _noise(len(sound), sample_rate, talkers, random)
         decibels = random.uniform(*_SNR_DECIBELS)
@@ -52,11 +54,24 @@ def heard_file(
     return _file(_levelled(sound, random), sample_rate, "FLAC", "PCM_16")
 
 
-def _telephone_file(sound: Samples, sample_rate: int, random: np.random.Generator) -> bytes:
+def _silent_file(samples: int, sample_rate: int, condition: str, random: np.random.Generator) -> bytes:
+    decibels = random.uniform(-45, -15) if condition == "noisy" else random.uniform(-75, -45)
+    noise = _noise(samples, sample_rate, (), random) * 10 ** (decibels / 20)
+    if condition == "clean" and random.random() < 0.3:
+        noise *= 0
+    if condition == "telephone":
+        return _telephone_file(noise, sample_rate, random, levelled=False)
+    return _file(noise.clip(-1, 1), sample_rate, "FLAC", "PCM_16")
+
+
+def _telephone_file(
+    sound: Samples, sample_rate: int, random: np.random.Generator, *, levelled: bool = True
+) -> bytes:
     sound = soxr.resample(sound, sample_rate, _TELEPHONE_RATE)
     sound = _band(sound, _TELEPHONE_RATE, 300, 3400, 4)
     sound = sound + random.normal(size=len(sound)) * 10 ** (-45 / 20) * 0.1
-    return _file(_levelled(sound, random), _TELEPHONE_RATE, "WAV", "ULAW")
+    heard = _levelled(sound, random) if levelled else sound.clip(-1, 1)
+    return _file(heard, _TELEPHONE_RATE, "WAV", "ULAW")
 
 
 def _noise(

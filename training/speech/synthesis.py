@@ -44,7 +44,7 @@ def speak(orders: Sequence[Order], sample_rate: int) -> list[NDArray[np.int16]]:
     """Speak sentences on all CPUs.
 
     Returns:
-        For each order i16 [T], mono, peaking at 0.7 of full scale.
+        For each order i16 [T], mono, peaking at 0.7 of full scale; i16 [0] where there is no text.
 
     Raises:
         DataRejected: A synthesiser failed; the text names voice and sentence.
@@ -65,9 +65,12 @@ def speak_in_chunks(orders: Sequence[Order], sample_rate: int) -> Iterator[list[
 
 
 def _speak_chunk(orders: Sequence[Order], sample_rate: int) -> list[NDArray[np.int16]]:
-    waves = _festival([order for order in orders if order.voice.engine == "festival"])
+    waves = _festival([order for order in orders if order.text and order.voice.engine == "festival"])
     spoken = []
     for order in orders:
+        if not order.text:
+            spoken.append(np.zeros(0, dtype=np.int16))
+            continue
         wave = next(waves) if order.voice.engine == "festival" else _run(_command(order), order)
         spoken.append(_finished(wave, order, sample_rate))
     return spoken
