@@ -3,9 +3,9 @@
 Log-mel features, two strided convolutions and blocks after A. Gulati et al., Conformer, 2020
 (arXiv:2005.08100): half a feed-forward layer, self-attention, a convolution over time and the other half,
 each beside a shortcut. Differences: LayerNorm stands in the convolution where the paper has BatchNorm, so
-that an item knows nothing of its batch, and there are no relative positions: convolutions tell enough of them.
-For connectionist temporal classification (A. Graves et al. 2006) over letters; while learning, what a middle
-block already hears counts too (J. Lee, S. Watanabe 2021, arXiv:2102.03216).
+that an item knows nothing of its batch, and there are no relative positions: convolutions tell enough of
+them. For connectionist temporal classification (A. Graves et al. 2006) over letters; while learning, what a
+middle block already hears counts too (J. Lee, S. Watanabe 2021, arXiv:2102.03216).
 
 Padding is masked before every convolution and in attention, so that it never changes an answer.
 
