@@ -26,7 +26,9 @@ from service.api.hot import Handler, HotRoutes
 from service.api.limits import Door
 from service.api.models import models_router
 from service.api.openai import EmbeddingsEndpoint
-from service.api.tasks import Dependencies, TaskEndpoint
+from service.api.speech import SpeechEndpoint
+from service.api.tasks import Dependencies, TaskEndpoint, limits_of
+from service.api.transcriptions import TranscriptionsEndpoint
 from service.catalog import Catalog
 from service.engine.cpus import CpuPlan, Share, available_cpus, plan_cpus, usable_cpus
 from service.engine.lanes import Lanes
@@ -35,7 +37,7 @@ from service.lifecycle import Lifecycle, memory_limit_bytes
 from service.loader import LoadOptions
 from service.overrides import Overrides, read_overrides
 from service.settings import Settings
-from service.tasks import TASKS, Limits
+from service.tasks import TASKS
 from service.telemetry.logs import log_level, set_log_level
 from service.telemetry.metrics import Metrics, ModelState
 from service.telemetry.middleware import RequestMiddleware, RequestObserver, Surroundings
@@ -60,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         device=str(device),
         cpu=_cpu_plan(settings, overrides),
         overrides=overrides,
-        limits=Limits(max_pixels=settings.max_pixels),
+        limits=limits_of(settings),
     )
     catalog = Catalog(settings.models, lanes, metrics, options)
     catalog.discover()
@@ -115,8 +117,8 @@ def create_app(settings: Settings) -> FastAPI:
         is_open=lambda: not lifecycle.closed,
     )
     handlers: dict[str, Handler] = {}
-    for name in TASKS:
-        endpoint = _ENDPOINTS.get(name, TaskEndpoint)(name, dependencies)
+    endpoints = [_ENDPOINTS.get(name, TaskEndpoint)(name, dependencies) for name in TASKS]
+    for endpoint in (*endpoints, TranscriptionsEndpoint("speech-recognition", dependencies)):
         handlers[endpoint.path] = endpoint.handle
         app.add_route(endpoint.path, endpoint.handle, methods=["POST"])
     app.include_router(models_router(catalog))
@@ -137,7 +139,11 @@ def _cpu_plan(settings: Settings, overrides: Overrides) -> CpuPlan:
     return replace(plan, spinning=settings.cpu_spinning == "on")
 
 
-_ENDPOINTS = {"object-detection": DetectionEndpoint, "text-embedding": EmbeddingsEndpoint}
+_ENDPOINTS = {
+    "object-detection": DetectionEndpoint,
+    "speech-recognition": SpeechEndpoint,
+    "text-embedding": EmbeddingsEndpoint,
+}
 
 
 def _layers(

@@ -11,7 +11,7 @@ A leaf of the import graph: classes with a stable code and an integer HTTP statu
     │   ├── NotFound            404     unknown model, version or route
     │   ├── MethodNotAllowed    405
     │   ├── BodyTimeout         408     the body came too slowly
-    │   ├── TooLarge            413     too many bytes, pixels or items
+    │   ├── TooLarge            413     too many bytes, pixels, seconds or items
     │   ├── UnsupportedMedia    415     recognised, but not something we decode
     │   ├── ValidationFailed    422     well-formed, but a parameter is out of range
     │   ├── ClientGone          499     the client hung up; counted, never sent

@@ -57,6 +57,8 @@ def check_files(folder: Path, facts: VersionFacts) -> None:
     needed = {GOLDEN_ARRAYS_FILE, GOLDEN_CASES_FILE, *(variant.file for variant in facts.variants)}
     needed |= {facts.labels} if facts.labels else set()
     needed |= {facts.input.tokenizer} if facts.input.kind == "text" else set()
+    if (speech := facts.transcription) is not None:
+        needed |= {name for name in (speech.tokens, speech.words, speech.language_model) if name}
     present = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

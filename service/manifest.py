@@ -81,6 +81,7 @@ class ModelManifest(_Strict):
         default: Answers its task when a request names no model.
         required: The service is ready only when this model is.
         deadline_seconds: Default deadline of a request, counted from when its body has arrived.
+        deadline_per_second: Added to it for every second that a recording says it has.
         devices: Devices to place the model on, one instance each.
     """
 
@@ -93,6 +94,7 @@ class ModelManifest(_Strict):
     versions: VersionPolicy = VersionPolicy()
     batching: Batching = Batching()
     deadline_seconds: Annotated[float, Field(gt=0, le=86400)] = 1.0
+    deadline_per_second: Annotated[float, Field(ge=0, le=100)] = 0.5
     devices: Annotated[tuple[DeviceName, ...], Field(min_length=1)] = ("auto",)
 
 
@@ -159,6 +161,7 @@ class Transcription(_Strict):
     Attributes:
         tokens: The V tokens, one a line, the blank first; `|` stands between words.
         frame_seconds: Duration of one of the F frames.
+        language: ISO 639 code of what is spoken.
         words: The words that an answer may hold, one a line; None answers the best path, letter by letter.
         language_model: An n-gram model of the words, in ARPA format; None is no model.
         beam_size: Hypotheses that are followed.
@@ -169,6 +172,7 @@ class Transcription(_Strict):
 
     tokens: RelativePath = "tokens.txt"
     frame_seconds: Annotated[float, Field(gt=0, le=1)]
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "en"
     words: RelativePath | None = None
     language_model: RelativePath | None = None
     beam_size: Annotated[int, Field(ge=1, le=4096)] = 32

@@ -183,7 +183,7 @@ def _powers() -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
 
 
 def _finish(
-    nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], outputs: list[object]
+    nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], outputs: list[onnx.ValueInfoProto]
 ) -> onnx.ModelProto:
     inputs = [
         helper.make_tensor_value_info("audio", TensorProto.FLOAT, ["N", "T"]),

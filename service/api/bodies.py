@@ -78,12 +78,17 @@ def read_query(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def parse_parameters(
-    query: Mapping[str, str], given: Mapping[str, object], task: type[Task]
+    query: Mapping[str, str], given: Mapping[str, object], parameters: type[BaseModel]
 ) -> tuple[str | None, str | None, BaseModel]:
     """Merge the parameters of the query and of the body.
 
+    Args:
+        query: From the query.
+        given: From the body.
+        parameters: The class of what is beside the model and its version.
+
     Returns:
-        The model's name, its version, and the task's own parameters.
+        The model's name, its version, and the parameters.
 
     Raises:
         InvalidInput: One parameter stands in both places with different values.
@@ -97,12 +102,12 @@ def parse_parameters(
     merged = {**given, **query}
     model, version = (_text(merged.pop(name, None), name) for name in ("model", "version"))
     try:
-        return model, version, task.parameters.model_validate(merged)
+        return model, version, parameters.model_validate(merged)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(["model", "version", *task.parameters.model_fields])
+            known = ", ".join(["model", "version", *parameters.model_fields])
             raise ValidationFailed(f"there is no parameter {name}; there are {known}", param=name) from error
         raise ValidationFailed(f"{name}: {first['msg']}", param=name) from error
 
@@ -198,7 +203,27 @@ def _parse_json(body: bytes, task: type[Task], max_items: int) -> Body:
     return Body(raws, ("",) * len(raws), parameters)
 
 
-def _parse_multipart(body: bytes, content_type: str, max_items: int) -> Body:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A multipart form.
+
+    Attributes:
+        files: The contents of its `file` fields, in order; `declared_types` has their media types.
+        fields: Names and values of the others, in order; a name may stand there twice.
+    """
+
+    files: tuple[bytes, ...]
+    declared_types: tuple[str, ...]
+    fields: tuple[tuple[str, str], ...]
+
+
+def read_form(body: bytes, content_type: str) -> Form:
+    """Read a multipart form whose files stand in the field `file`.
+
+    Raises:
+        InvalidInput: It is damaged or ends early.
+        ValidationFailed: A file stands in another field.
+    """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise InvalidInput("the multipart body names no boundary in its Content-Type")
@@ -223,16 +248,21 @@ def _parse_multipart(body: bytes, content_type: str, max_items: int) -> Body:
     if wrong := [file.field_name for file in files if file.field_name != b"file"]:
         name = (wrong[0] or b"").decode(errors="replace")
         raise ValidationFailed(f"files belong in the field file, not {name!r}", param=name)
-    _check_count(len(files), max_items, "inputs")
-    parameters = {
-        (field.field_name or b"").decode(errors="replace"): (field.value or b"").decode(errors="replace")
-        for field in fields
-    }
-    return Body(
+    return Form(
         tuple(_content(file) for file in files),
         tuple(media_type(file.content_type or "") for file in files),
-        parameters,
+        tuple((_decoded(field.field_name), _decoded(field.value)) for field in fields),
     )
+
+
+def _parse_multipart(body: bytes, content_type: str, max_items: int) -> Body:
+    form = read_form(body, content_type)
+    _check_count(len(form.files), max_items, "inputs")
+    return Body(form.files, form.declared_types, dict(form.fields))
+
+
+def _decoded(value: bytes | None) -> str:
+    return (value or b"").decode(errors="replace")
 
 
 def _content(file: File) -> bytes:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from service.api.bodies import Body
 from service.api.tasks import Job, TaskEndpoint
 from service.errors import ValidationFailed
+from service.loader import Version
 from service.tasks import Decoded
 from service.tasks.detection import DetectionParameters, Detections, draw
 from service.tasks.task import Result
@@ -19,7 +20,7 @@ from service.tasks.task import Result
 class DetectionEndpoint(TaskEndpoint):
     """The endpoint of object detection."""
 
-    def check(self, body: Body, parameters: BaseModel) -> None:
+    def check(self, version: Version, body: Body, parameters: BaseModel) -> None:
         """Refuse what no answer can hold.
 
         Raises:

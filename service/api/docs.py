@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import TypeAdapter
 
 from service.api.openai import EmbeddingsEndpoint, embeddings_operation
+from service.api.transcriptions import TranscriptionsEndpoint, transcriptions_operation
 from service.tasks import TASKS, Task
 
 _ASSETS = "/docs/assets"
@@ -19,7 +20,7 @@ _ERROR_TEXTS = {
     "400": "The body is not what it claims to be; `param` names the item",
     "404": "Unknown model or version",
     "408": "The body came too slowly",
-    "413": "Too many bytes, pixels or items",
+    "413": "Too many bytes, pixels, seconds or items",
     "415": "A media type or content encoding that is not decoded here",
     "422": "A parameter is out of range",
     "429": "Would not be answered in time; see `Retry-After`",
@@ -67,6 +68,7 @@ def install(app: FastAPI, tasks: Sequence[str]) -> None:
                 shared |= result.pop("$defs", {})
                 shared[result["title"]] = result
                 schema["paths"][f"/v1/{name}"] = {"post": _operation(name, TASKS[name], result["title"])}
+            schema["paths"][TranscriptionsEndpoint.path] = {"post": transcriptions_operation()}
             for operations in schema["paths"].values():
                 for operation in operations.values():
                     _describe_errors(operation["responses"])

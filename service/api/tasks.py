@@ -82,6 +82,7 @@ class TaskEndpoint:
     def __init__(self, task: str, dependencies: Dependencies) -> None:
         self.name = task
         self.task: type[Task] = TASKS[task]
+        self.parameters: type[BaseModel] = self.task.parameters
         self._catalog = dependencies.catalog
         self._door = dependencies.door
         self._workers = dependencies.workers
@@ -89,7 +90,7 @@ class TaskEndpoint:
         self._is_open = dependencies.is_open
         settings = dependencies.settings
         self.max_items = settings.max_items_per_request
-        self.limits = Limits(max_pixels=settings.max_pixels)
+        self.limits = limits_of(settings)
 
     @property
     def path(self) -> str:
@@ -104,8 +105,12 @@ class TaskEndpoint:
         """Find the items and parameters of a body."""
         return parse_body(content, content_type, self.task, self.max_items)
 
-    def check(self, body: Body, parameters: BaseModel) -> None:
+    def check(self, version: Version, body: Body, parameters: BaseModel) -> None:
         """Refuse, before any decoding, what this endpoint cannot answer."""
+
+    async def extra_seconds(self, version: Version, body: Body) -> float:
+        """Tell how much longer than the model's default deadline these items may take."""
+        return 0.0
 
     async def handle(self, request: Request) -> Response:
         """Answer one request."""
@@ -126,12 +131,10 @@ class TaskEndpoint:
             body = await self._parse(content, content_type)
             if version is None:
                 version, parameters = self._choose(query, body, request)
-            timeout_seconds = parse_timeout(
-                request.headers.get("x-timeout-ms"), version.manifest.deadline_seconds
-            )
-            self.check(body, parameters)
+            self.check(version, body, parameters)
             most = version.manifest.batching.max_queue_items
             inside.enter_context(self._door.permit(version.model, most))
+            timeout_seconds = await self._timeout_seconds(request, version, body)
             ticket = state.ticket = Ticket(deadline=arrived + timeout_seconds, label=state.request_id)
             job = Job(version, body, parameters, ticket)
             with _watched(request.receive, ticket):
@@ -139,14 +142,20 @@ class TaskEndpoint:
                 if decoded is None:
                     decoded = await self._admit_in_workers(job, inside)
                 stages = state.stages = {"decode": time.perf_counter() - started}
-                outputs = await ticket.outputs()
-        started = time.perf_counter()
-        response = await self.respond(job, decoded, _results(job, decoded, outputs))
+                outputs = await ticket.outputs() if ticket.items else []
+            started = time.perf_counter()
+            results = await self.answer(job, decoded, outputs)
+        response = await self.respond(job, decoded, results)
         stages["encode"] = time.perf_counter() - started
         return response
 
+    async def _timeout_seconds(self, request: Request, version: Version, body: Body) -> float:
+        header = request.headers.get("x-timeout-ms")
+        seconds = parse_timeout(header, version.manifest.deadline_seconds)
+        return seconds if header is not None else seconds + await self.extra_seconds(version, body)
+
     def _choose(self, query: dict[str, str], body: Body, request: Request) -> tuple[Version, BaseModel]:
-        model, number, parameters = parse_parameters(query, body.parameters, self.task)
+        model, number, parameters = parse_parameters(query, body.parameters, self.parameters)
         version = self._catalog.find(self.name, model, number)
         request.state.model, request.state.version = version.model, str(version.number)
         return version, parameters
@@ -221,7 +230,12 @@ class TaskEndpoint:
     def _submit(self, job: Job, decoded: Sequence[Decoded]) -> None:
         parts = [part for item in decoded for part in item.parts]
         job.ticket.fill(parts, [cost for item in decoded for cost in item.costs])
-        job.version.batcher.submit(job.ticket)
+        if parts:  # silence makes none
+            job.version.batcher.submit(job.ticket)
+
+    async def answer(self, job: Job, decoded: Sequence[Decoded], outputs: Sequence[Outputs]) -> list[Result]:
+        """Turn the outputs into one result an item; endpoints whose task is slow at it use a worker."""
+        return answer_all(job, decoded, outputs)
 
     async def respond(self, job: Job, decoded: Sequence[Decoded], results: Sequence[Result]) -> Response:
         """Give the answer that all tasks share."""
@@ -241,7 +255,13 @@ class TaskEndpoint:
         return asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
 
 
-def _results(job: Job, decoded: Sequence[Decoded], outputs: Sequence[Outputs]) -> list[Result]:
+def limits_of(settings: Settings) -> Limits:
+    """Collect what the settings say about decoding."""
+    return Limits(max_pixels=settings.max_pixels, max_audio_seconds=settings.max_audio_seconds)
+
+
+def answer_all(job: Job, decoded: Sequence[Decoded], outputs: Sequence[Outputs]) -> list[Result]:
+    """Hand each item its parts' outputs, in the request's order."""
     rest = iter(outputs)
     return [
         job.version.task.answer(list(itertools.islice(rest, len(item.parts))), item, job.parameters)

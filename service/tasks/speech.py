@@ -39,11 +39,10 @@ _COMPARED_ABOVE = -15.0  # log probabilities below say nothing
 _TIMES_AGREE_SECONDS = 0.1
 
 
-class SpeechParameters(BaseModel):
-    """Parameters of speech recognition.
+class RecordingParameters(BaseModel):
+    """What every endpoint that writes speech down can be asked.
 
     Attributes:
-        timestamps: Whether the answer holds every word's times.
         search: `words` of the version's list, or `greedy`, letter by letter; None is `words` if there is
             a list.
         truncate: Cut a recording that is too long, and say so, instead of refusing it.
@@ -51,9 +50,6 @@ class SpeechParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    timestamps: Annotated[
-        Literal["words", "none"], Field(description="Give every word's start, end and confidence, or none.")
-    ] = "words"
     search: Annotated[
         Literal["words", "greedy"] | None,
         Field(description="Among the words of the model's list, or letter by letter; by default the list."),
@@ -61,6 +57,18 @@ class SpeechParameters(BaseModel):
     truncate: Annotated[bool, Field(description="Cut long recordings, and say so, instead of refusing.")] = (
         False
     )
+
+
+class SpeechParameters(RecordingParameters):
+    """Parameters of speech recognition.
+
+    Attributes:
+        timestamps: Whether the answer holds every word's times.
+    """
+
+    timestamps: Annotated[
+        Literal["words", "none"], Field(description="Give every word's start, end and confidence, or none.")
+    ] = "words"
 
 
 class Word(TypedDict):
@@ -125,7 +133,7 @@ class SpeechRecognition:
         Raises:
             ValidationFailed: A search among words is asked for, and the version has no list.
         """
-        wanted = cast(SpeechParameters, parameters)
+        wanted = cast(RecordingParameters, parameters)
         if wanted.search == "words" and self._search is None:
             raise ValidationFailed("the model has no word list; search can be greedy", param="search")
         sound = read_sound(
@@ -143,7 +151,7 @@ class SpeechRecognition:
 
     def answer(self, parts: Sequence[Outputs], decoded: Decoded, parameters: BaseModel) -> Result:
         """Join the pieces' `log_probs` f32 [F, V] and search them for words. Slow: seconds for an hour."""
-        wanted = cast(SpeechParameters, parameters)
+        wanted = cast(RecordingParameters, parameters)
         seconds = cast(float, decoded.context["seconds"])
         words: list[Word] = []
         for stretch in self._joined(parts, decoded):
@@ -153,7 +161,7 @@ class SpeechRecognition:
             "words": _in_order(words),
             "duration": round(seconds, 3),
         }
-        if wanted.timestamps == "none":
+        if isinstance(wanted, SpeechParameters) and wanted.timestamps == "none":
             del transcript["words"]
         if decoded.context["truncated"]:
             transcript["truncated"] = True

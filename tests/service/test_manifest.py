@@ -213,7 +213,7 @@ def test_a_mistake_in_a_manifest_is_refused_by_its_key(
         (("input", "width"), 0, "input.image.width"),
         (("input", "channels"), 4, "input.image.channels"),
         (("input", "pad_value"), 256, "input.image.pad_value"),
-        (("input", "kind"), "audio", "input"),
+        (("input", "kind"), "video", "input"),
         (("variants",), [], "variants"),
         (("variants", 0, "tolerence"), {}, "variants.0.tolerence"),
         (("variants", 0, "tolerance"), {"probabilities": 0}, "variants.0.tolerance.probabilities"),
