@@ -146,6 +146,18 @@ def package_descriptions(
     typer.echo("\n".join(f"{name}\t{count}" for name, count in counts.items()))
 
 
+@data_app.command()
+def speech(recipe: RecipeName, *, runs: Runs = Path("runs")) -> None:
+    """Speak what a recipe learns from ahead of training, with espeak-ng, flite and festival.
+
+    It can be stopped at any time and goes on where it was. Training does it too, where it was not done.
+    """
+    from training.recipes.load import load_recipe
+    from training.speech.speak_ahead import speak_ahead
+
+    typer.echo(speak_ahead(load_recipe(recipe), runs))
+
+
 def _steps(
     recipe: str,
     data: Path | None,
