@@ -12,11 +12,12 @@ from service.manifest import TaskName, read
 from training.errors import DataRejected
 from training.recipes.detection_recipe import DetectionRecipe
 from training.recipes.recipe import PictureRecipe, Recipe
-from training.recipes.speech_recipes import SpeechRecipe
+from training.recipes.speech_recipes import KeywordsRecipe, SpeechRecipe
 from training.recipes.text_recipes import TextEmbeddingRecipe, TextLabelsRecipe
 
 RECIPES_FOLDER = Path(__file__).parent
 RECIPES: Mapping[TaskName, type[Recipe]] = {
+    "audio-classification": KeywordsRecipe,
     "image-classification": PictureRecipe,
     "object-detection": DetectionRecipe,
     "speech-recognition": SpeechRecipe,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -138,6 +138,16 @@ class SpeechRecipe(Recipe):
     search: WordSearch | None = WordSearch()
     start: Path | None = None
 
+    def data_at(self, path: Path) -> dict[str, object]:
+        """Learn from a folder as LibriSpeech has it, or from a table with the same columns."""
+        if path.suffix in (".csv", ".jsonl"):
+            return _table_at(self.data, path)
+        return {"kind": "speech-folder", "path": str(path)}
+
+    def started_from(self, checkpoint: Path) -> Self:
+        """Start from a checkpoint's weights."""
+        return self.model_copy(update={"start": checkpoint})
+
 
 class KeywordsRecipe(Recipe):
     """A recipe for telling sounds apart: one label for a short sound.
@@ -154,3 +164,16 @@ class KeywordsRecipe(Recipe):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     bfloat16: bool = True
     start: Path | None = None
+
+    def data_at(self, path: Path) -> dict[str, object]:
+        """Learn from a table with the same columns."""
+        return _table_at(self.data, path)
+
+    def started_from(self, checkpoint: Path) -> Self:
+        """Start from a checkpoint's weights."""
+        return self.model_copy(update={"start": checkpoint})
+
+
+def _table_at(data: Strict, path: Path) -> dict[str, object]:
+    kept = data.model_dump(mode="json") if isinstance(data, SpeechTableData) else {}
+    return {**kept, "kind": "speech-table", "path": str(path)}
