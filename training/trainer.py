@@ -73,6 +73,7 @@ def train(
     console: Console,
     *,
     resume: bool,
+    processes: int = 1,
 ) -> Path:
     """Run Lightning's trainer.
 
@@ -83,11 +84,12 @@ def train(
         run: Where to write.
         console: Where to say how it goes.
         resume: Go on from the last complete epoch.
+        processes: How many learn together, each from its share of a batch. Every one validates alike.
 
     Returns:
         The best checkpoint.
     """
-    trainer = _trainer(recipe, run, console)
+    trainer = _trainer(recipe, run, console, processes)
     with warnings.catch_warnings():
         # What is learnt from is in memory: more worker processes would only copy it.
         warnings.filterwarnings("ignore", message=".*does not have many workers")
@@ -95,6 +97,8 @@ def train(
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
         # A folder of a few dozen pictures makes fewer steps than Lightning's logging interval.
         warnings.filterwarnings("ignore", message="The number of training batches")
+        # Every process validates on the same files, so that there is nothing to add up.
+        warnings.filterwarnings("ignore", message=".*sync_dist=True")
         # Resuming means just that.
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         last = str(run.last) if resume else None
@@ -122,6 +126,8 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's figures."""
+        if not trainer.is_global_zero:
+            return
         figures = "  ".join(
             f"{name} {float(value):.4f}"
             for name, value in trainer.callback_metrics.items()
@@ -131,11 +137,14 @@ class EpochLines(Callback):
         self._console.print(f"{epoch}  {figures}", highlight=False, soft_wrap=True)
 
 
-def _trainer(recipe: Recipe, run: Run, console: Console) -> Trainer:
+def _trainer(recipe: Recipe, run: Run, console: Console, processes: int) -> Trainer:
     wanted = recipe.optimisation
     on_terminal = sys.stdout.isatty()
     return Trainer(
         accelerator="cpu",
+        devices=processes,
+        strategy="ddp_fork" if processes > 1 else "auto",
+        use_distributed_sampler=False,
         max_epochs=wanted.epochs,
         gradient_clip_val=wanted.gradient_clip,
         logger=[

@@ -129,7 +129,8 @@ def mel_filters(sample_rate: int, points: int, bands: int) -> NDArray[np.float32
     rising = (frequencies - lower) / (centres - lower)
     falling = (upper - frequencies) / (upper - centres)
     triangles = np.maximum(0.0, np.minimum(rising, falling))
-    return (triangles / triangles.sum(axis=1, keepdims=True)).astype(np.float32)
+    filters: NDArray[np.float32] = (triangles / triangles.sum(axis=1, keepdims=True)).astype(np.float32)
+    return filters
 
 
 def _mel(hertz: float) -> float:
@@ -137,4 +138,5 @@ def _mel(hertz: float) -> float:
 
 
 def _hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 700 * (10 ** (mel / 2595) - 1)
+    hertz: NDArray[np.float64] = 700 * (10 ** (mel / 2595) - 1)
+    return hertz

@@ -112,10 +112,11 @@ class WordSearch(Strict):
 
     Attributes:
         order: Of the n-gram model that is counted over the transcripts that are learnt from; 0 makes none.
+            KenLM, which searches with it, takes no order of 1.
         beam_size: Hypotheses that are followed.
     """
 
-    order: Annotated[int, Field(ge=0, le=5)] = 3
+    order: Literal[0, 2, 3, 4, 5] = 3
     beam_size: Annotated[int, Field(ge=1, le=4096)] = 32
 
 
@@ -126,6 +127,8 @@ class SpeechRecipe(Recipe):
         batch_seconds: Seconds of padded sound in a batch; utterances of like length share one.
         parts: A pass over what is learnt from is divided into so many epochs, after each of which is
             validated and kept what there is.
+        processes: How many learn together, sharing every batch: on a CPU, two with a thread each are nearly
+            twice as fast as one with two threads.
         search: Decoding with a word list; None exports a model that only spells.
     """
 
@@ -134,6 +137,7 @@ class SpeechRecipe(Recipe):
     network: EncoderSize = EncoderSize()
     batch_seconds: Annotated[float, Field(gt=0)] = 120.0
     parts: Annotated[int, Field(ge=1)] = 1
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
     bfloat16: bool = True
     search: WordSearch | None = WordSearch()
     start: Path | None = None

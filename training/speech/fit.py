@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from training.errors import DataRejected
 from training.job import Job
 from training.recipes.speech_recipes import SpeechRecipe
+from training.speech.card import CURVES_FILE
 from training.speech.curves import draw_curves
 from training.speech.letters import numbers_of, tokens_of
 from training.speech.sounds import decoded
@@ -20,8 +22,6 @@ from training.speech.speech_learner import SpeechLearner
 from training.speech.utterances import SpeechSource, SpokenFile
 from training.text.windows import StepNumbers
 from training.trainer import begin, load_learner, train
-
-CURVES_FILE = "curves.png"
 
 
 def fit_speech(job: Job[SpeechRecipe], source: SpeechSource, *, resume: bool) -> Path:
@@ -33,6 +33,7 @@ def fit_speech(job: Job[SpeechRecipe], source: SpeechSource, *, resume: bool) ->
     recipe, wanted = job.recipe, job.recipe.optimisation
     start = load_learner(recipe.start, SpeechLearner) if recipe.start else None
     begin(job.run, recipe.seed, resume=resume)
+    torch.set_num_threads(max(1, torch.get_num_threads() // recipe.processes))
     spoken = source.training_set()
     tokens = tokens_of(spoken.texts)
     size = BatchSize(round(recipe.batch_seconds * recipe.input.sample_rate), recipe.input.sample_rate)
@@ -49,9 +50,8 @@ def fit_speech(job: Job[SpeechRecipe], source: SpeechSource, *, resume: bool) ->
         f"{wanted.epochs} epochs of {steps} steps",
         highlight=False,
     )
-    best = train(
-        learner, (training, _validation(files, tokens, recipe)), recipe, job.run, job.console, resume=resume
-    )
+    loaders = training, _validation(files, tokens, recipe)
+    best = train(learner, loaders, recipe, job.run, job.console, resume=resume, processes=recipe.processes)
     draw_curves(job.run.folder, job.run.folder / CURVES_FILE)
     return best
 

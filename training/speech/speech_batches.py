@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import distributed
 from torch.utils.data import Dataset
 
 from training.errors import DataRejected
@@ -38,7 +39,7 @@ class BatchSize:
 
 
 class SpeechBatches(Dataset[Batch]):
-    """Training batches by step number.
+    """Training batches by step number. Processes that learn together share each batch.
 
     Args:
         spoken: What to learn from.
@@ -74,7 +75,10 @@ class SpeechBatches(Dataset[Batch]):
         number, place = divmod(step, self.steps)
         if number != self._pass:
             self._members, self._pass = self._arrange(number), number
+        first, processes = place_among_processes()
         members = self._members[place].tolist()
+        if len(members) >= processes:
+            members = members[first::processes]
         return batch_of(
             [self._spoken.utterance(member) for member in members],
             [self._letters[member] for member in members],
@@ -87,6 +91,13 @@ class SpeechBatches(Dataset[Batch]):
         order = self._chosen[shuffled[np.argsort(self._rounded[shuffled], kind="stable")]]
         batches = [order[first:last] for first, last in self._bounds]
         return [batches[place] for place in random.permutation(len(batches)).tolist()]
+
+
+def place_among_processes() -> tuple[int, int]:
+    """Tell which of how many processes that learn together this one is."""
+    if not distributed.is_initialized():
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
 
 
 def batch_bounds(lengths: NDArray[np.int64], most: int) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ from training.networks.speech_encoder import SpeechEncoder
 from training.recipes.speech_recipes import SpeechRecipe
 from training.speech.augmentation import mask_features, vary
 from training.speech.letters import BETWEEN_WORDS, best_path
+from training.speech.speech_batches import place_among_processes
 
 Batch = Sequence[torch.Tensor]
 FULL_SCALE = 32768.0
@@ -45,10 +46,13 @@ class SpeechLearner(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         """Learn from audio i16 [N, T], lengths i64 [N], letters i64 [L] and how many each has, i64 [N].
 
-        Every step draws from its own generator, so that a resumed run goes on with the same sounds.
+        Every step of every process draws from its own generator, so that a resumed run goes on with the
+        same sounds.
         """
         audio, lengths, letters, counts = batch
-        generator = torch.Generator().manual_seed((self.recipe.seed << 32) + self.global_step)
+        place, processes = place_among_processes()
+        drawn = self.global_step * processes + place
+        generator = torch.Generator().manual_seed((self.recipe.seed << 32) + drawn)
         with torch.no_grad():
             rate = self.recipe.input.sample_rate
             audio, lengths = vary(audio.float() / FULL_SCALE, lengths, generator, rate)
@@ -74,7 +78,7 @@ class SpeechLearner(LightningModule):
         ]
         texts = [
             "".join(self.tokens[number] for number in part.tolist()).replace(BETWEEN_WORDS, " ")
-            for part in letters.split(counts.tolist())
+            for part in torch.split(letters, counts.tolist())
         ]
         words = sum(len(text.split()) for text in texts)
         self.log("validation_wer", float(jiwer.wer(texts, heard)), prog_bar=True, batch_size=words)

@@ -1,0 +1,109 @@
+"""What a speech model hears in sound files: by an exported version, or by PyTorch, as a client gets it.
+
+Letters in shapes: `T` samples, `F` frames, `V` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service.engine.cpus import available_cpus
+from service.engine.session import Device, Session
+from service.manifest import VERSION_FILE, Transcription, VersionFacts, read
+from service.tasks import Decoded, Limits
+from service.tasks.speech import SpeechParameters, SpeechRecognition, Transcript
+from training.networks.speech_encoder import SpeechEncoder
+from training.speech.utterances import SpokenFile
+
+Arrays = Mapping[str, NDArray[Any]]
+Run = Callable[[Arrays], Arrays]
+_LETTERS = SpeechParameters(search="greedy")
+_DEFAULTS = SpeechParameters()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model wrote down.
+
+    Attributes:
+        text: Searched with the word list, if the model has one.
+        letters: Letter by letter, without it.
+        confidences: Of the words of `text`.
+    """
+
+    text: str
+    letters: str
+    confidences: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listened:
+    """A sound file that went through the network; what is left is the search for words.
+
+    Attributes:
+        outputs: Log probabilities f32 [F, V] and frames, one for each stretch of the recording.
+    """
+
+    decoded: Decoded
+    outputs: tuple[Arrays, ...]
+
+
+def answers_of_version(
+    folder: Path, files: Sequence[SpokenFile], facts: VersionFacts | None = None
+) -> list[Answer]:
+    """Write down what an exported version hears, from raw file to the client's answer.
+
+    Args:
+        folder: The version's folder.
+        files: What to answer.
+        facts: The version's facts; None reads them from the folder.
+    """
+    facts = facts or read(folder / VERSION_FILE, VersionFacts)
+    task = SpeechRecognition(folder, facts)
+    session = Session(folder / facts.variants[0].file, Device("cpu"), threads=available_cpus())
+    return [answer_of(task, listen(task, session.run, file.content)) for file in files]
+
+
+def listen(task: SpeechRecognition, run: Run, content: bytes) -> Listened:
+    """Decode a sound file and send it through a network."""
+    decoded = task.decode(content, Limits(), _DEFAULTS)
+    outputs = []
+    for part in decoded.parts:
+        given = run({name: part[name][np.newaxis] for name in task.inputs})
+        outputs.append({name: array[0] for name, array in given.items()})
+    return Listened(decoded, tuple(outputs))
+
+
+def answer_of(task: SpeechRecognition, listened: Listened) -> Answer:
+    """Search what the network heard, with the word list and without."""
+    found = transcript_of(task, listened)
+    letters = cast(Transcript, task.answer(listened.outputs, listened.decoded, _LETTERS))
+    return Answer(found["text"], letters["text"], tuple(word["confidence"] for word in found["words"]))
+
+
+def transcript_of(task: SpeechRecognition, listened: Listened) -> Transcript:
+    """Give the client's answer."""
+    return cast(Transcript, task.answer(listened.outputs, listened.decoded, _DEFAULTS))
+
+
+def run_by_torch(network: SpeechEncoder) -> Run:
+    """Run PyTorch in place of the exported graph."""
+
+    def run(inputs: Arrays) -> Arrays:
+        with torch.inference_mode():
+            log_probs, frames = network(*(torch.from_numpy(inputs[name]) for name in ("audio", "lengths")))
+        return {"log_probs": log_probs.numpy(), "frames": frames.numpy()}
+
+    return run
+
+
+def with_search(facts: VersionFacts, transcription: Transcription) -> VersionFacts:
+    """Change how a version's words are searched."""
+    return facts.model_copy(update={"transcription": transcription})

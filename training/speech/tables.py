@@ -1,0 +1,40 @@
+"""Figures of a speech model as Markdown tables: for the terminal and, word for word, for the card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from training.speech.figures import Slice, SpeechFigures
+
+_TITLES = {
+    "condition": "condition",
+    "engine": "synthesiser",
+    "voice": "voice",
+    "voice and condition": "voice, condition",
+    "kind": "kind of sentence",
+}
+
+
+def speech_tables(figures: SpeechFigures) -> str:
+    """Write the figures: of everything and by condition, then by whatever else is notable about files."""
+    parts = [_table("held out", {**figures.of_kind("condition"), "everything": figures.whole}, errors=True)]
+    kinds = {trait.partition(": ")[0] for trait in figures.slices} - {"condition"}
+    ordered = [*(kind for kind in _TITLES if kind in kinds), *sorted(kinds - _TITLES.keys())]
+    parts += [_table(_TITLES.get(kind, kind), figures.of_kind(kind)) for kind in ordered]
+    if figures.mistakes:
+        told = ", ".join(f"{said} as {written} ({count})" for said, written, count in figures.mistakes)
+        parts.append(f"The commonest mistakes, what was said and what was written: {told}.")
+    return "\n\n".join(parts)
+
+
+def _table(title: str, rows: Mapping[str, Slice], *, errors: bool = False) -> str:
+    names = [title, "files", "words", "word error rate", "letter by letter", "files all right"]
+    names += ["wrong", "missing", "added"] if errors else []
+    lines = [f"| {' | '.join(names)} |", f"|---|{'---:|' * (len(names) - 1)}"]
+    for name, one in rows.items():
+        found = one.searched
+        cells = [name, str(found.files), str(found.words), f"{found.rate:.2%}", f"{one.letters.rate:.2%}"]
+        cells.append(f"{found.right_files / max(1, found.files):.2%}")
+        cells += [str(found.substituted), str(found.missing), str(found.added)] if errors else []
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,54 @@
+"""Choosing how much a language model and a word count, on the validation part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from service.manifest import Transcription, VersionFacts
+from service.tasks.speech import SpeechRecognition
+from training.speech.answers import Listened, Run, listen, transcript_of, with_search
+from training.speech.figures import Errors, errors_of
+from training.speech.utterances import SpokenFile
+
+_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # of the language model's log10 probability
+_SCORES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+
+
+def tuned(folder: Path, draft: VersionFacts, run: Run, files: Sequence[SpokenFile]) -> Transcription:
+    """Choose the weight of the language model first, then the score of a word.
+
+    Args:
+        folder: The version's folder.
+        draft: What its facts will say, for now.
+        run: The network.
+        files: To choose on.
+
+    Returns:
+        The version's search, as it was but for those two.
+    """
+    start = draft.transcription
+    assert start is not None, "a speech model has a transcription"
+    if start.words is None:
+        return start
+    task = SpeechRecognition(folder, draft)
+    heard = [(file, listen(task, run, file.content)) for file in files]
+    weights = _WEIGHTS if start.language_model else (0.0,)
+    tried = [start.model_copy(update={"language_model_weight": weight}) for weight in weights]
+    best = min(tried, key=lambda search: _rate(folder, draft, search, heard))
+    tried = [best.model_copy(update={"word_score": score}) for score in _SCORES]
+    # Of those alike, the one that does least.
+    return min(tried, key=lambda search: (_rate(folder, draft, search, heard), abs(search.word_score)))
+
+
+def _rate(
+    folder: Path,
+    draft: VersionFacts,
+    search: Transcription,
+    heard: Sequence[tuple[SpokenFile, Listened]],
+) -> float:
+    task = SpeechRecognition(folder, with_search(draft, search))
+    errors = Errors()
+    for file, listened in heard:
+        errors = errors.plus(errors_of(file.text, transcript_of(task, listened)["text"])[0])
+    return errors.rate
