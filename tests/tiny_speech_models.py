@@ -109,7 +109,13 @@ def speak(
     return np.concatenate(pieces), times
 
 
-def wav(samples: NDArray[np.float32], rate: int = RATE, *, format: str = "WAV", subtype: str = "") -> bytes:
+def wav(
+    samples: NDArray[np.float32] | NDArray[np.int16],
+    rate: int = RATE,
+    *,
+    format: str = "WAV",
+    subtype: str = "",
+) -> bytes:
     """A sound file of f32 [T] or [T, channels]."""
     file = BytesIO()
     soundfile.write(file, samples, rate, format=format, subtype=subtype or None)

@@ -1,0 +1,48 @@
+"""Sound files of every kind, and what they say when they are read letter by letter."""
+
+from __future__ import annotations
+
+import functools
+import struct
+
+import numpy as np
+
+from service.tasks.sound import Sound, SoundPart, read_sound
+from service.tasks.spelling import best_path, spell
+from tests.tiny_speech_models import RATE, TOKENS, speak, tone_log_probs, wav
+
+SAID = ("bad", "dad", "head")
+
+
+def read(body: bytes, *, max_seconds: float = 60.0, truncate: bool = False, declared_type: str = "") -> Sound:
+    """Decode at the tiny models' rate."""
+    return read_sound(body, RATE, max_seconds=max_seconds, truncate=truncate, declared_type=declared_type)
+
+
+def heard(sound: Sound) -> str:
+    """The words of a decoded sound."""
+    log_probs = tone_log_probs(SoundPart(sound.samples)["audio"])
+    return " ".join(word.word for word in spell(best_path(log_probs), log_probs, TOKENS))
+
+
+@functools.cache
+def recording(rate: int = 16_000, format: str = "WAV", subtype: str = "", channels: int = 1) -> bytes:
+    """A file that says `SAID`."""
+    samples, _ = speak(SAID, rate=rate, pauses=0.1)
+    if channels > 1:
+        samples = np.stack([samples] * channels, axis=1)
+    return wav(samples, rate, format=format, subtype=subtype)
+
+
+def claiming(body: bytes, size: int) -> bytes:
+    """A WAV file whose header says that it has so many bytes of samples."""
+    at = body.index(b"data") + 4
+    return body[:at] + struct.pack("<I", size) + body[at + 4 :]
+
+
+@functools.cache
+def endless_mp3(seconds: int) -> bytes:
+    """Silence for hours in a kilobyte a second, without a header that says how much there is."""
+    content = wav(np.zeros(20 * 8000, dtype=np.float32), 8000, format="MP3")
+    first = content.index(b"\xff\xe3", 4)  # the frame behind the one that counts the others
+    return content[first:] * (seconds // 20 + 1)
