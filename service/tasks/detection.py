@@ -21,7 +21,7 @@ from typing_extensions import TypedDict  # pydantic reads typing's own only from
 from service.errors import ModelRejected
 from service.manifest import ImageInput, VersionFacts
 from service.tasks.classification import read_labels
-from service.tasks.image import letterbox, open_picture, read_base64, resize_image
+from service.tasks.image import fit_picture, letterbox, open_picture, read_base64
 from service.tasks.task import Decoded, Limits, Outputs, Raw, Result
 
 _MATCHING_OVERLAP = 0.9  # boxes of the same thing, in a golden check
@@ -100,11 +100,9 @@ class ObjectDetection:
     def decode(self, raw: Raw, limits: Limits, parameters: BaseModel, declared_type: str = "") -> Decoded:
         """Decode one picture to `image` u8 [H, W, C]; the context keeps its size."""
         body = raw.encode() if isinstance(raw, str) else raw
-        picture = open_picture(
-            body, self._spec.channels, max_pixels=limits.max_pixels, declared_type=declared_type
-        )
-        context = {"width": picture.width, "height": picture.height}
-        return Decoded(({"image": resize_image(picture, self._spec)},), (1,), context)
+        fitted = fit_picture(body, self._spec, max_pixels=limits.max_pixels, declared_type=declared_type)
+        width, height = fitted.size
+        return Decoded(({"image": fitted.pixels},), (1,), {"width": width, "height": height})
 
     def answer(self, parts: Sequence[Outputs], decoded: Decoded, parameters: BaseModel) -> Result:
         """Keep what is sure enough and bring its boxes back to the picture that was sent."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.manifest import ImageInput
 from service.tasks import Limits
-from service.tasks.image import letterbox, open_picture, resize_image
+from service.tasks.image import fit_picture, letterbox
 
 _SMALLEST_SIDE = 1.0  # input pixels; what is smaller after scaling is no thing to learn
 
@@ -99,8 +99,8 @@ def letterboxed(
 
 def decoded(file: AnnotatedFile, spec: ImageInput) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Decode a file exactly as the service does: u8 [H, W, 3], and its boxes f32 [M, 4]."""
-    picture = open_picture(file.file, spec.channels, max_pixels=Limits().max_pixels)
-    return resize_image(picture, spec), letterboxed(file.boxes_xyxy, picture.size, spec)
+    fitted = fit_picture(file.file, spec, max_pixels=Limits().max_pixels)
+    return fitted.pixels, letterboxed(file.boxes_xyxy, fitted.size, spec)
 
 
 def learning_set(files: Sequence[AnnotatedFile], spec: ImageInput) -> LearningSet:

@@ -19,7 +19,7 @@ from service.engine.session import Device, Session
 from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits
 from service.tasks.detection import DetectionParameters, Detections, ObjectDetection, unletterbox
-from service.tasks.image import open_picture, resize_image
+from service.tasks.image import fit_picture
 from training.detection.annotated import AnnotatedFile
 from training.detection.detector_learner import DetectorLearner
 
@@ -51,10 +51,10 @@ def answers_of_checkpoint(learner: DetectorLearner, files: Sequence[AnnotatedFil
     found = []
     for start in range(0, len(files), _BATCH):
         pictures = [
-            open_picture(file.file, spec.channels, max_pixels=Limits().max_pixels)
+            fit_picture(file.file, spec, max_pixels=Limits().max_pixels)
             for file in files[start : start + _BATCH]
         ]
-        images = np.stack([resize_image(picture, spec) for picture in pictures])
+        images = np.stack([picture.pixels for picture in pictures])
         with torch.inference_mode():
             outputs = [output.numpy() for output in learner.graph(torch.from_numpy(images))]
         for picture, boxes, scores, labels in zip(pictures, *outputs, strict=True):
