@@ -1,0 +1,136 @@
+"""The machine that measures: its cores, what it is, and how much it disturbs by itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+_GAP_SECONDS = 0.0005  # a busy loop that sees no clock tick for longer was not running
+_LIBRARIES = ("kotae", "onnxruntime", "fastapi", "uvicorn", "numpy", "pillow", "tokenizers")
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Who runs where: the service on one core, its load on another."""
+
+    service: int
+    load: int
+
+
+def cores(*, quick: bool = False) -> Cores:
+    """Choose the first and the last core that this process may use.
+
+    Args:
+        quick: Take one core for both where there is no second, since nothing is measured.
+
+    Raises:
+        SystemExit: There is only one.
+    """
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) < 2 and not quick:
+        raise SystemExit("needs two cores: one for the service, one for the load")
+    return Cores(usable[0], usable[-1])
+
+
+def facts() -> dict[str, str]:
+    """Say on what and when something was measured."""
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
+    libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpus": f"{os.cpu_count()} of {cpu}",
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "libraries": libraries,
+        "commit": _commit(),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Jitter:
+    """How a busy loop on a core was interrupted: what no server on it can be blamed for.
+
+    Attributes:
+        lost_share: Share of the time in gaps of over half a millisecond.
+        gaps_per_second: How many of them.
+        p99_gap_ms: Quantile of their lengths, `longest_gap_ms` the longest; 0 without any.
+    """
+
+    lost_share: float
+    gaps_per_second: float
+    p99_gap_ms: float
+    longest_gap_ms: float
+
+    @classmethod
+    def of(cls, gaps_seconds: list[float], seconds: float) -> Jitter:
+        """Sum up the gaps of a loop that ran for so long."""
+        if not gaps_seconds:
+            return cls(0.0, 0.0, 0.0, 0.0)
+        p99 = float(np.quantile(gaps_seconds, 0.99, method="higher"))
+        count = len(gaps_seconds) / seconds
+        return cls(sum(gaps_seconds) / seconds, count, p99 * 1e3, max(gaps_seconds) * 1e3)
+
+    def as_json(self) -> dict[str, float]:
+        """Give every field, rounded, ready for a JSON file."""
+        return {name: round(value, 5) for name, value in asdict(self).items()}
+
+
+def measure_jitter(core: int, seconds: float = 2.0) -> Jitter:
+    """Spin on a core in a process of its own and see when it did not run."""
+    command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.machine", str(seconds)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+    return Jitter.of([float(gap) for gap in output.split()], seconds)
+
+
+def spin(seconds: float) -> list[float]:
+    """Look at the clock for so long, and give every gap between two looks that was too long."""
+    gaps = []
+    last = time.perf_counter()
+    end = last + seconds
+    while last < end:
+        now = time.perf_counter()
+        if now - last > _GAP_SECONDS:
+            gaps.append(now - last)
+        last = now
+    return gaps
+
+
+def cache_folder() -> Path:
+    """Give a folder of the user's for what can be made again."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "kotae-benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    print(*spin(float(sys.argv[1])))

@@ -1,0 +1,127 @@
+"""A model, and what it is asked, in the shape that each server takes."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.reference_models import reference_folder
+from service.manifest import (
+    GOLDEN_CASES_FILE,
+    MANIFEST_FILE,
+    VERSION_FILE,
+    GoldenCases,
+    ModelManifest,
+    VersionFacts,
+    read,
+    version_folders,
+)
+
+TEXTBOOK_TASKS = ("image-classification", "text-classification", "text-embedding")
+_BOUNDARY = "between"
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One model and its items.
+
+    Attributes:
+        folder: The version's folder.
+        items: Raw files, or texts in UTF-8.
+        textbook_graph: The graph that a textbook service runs: takes float32 pictures, if there is one.
+    """
+
+    name: str
+    task: str
+    folder: Path
+    items: tuple[bytes, ...]
+    textbook_graph: Path
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the items are texts."""
+        return self.task.startswith("text-")
+
+    def requests(self, **headers: object) -> list[bytes]:
+        """Write what Kotae is asked.
+
+        Args:
+            headers: By name, with underscores for hyphens.
+        """
+        if self.task == "text-embedding":
+            bodies = [json.dumps({"input": item.decode()}).encode() for item in self.items]
+            path, kind = f"/v1/embeddings?model={self.name}", "application/json"
+        else:
+            bodies, kind = list(self.items), "text/plain" if self.is_text else "image/jpeg"
+            path = f"/v1/{self.task}?model={self.name}"
+        return [post(path, body, kind, headers) for body in bodies]
+
+    def textbook_requests(self, **headers: object) -> list[bytes]:
+        """Write what a textbook service is asked: a form with a file, or JSON with a text."""
+        path = f"/predict/{self.name}"
+        if self.is_text:
+            bodies = [json.dumps({"text": item.decode()}).encode() for item in self.items]
+            return [post(path, body, "application/json", headers) for body in bodies]
+        kind = f"multipart/form-data; boundary={_BOUNDARY}"
+        return [post(path, form(item), kind, headers) for item in self.items]
+
+
+def post(path: str, body: bytes, media_type: str, headers: Mapping[str, object]) -> bytes:
+    """Write a request, head and body."""
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    every = {"Host": "127.0.0.1", "Content-Type": media_type, **fields, "Content-Length": len(body)}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in every.items()), "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def form(content: bytes) -> bytes:
+    """Wrap a picture as an HTML form does."""
+    disposition = b'Content-Disposition: form-data; name="file"; filename="x.jpg"'
+    boundary = _BOUNDARY.encode()
+    parts = [b"--" + boundary, disposition, b"Content-Type: image/jpeg", b"", content]
+    return b"\r\n".join([*parts, b"--" + boundary + b"--", b""])
+
+
+def reference_workload(name: str, *, small: bool = False) -> Workload:
+    """Give one of the reference models."""
+    root = reference_folder(small=small)
+    folder = root / "models" / name / "1"
+    asked = root / "payloads" / name
+    if (asked / "texts.json").exists():
+        items = tuple(text.encode() for text in json.loads((asked / "texts.json").read_text()))
+    else:
+        items = tuple(path.read_bytes() for path in sorted(asked.iterdir()))
+    floats = root / "textbook" / f"{name}.onnx"
+    graph = floats if floats.exists() else folder / "model.onnx"
+    task = read(folder.parent / MANIFEST_FILE, ModelManifest).task
+    return Workload(name, task, folder, items, graph)
+
+
+def shipped_workloads(models: Path) -> list[Workload]:
+    """Give the shipped models that a textbook service can answer too, asked their own golden files."""
+    found = []
+    for path in sorted(models.glob(f"*/{MANIFEST_FILE}")):
+        manifest = read(path, ModelManifest)
+        versions = version_folders(path.parent)
+        if manifest.task not in TEXTBOOK_TASKS or not versions:
+            continue
+        folder = versions[0][1]
+        cases = read(folder / GOLDEN_CASES_FILE, GoldenCases).cases
+        items = tuple((folder / "golden" / case.file).read_bytes() for case in cases)
+        graph = folder / read(folder / VERSION_FILE, VersionFacts).variants[0].file
+        found.append(Workload(manifest.name, manifest.task, folder, items, graph))
+    return found
+
+
+@contextmanager
+def repository_of(workloads: Sequence[Workload]) -> Iterator[Path]:
+    """Put some models into a folder of their own, by links."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for workload in workloads:
+            (folder / workload.name).symlink_to(workload.folder.parent)
+        yield folder
