@@ -21,7 +21,8 @@ from typing_extensions import TypedDict  # pydantic reads typing's own only from
 from service.errors import ModelRejected
 from service.manifest import ImageInput, VersionFacts
 from service.tasks.classification import read_labels
-from service.tasks.image import fit_picture, letterbox, open_picture, read_base64
+from service.tasks.image import fit_picture, letterbox, read_base64
+from service.tasks.picture_file import open_picture
 from service.tasks.task import Decoded, Limits, Outputs, Raw, Result
 
 _MATCHING_OVERLAP = 0.9  # boxes of the same thing, in a golden check

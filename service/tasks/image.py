@@ -10,91 +10,27 @@ from __future__ import annotations
 
 import base64
 import binascii
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import filetype
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    BmpImagePlugin,  # noqa: F401 - importing a plugin registers its format
-    ExifTags,
-    GifImagePlugin,  # noqa: F401
-    Image,
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    UnidentifiedImageError,
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import Image
 from pydantic import BaseModel
 
-from service.errors import InvalidInput, ModelRejected, TooLarge, UnsupportedMedia
+from service.errors import InvalidInput, ModelRejected
 from service.manifest import ImageInput, VersionFacts
 from service.tasks.classification import Classification, ClassificationParameters, Classifier
 from service.tasks.jpeg import choose_reduction, decode_jpeg, read_jpeg_header
+from service.tasks.picture_file import DAMAGE, TURNS, check_size, open_picture, turn_of
 from service.tasks.scaling import averages, scale_picture, scale_pixels
 from service.tasks.task import Decoded, Limits, Raw
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-MAX_SIDE = 65_535  # the most that JPEG and GIF allow; scaling a longer one costs gigabytes
-_FORMATS_TEXT = "PNG, JPEG, WebP, GIF or BMP"
-_OUR_MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
-_SNIFFED_BYTES = 262  # what `filetype` looks at
-
-# What Pillow's decoders raise on damaged files, found by feeding them such.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, MemoryError, struct.error)
-# EXIF orientation -> how to turn the picture upright (CIPA DC-008, Exif 2.32, tag 0x0112).
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_LYING = frozenset({_TURNS[orientation] for orientation in (5, 6, 7, 8)})  # these make rows of columns
+_LYING = frozenset({TURNS[orientation] for orientation in (5, 6, 7, 8)})  # these make rows of columns
 _KEPT = 1.5  # a reduced picture keeps this many pixels a side for each that the graph takes
-
-# Our own pixel limit, checked before any pixel is decoded, replaces Pillow's process-wide one.
-Image.MAX_IMAGE_PIXELS = None
-
-
-def open_picture(body: bytes, channels: int, *, max_pixels: int, declared_type: str = "") -> Image.Image:
-    """Open a picture file, upright and in the colours that a graph takes.
-
-    The first frame of an animation is used, EXIF rotation is applied, transparency is laid on white.
-
-    Args:
-        body: The file's bytes: PNG, JPEG, WebP, GIF or BMP.
-        channels: 1 for grey, 3 for RGB.
-        max_pixels: Most pixels, width x height, allowed in the file.
-        declared_type: Media type that the client named; only used to word the refusal.
-
-    Returns:
-        A picture of mode `L` or `RGB`.
-
-    Raises:
-        InvalidInput: Empty, damaged or unrecognisable.
-        TooLarge: More pixels than allowed.
-        UnsupportedMedia: Recognised as something else, such as a PDF or a sound.
-    """
-    if not body:
-        raise InvalidInput(f"the picture is empty; send the bytes of a {_FORMATS_TEXT} file")
-    try:
-        with Image.open(BytesIO(body), formats=FORMATS) as picture:
-            _check_size(picture.size, max_pixels)
-            picture.load()
-            turn = _turn_of(picture)
-            return _to_channels(picture if turn is None else picture.transpose(turn), channels)
-    except UnidentifiedImageError as error:
-        raise _unidentified(body, declared_type) from error
-    except _DAMAGE as error:
-        raise InvalidInput(f"the picture is damaged: {str(error) or type(error).__name__}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +154,10 @@ def _fit_jpeg(body: bytes, spec: ImageInput, max_pixels: int) -> Fitted | None:
     if header is None:
         return None
     stored = header.width, header.height
-    _check_size(stored, max_pixels)
+    check_size(stored, max_pixels)
     try:
         turn = _turn_of_file(body) if header.has_metadata else None
-    except _DAMAGE:
+    except DAMAGE:
         return None
     lies = turn in _LYING
     upright = stored[::-1] if lies else stored
@@ -243,26 +179,9 @@ def _reduction(source: _Place) -> int:
     return choose_reduction((right - left, bottom - top), (width * _KEPT, height * _KEPT))
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if max(width, height) > MAX_SIDE:
-        raise TooLarge(f"the picture is {width} x {height} pixels; the limit of a side is {MAX_SIDE}")
-    if width * height > max_pixels:
-        raise TooLarge(f"the picture has {width} x {height} pixels; the limit is {max_pixels} in all")
-
-
-def _turn_of(picture: Image.Image) -> Image.Transpose | None:
-    """Tell how EXIF data says to turn a picture; broken EXIF data is no reason to refuse sound pixels."""
-    try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
-    except (*_DAMAGE, AttributeError, OverflowError):
-        return None
-    return _TURNS.get(orientation) if isinstance(orientation, int) else None
-
-
 def _turn_of_file(body: bytes) -> Image.Transpose | None:
     with Image.open(BytesIO(body), formats=("JPEG",)) as picture:
-        return _turn_of(picture)
+        return turn_of(picture)
 
 
 def _turned(pixels: NDArray[np.uint8], turn: Image.Transpose | None) -> NDArray[np.uint8]:
@@ -270,28 +189,6 @@ def _turned(pixels: NDArray[np.uint8], turn: Image.Transpose | None) -> NDArray[
         return pixels
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).transpose(turn)
     return np.array(picture).reshape(picture.height, picture.width, pixels.shape[2])
-
-
-def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        # Pillow holds 16-bit grey as 0–65535 and would clip it to 255 instead of scaling.
-        grey = np.asarray(picture, dtype=np.float32) / 257.0
-        picture = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-        picture = Image.new("RGB", layer.size, "white")  # pasting on it makes no further copies
-        picture.paste(layer, mask=layer)
-    return picture.convert("L" if channels == 1 else "RGB")
-
-
-def _unidentified(body: bytes, declared_type: str) -> InvalidInput | UnsupportedMedia:
-    found = filetype.guess_mime(body[:_SNIFFED_BYTES])
-    if found in _OUR_MEDIA_TYPES:
-        return InvalidInput(f"the picture is damaged: it ends within the header of {found}")
-    kind = found or declared_type
-    if found or (declared_type and not declared_type.startswith("image/")):
-        return UnsupportedMedia(f"{kind} is not decoded here; send a {_FORMATS_TEXT} file")
-    return InvalidInput(f"the bytes are not a picture that we know; send a {_FORMATS_TEXT} file")
 
 
 def read_base64(value: object) -> bytes:

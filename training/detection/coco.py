@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import RequestError
 from service.tasks import Limits
-from service.tasks.image import open_picture
+from service.tasks.picture_file import open_picture
 from training.detection.annotated import AnnotatedFile, LearningSet, learning_set
 from training.errors import DataRejected
 from training.recipes.detection_recipe import CocoData, DetectionRecipe

@@ -14,9 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.tasks.image import (
-    FORMATS,
-)
+from service.tasks.picture_file import FORMATS
 from tests.service.tasks.pictures import (
     GREYS,
     Pixels,

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import InvalidInput, TooLarge, UnsupportedMedia
-from service.tasks.image import (
-    FORMATS,
-    decode_image,
-)
+from service.tasks.image import decode_image
+from service.tasks.picture_file import FORMATS
 from tests.service.tasks.pictures import (
     decode,
     encode,

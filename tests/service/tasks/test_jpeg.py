@@ -17,8 +17,9 @@ from sklearn.datasets import load_sample_image
 from service.errors import InvalidInput, RequestError, TooLarge
 from service.manifest import ImageInput
 from service.tasks import image, scaling
-from service.tasks.image import Fitted, fit_picture, open_picture, resize_image
+from service.tasks.image import Fitted, fit_picture, resize_image
 from service.tasks.jpeg import JpegHeader, choose_reduction, decode_jpeg, read_jpeg_header
+from service.tasks.picture_file import open_picture
 from service.tasks.scaling import scale_pixels
 from tests.service.tasks.pictures import MAX_PIXELS, encode, noise, quickly, spec
 

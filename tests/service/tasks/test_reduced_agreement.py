@@ -12,8 +12,9 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from service.engine.session import Device, Session
 from service.manifest import VERSION_FILE, ImageInput, VersionFacts, read
-from service.tasks.image import fit_picture, open_picture, resize_image
+from service.tasks.image import fit_picture, resize_image
 from service.tasks.jpeg import JpegHeader, decode_jpeg
+from service.tasks.picture_file import open_picture
 from tests.service.tasks.pictures import encode
 
 VERSION = Path(__file__).parents[3] / "models/digits/1"
