@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import orjson
@@ -68,12 +68,17 @@ class Dependencies:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request on its way through."""
+    """One request on its way through.
+
+    Attributes:
+        seconds: Of sound in each recording that was decoded so far; several threads append to it.
+    """
 
     version: Version
     body: Body
     parameters: BaseModel
     ticket: Ticket
+    seconds: list[float] = field(default_factory=list)
 
 
 class TaskEndpoint:
@@ -209,14 +214,15 @@ class TaskEndpoint:
         return decoded
 
     def _decode_share(self, job: Job, share: range) -> list[Decoded]:
-        return [self._decode(job, index, self.limits) for index in share]
+        return [self.decode(job, index, self.limits) for index in share]
 
     def _decode_and_submit(self, job: Job, limits: Limits) -> list[Decoded]:
-        decoded = [self._decode(job, 0, limits)]
+        decoded = [self.decode(job, 0, limits)]
         self._submit(job, decoded)
         return decoded
 
-    def _decode(self, job: Job, index: int, limits: Limits) -> Decoded:
+    def decode(self, job: Job, index: int, limits: Limits) -> Decoded:
+        """Decode one item; in a worker, unless it is small."""
         if job.ticket.dropped or job.ticket.expired(time.monotonic()):
             raise DeadlineExceeded("the deadline passed before the item was decoded")
         body = job.body

@@ -28,6 +28,7 @@ _FORMATS_TEXT = "WAV, FLAC, Ogg (Vorbis, Opus) or MP3"
 _OUR_MEDIA_TYPES = ("audio/x-wav", "audio/wav", "audio/x-flac", "audio/flac", "audio/ogg", "audio/mpeg")
 _SNIFFED_BYTES = 262  # what `filetype` looks at
 _BLOCK_VALUES = 2**18  # decoded at once, over all channels: 1 MiB
+_NO_SAMPLES = np.zeros(0, dtype=np.int16)
 _FULL_SCALE = 32768.0  # a 16-bit sample of this size would be 1.0
 
 # What the decoder's wrapper raises on damaged files.
@@ -78,6 +79,10 @@ class SoundPart(Mapping[str, NDArray[Any]]):
         audio = np.zeros(self.size, dtype=np.float32)
         np.multiply(self._samples, np.float32(1 / _FULL_SCALE), out=audio[: len(self._samples)])
         return audio
+
+    def release(self) -> None:
+        """Let go of the samples; the part has run and is not asked for them again."""
+        self._samples = _NO_SAMPLES
 
     def __iter__(self) -> Iterator[str]:
         return iter(("audio", "lengths"))

@@ -212,11 +212,11 @@ class SpeechRecognition:
 
     def _joined(self, parts: Sequence[Outputs], decoded: Decoded) -> list[Frames]:
         pieces = cast(Sequence[Piece], decoded.context["pieces"])
-        frames = []
-        for piece, outputs in zip(pieces, parts, strict=True):
-            count = min(int(outputs["frames"]), -(-(piece.end - piece.start) // self._grid))
-            frames.append(Frames(piece.start // self._grid, outputs["log_probs"][:count]))
-        return join([(f, piece.joins) for f, piece in zip(frames, pieces, strict=True)], self._separator)
+        frames = [
+            (Frames(piece.start // self._grid, outputs["log_probs"][: int(outputs["frames"])]), piece.joins)
+            for piece, outputs in zip(pieces, parts, strict=True)
+        ]
+        return join(frames, self._separator)
 
     def _words(self, stretch: Frames, *, greedy: bool, most_seconds: float) -> list[Word]:
         choose = best_path if greedy or self._search is None else self._search.best_path

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from service.manifest import Batching
 from tests.service.api.conftest import Start
 from tests.service.api.test_tasks import assert_error
+from tests.service.tasks.sounds import SAID, claiming, endless_mp3, recording
 from tests.tiny_speech_models import (
     KEYWORD_SECONDS,
     LABELS,
@@ -159,6 +160,31 @@ class TestBadInput:
     ) -> None:
         response = speech_client.post(path, content=body)
         assert_error(response, status, code, param="inputs[0]" if body else None)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            recording(16_000, channels=8),
+            recording(4000),
+            recording(192_000),
+            claiming(recording(), 0),
+            claiming(recording(), 2**32 - 1),
+        ],
+        ids=["8 channels", "4 kHz", "192 kHz", "claims nothing", "claims too much"],
+    )
+    def test_what_is_odd_but_sound_is_answered(self, speech_client: TestClient, body: bytes) -> None:
+        assert recognised(speech_client, body)["text"] == " ".join(SAID)
+
+    @pytest.mark.parametrize("path", [RECOGNISE, CLASSIFY])
+    def test_three_hours_in_a_few_megabytes_are_too_long(self, speech_client: TestClient, path: str) -> None:
+        response = speech_client.post(path, content=endless_mp3(3 * 3600))
+        assert_error(response, 413, "too_large", param="inputs[0]")
+
+    def test_recordings_are_not_longer_in_all_than_one_may_be(self, speech_client: TestClient) -> None:
+        file = base64.b64encode(wav(np.zeros(20 * RATE, dtype=np.float32), format="FLAC")).decode()
+        assert speech_client.post(RECOGNISE, json={"inputs": [file]}).status_code == 200
+        response = speech_client.post(RECOGNISE, json={"inputs": [file] * 9})
+        assert "in all" in assert_error(response, 413, "too_large", param="inputs")
 
     def test_the_item_at_fault_is_named(self, speech_client: TestClient) -> None:
         good = base64.b64encode(wav(speak(["bad"])[0])).decode()

@@ -210,6 +210,12 @@ class TestParts:
         with pytest.raises(KeyError):
             part["pixels"]
 
+    def test_a_released_part_holds_no_samples(self) -> None:
+        part = SoundPart(np.ones(100, dtype=np.int16))
+        part.release()
+        assert part.size == 100
+        assert not part["audio"].any()
+
     def test_a_short_part_is_filled_up_with_silence(self) -> None:
         part = SoundPart(np.array([16384], dtype=np.int16), least=3)
         assert part["audio"].tolist() == [0.5, 0.0, 0.0]
