@@ -79,6 +79,7 @@ def write_graph(
         )
     assert program is not None, "the exporter returns what it made"
     _tell_apart(program.model.graph)
+    _forget_where_from(program.model)
     program.save(path, external_data=False)
     onnx.checker.check_model(path, full_check=True)
 
@@ -90,6 +91,18 @@ def _tell_apart(graph: Any) -> None:
         for value in node.outputs:
             if outputs.get(value.name, value) is not value:
                 value.name = f"inner_{value.name}"
+
+
+def _forget_where_from(model: Any) -> None:
+    """Drop the exporter's notes on each node: they hold source lines and paths of this machine."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 def check_parity(

@@ -42,6 +42,12 @@ def test_every_file_of_a_version_is_hashed(exported: Path) -> None:
     assert all(sha256_of(exported / name) == value for name, value in facts.files.items())
 
 
+def test_the_graph_does_not_tell_where_it_was_made(exported: Path) -> None:
+    graph = (exported / "model.onnx").read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in graph
+    assert b'File "' not in graph
+
+
 def test_the_graph_takes_pixels_and_gives_probabilities_for_any_batch(exported: Path) -> None:
     session = Session(exported / "model.onnx", Device("cpu"))
     (image,), (probabilities,) = session.inputs, session.outputs
