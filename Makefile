@@ -42,6 +42,11 @@ format: $(VENV)/.dev ## fix style
 
 train: $(VENV)/.dev ## train, evaluate and export the shipped models again
 	$(BIN)/kotae-train build digits
+	$(BIN)/kotae-train data package-descriptions build/debian
+	$(BIN)/kotae-train build languages
+	$(BIN)/kotae-train build descriptions
+	$(BIN)/kotae-train data wallpapers runs/wallpapers
+	$(BIN)/kotae-train build digit-scenes
 
 image: ## build the container image; EXTRA=gpu for NVIDIA
 	docker build --build-arg EXTRA=$(EXTRA) --build-arg VERSION=$(VERSION) \
