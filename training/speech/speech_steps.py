@@ -66,9 +66,9 @@ class SpeechSteps:
     def _source(self) -> SpeechSource:
         data = self.job.recipe.data
         if isinstance(data, SpeechFolderData):
-            return SpeechFolder(self.job.recipe)
+            return SpeechFolder(self.job.recipe, self.job.runs)
         if isinstance(data, SpeechTableData):
-            return SpeechTable(self.job.recipe)
+            return SpeechTable(self.job.recipe, self.job.runs)
         return SpokenCommands(self.job.recipe, self.job.runs)
 
     def _fit(self, source: SpeechSource, *, resume: bool) -> Path:

@@ -79,6 +79,10 @@ class SpokenCommands:
             orders.append(Order(text, voice, draw_manner(voice, random)))
         return orders
 
+    @cached_property
+    def _learnt_sentences(self) -> frozenset[str]:
+        return frozenset(order.text for order in self._training_orders)
+
     def _held_out(self, part: int) -> list[tuple[Sentence, Order]]:
         """Draw what is held out: voices take turns, so that each speaks equally often."""
         count = self._settings.validation if part == _VALIDATION else self._settings.test
@@ -93,6 +97,7 @@ class SpokenCommands:
     def _files(self, part: int) -> list[list[SpokenFile]]:
         """Make the files of a part: a list for each condition, or one of all conditions for validation."""
         drawn = self._held_out(part)
+        learnt = self._learnt_sentences
         spoken = speak([order for _, order in drawn], self._rate)
         files: list[list[SpokenFile]] = [[] for _ in CONDITIONS]
         for number, ((sentence, order), samples) in enumerate(zip(drawn, spoken, strict=True)):
@@ -103,13 +108,14 @@ class SpokenCommands:
                 random = np.random.default_rng((part, self._seed, number, place))
                 content = heard_file(samples, self._rate, condition, talkers, random)
                 traits = traits_of(order.voice, condition, sentence.kind)
+                traits += (f"sentence: {'also learnt from' if sentence.text in learnt else 'new'}",)
                 name = f"{condition}-{number:04d}.{'wav' if condition == 'telephone' else 'flac'}"
                 files[place].append(SpokenFile(name, content, sentence.text, traits))
         return files
 
     def _known_sentences(self) -> int:
         """Count the held-out sentences that are also learnt from: the language is small."""
-        learnt = {order.text for order in self._training_orders}
+        learnt = self._learnt_sentences
         return sum(sentence.text in learnt for sentence, _ in self._held_out(_TEST))
 
 

@@ -12,6 +12,7 @@ _TITLES = {
     "voice": "voice",
     "voice and condition": "voice, condition",
     "kind": "kind of sentence",
+    "sentence": "sentence",
 }
 
 

@@ -10,6 +10,7 @@ from tests.training.speech.synthesisers import INSTALLED, hum
 from training.recipes.load import load_recipe
 from training.recipes.speech_recipes import SpeechRecipe, SpokenCommandsData, SpokenVoices
 from training.speech import corpus, spoken_commands, voices
+from training.speech.conditions import CONDITIONS
 from training.speech.spoken_commands import SpokenCommands
 
 
@@ -70,6 +71,8 @@ def test_the_description_tells_who_speaks_and_how_many_sentences_are_known(sourc
     assert "the recorded slt" in source.description and "the recorded rms" in source.description
     known = re.search(r"(\d+) of those are sentences that are also learnt from", source.description)
     assert known and 0 <= int(known.group(1)) <= 9
+    marked = [file for file in source.held_out_files() if "sentence: also learnt from" in file.traits]
+    assert len(marked) == int(known.group(1)) * len(CONDITIONS)
     assert "flite:rms" in source.split and "espeak:en-us+f1" in source.split
 
 

@@ -1,0 +1,62 @@
+import pytest
+
+from training.speech.answers import Answer
+from training.speech.figures import errors_of, measure, rates
+from training.speech.tables import speech_tables
+from training.speech.utterances import SpokenFile
+
+
+def heard(said: str, text: str, letters: str, *traits: str) -> tuple[SpokenFile, Answer]:
+    return SpokenFile("a.wav", b"", said, traits), Answer(text, letters, (0.9,))
+
+
+def test_errors_are_counted_as_by_hand() -> None:
+    errors, taken = errors_of(
+        "please turn on the kitchen light now", "please turn off kitchen light now thanks"
+    )
+    assert (errors.substituted, errors.missing, errors.added) == (1, 1, 1)
+    assert errors.rate == pytest.approx(3 / 7)
+    assert taken == [("on", "off")]
+    assert errors_of("One TWO", "one two")[0].right_files == 1
+    assert errors_of("one", "")[0].rate == 1.0
+    assert errors_of("", "one two")[0].added == 2
+
+
+def test_rates_are_over_all_words_and_by_condition() -> None:
+    figures = measure(
+        [
+            heard("a b c d", "a b c d", "a b c", "condition: clean", "voice: x"),
+            heard("a b", "a x", "a x y", "condition: noisy", "voice: x"),
+            heard("b", "x", "b", "condition: noisy", "voice: z"),
+        ]
+    )
+    assert figures.whole.searched.rate == pytest.approx(2 / 7)
+    assert figures.whole.letters.rate == pytest.approx(3 / 7)
+    assert figures.whole.searched.right_files == 1
+    assert figures.slices["voice: x"].searched.rate == pytest.approx(1 / 6)
+    assert figures.mistakes == (("b", "x", 2),)
+    assert rates(figures) == pytest.approx(
+        {
+            "word_error_rate": 2 / 7,
+            "greedy_word_error_rate": 3 / 7,
+            "clean_word_error_rate": 0.0,
+            "clean_greedy_word_error_rate": 1 / 4,
+            "noisy_word_error_rate": 2 / 3,
+            "noisy_greedy_word_error_rate": 2 / 3,
+        }
+    )
+
+
+def test_tables_hold_every_slice() -> None:
+    told = speech_tables(
+        measure(
+            [
+                heard("a b", "a c", "a b", "condition: clean", "voice: x", "room: hall"),
+                heard("a b", "a b", "a b", "condition: noisy", "voice: x", "room: hall"),
+            ]
+        )
+    )
+    assert "| clean | 1 | 2 | 50.00% | 0.00% | 0.00% | 1 | 0 | 0 |" in told
+    assert "| everything | 2 | 4 | 25.00% | 0.00% | 50.00% | 1 | 0 | 0 |" in told
+    assert "| voice | files" in told and "| room | files" in told
+    assert "b as c (1)" in told
