@@ -1,1 +1,1 @@
-"""What the README's performance figures come from; re-runnable on any machine with two cores and `wrk`."""
+"""What the performance figures come from; re-runnable on any machine with two cores and a C compiler."""

@@ -155,12 +155,13 @@ class Report:
 
     def _table(self) -> Table:
         confidence = min((row.estimate.confidence for row in self.rows), default=0.0)
-        table = Table("", "median", f"interval ({confidence:.0%})", "goal", "met", title=self.title)
+        interval_of = f"interval ({confidence:.0%})" if confidence else ""
+        table = Table("", "median", interval_of, "goal", "met", title=self.title)
         for row in self.rows:
             sign = "≥" if row.at_least else "≤"
             goal = "" if row.goal is None else f"{sign} {row.goal:.3g}"
             found = row.estimate
-            interval = f"{found.low:.3g} … {found.high:.3g}"
+            interval = f"{found.low:.3g} … {found.high:.3g}" if len(found.values) > 1 else ""
             table.add_row(row.what, f"{found.median:.3g}", interval, goal, row.verdict)
         return table
 

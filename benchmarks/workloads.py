@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from service.manifest import (
 
 TEXTBOOK_TASKS = ("image-classification", "text-classification", "text-embedding")
 _BOUNDARY = "between"
+FORM_TYPE = f"multipart/form-data; boundary={_BOUNDARY}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Workload:
             bodies = [json.dumps({"input": item.decode()}).encode() for item in self.items]
             path, kind = f"/v1/embeddings?model={self.name}", "application/json"
         else:
-            bodies, kind = list(self.items), "text/plain" if self.is_text else "image/jpeg"
+            bodies, kind = list(self.items), "text/plain" if self.is_text else "application/octet-stream"
             path = f"/v1/{self.task}?model={self.name}"
         return [post(path, body, kind, headers) for body in bodies]
 
@@ -66,8 +67,7 @@ class Workload:
         if self.is_text:
             bodies = [json.dumps({"text": item.decode()}).encode() for item in self.items]
             return [post(path, body, "application/json", headers) for body in bodies]
-        kind = f"multipart/form-data; boundary={_BOUNDARY}"
-        return [post(path, form(item), kind, headers) for item in self.items]
+        return [post(path, form(item), FORM_TYPE, headers) for item in self.items]
 
 
 def post(path: str, body: bytes, media_type: str, headers: Mapping[str, object]) -> bytes:
@@ -78,12 +78,14 @@ def post(path: str, body: bytes, media_type: str, headers: Mapping[str, object])
     return "\r\n".join(lines).encode() + body
 
 
-def form(content: bytes) -> bytes:
-    """Wrap a picture as an HTML form does."""
+def form(*contents: bytes) -> bytes:
+    """Wrap pictures as an HTML form does; its content type is `FORM_TYPE`."""
     disposition = b'Content-Disposition: form-data; name="file"; filename="x.jpg"'
-    boundary = _BOUNDARY.encode()
-    parts = [b"--" + boundary, disposition, b"Content-Type: image/jpeg", b"", content]
-    return b"\r\n".join([*parts, b"--" + boundary + b"--", b""])
+    boundary = b"--" + _BOUNDARY.encode()
+    lines = []
+    for content in contents:
+        lines += [boundary, disposition, b"Content-Type: image/jpeg", b"", content]
+    return b"\r\n".join([*lines, boundary + b"--", b""])
 
 
 def reference_workload(name: str, *, small: bool = False) -> Workload:
@@ -101,13 +103,18 @@ def reference_workload(name: str, *, small: bool = False) -> Workload:
     return Workload(name, task, folder, items, graph)
 
 
-def shipped_workloads(models: Path) -> list[Workload]:
-    """Give the shipped models that a textbook service can answer too, asked their own golden files."""
+def shipped_workloads(models: Path, tasks: Container[str] = TEXTBOOK_TASKS) -> list[Workload]:
+    """Give the shipped models, asked their own golden files.
+
+    Args:
+        models: The model repository.
+        tasks: Only models of these; by default those that a textbook service can answer too.
+    """
     found = []
     for path in sorted(models.glob(f"*/{MANIFEST_FILE}")):
         manifest = read(path, ModelManifest)
         versions = version_folders(path.parent)
-        if manifest.task not in TEXTBOOK_TASKS or not versions:
+        if manifest.task not in tasks or not versions:
             continue
         folder = versions[0][1]
         cases = read(folder / GOLDEN_CASES_FILE, GoldenCases).cases

@@ -1,0 +1,69 @@
+"""Every benchmark runs to its end and leaves its files; how fast anything is, is not looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import MAIN, REST
+from tests.service.test_imports import ROOT
+
+pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+
+_QUICKLY = ("mixed_text", "overload", "soak")  # these go through every kind of server and of load
+_ROWS = {"mixed_text": "over the length-sorted ideal", "overload": "tiny at 5x: goodput over peak"}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in _QUICKLY else pytest.mark.slow) for name in (*MAIN, *REST)],
+)
+def test_a_quick_run_leaves_a_table_and_a_picture(name: str, cache: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", name, "--quick", "--output", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a quick run: these figures mean nothing" in done.stdout
+    content = json.loads((tmp_path / f"{name}.json").read_text())
+    assert content["benchmark"] == f"python -m benchmarks.{name}"
+    assert content["quick"] is True
+    assert content["machine"]["cpus"]
+    assert content["rows"]
+    if name in _ROWS:
+        assert _ROWS[name] in {row["what"] for row in content["rows"]}
+    if name == "soak":
+        unmet = [
+            row["what"] for row in content["rows"] if row["met"] != "yes" and "memory" not in row["what"]
+        ]
+        assert unmet == []
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_unknown_benchmark_is_said() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "no such benchmark: nothing" in done.stderr
+
+
+def test_the_readme_names_every_benchmark() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    assert [name for name in (*MAIN, *REST) if f"python -m benchmarks.{name}`" not in text] == []
