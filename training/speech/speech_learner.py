@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jiwer
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch.nn import functional
@@ -103,11 +102,3 @@ def ctc_loss(
     """
     log_probs = functional.log_softmax(logits, dim=2).transpose(0, 1)
     return functional.ctc_loss(log_probs, letters, frames, counts, zero_infinity=True)
-
-
-def heard_letters(learner: SpeechLearner, sound: np.ndarray[Any, np.dtype[np.float32]]) -> str:
-    """Write down f32 [T], -1 to 1, letter by letter."""
-    learner.eval()
-    with torch.inference_mode():
-        log_probs, frames = learner.graph(torch.from_numpy(sound)[None], torch.tensor([len(sound)]))
-    return best_path(log_probs[0, : int(frames[0])].numpy(), learner.tokens)
