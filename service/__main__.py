@@ -173,6 +173,46 @@ def bench(
         print_summary(summary, Console())
 
 
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    *,
+    models: ModelsOption = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    deadline_ms: Annotated[float | None, typer.Option(help="To be kept; else the manifest's.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto",
+    max_items: Annotated[int | None, typer.Option(min=1, help="Largest batch; else the manifest's.")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="For all measurements together, about.")] = 60,
+    overrides: Annotated[Path | None, typer.Option(help="File to write; else KOTAE_OVERRIDES.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG of latency over throughput.")] = None,
+) -> None:
+    """Find the best batch size, lanes and threads for a model on this host, and keep them.
+
+    Run it while the host does nothing else. The deadline is kept where every lane is busy: one batch that
+    runs and one's own, with a margin.
+    """
+    from service.tuning.choice import choose
+    from service.tuning.command import Tuning, draw, keep, print_table
+    from service.tuning.command import tune as run_tune
+
+    settings = load_settings(models=models, device=device)
+    wanted = Tuning(settings.models / model, settings.device, precision, max_items, seconds)
+    manifest, measured = run_tune(wanted, Console(stderr=True))
+    limit_seconds = manifest.deadline_seconds if deadline_ms is None else deadline_ms / 1000
+    best = choose(measured, limit_seconds)
+    print_table(measured, best, limit_seconds, Console(width=None if sys.stdout.isatty() else 200))
+    file = overrides or settings.overrides
+    if best is not None and file is not None:
+        keep(manifest.name, best, file, precision)
+        typer.echo(f"kept in {file}; a service reads it where KOTAE_OVERRIDES names it")
+    elif best is not None:
+        typer.echo("nothing is kept: name a file, --overrides FILE or KOTAE_OVERRIDES")
+    if picture is not None:
+        draw(measured, best, limit_seconds, picture)
+    if best is None:
+        raise StartFailed(f"no setting answers within {limit_seconds * 1000:g} ms on a busy host")
+
+
 def main() -> None:
     """Run the command line; what an operator can put right is one line on standard error, exit code 2."""
     try:

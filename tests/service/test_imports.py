@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "protocol": set(),
     "server": {"errors", "lifecycle", "protocol", "settings"},
     "telemetry": {"errors", "settings", "engine.observer"},
+    "tuning": {*_MODELS, "golden", "loader", "overrides"},
 }
 WIRING = {"service.app", "service.__main__"}  # these may import everything in service
 TRAINING = {"manifest", "errors", "tasks", "golden", "engine.session", "engine.cpus"}
