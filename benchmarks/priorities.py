@@ -24,7 +24,7 @@ _DEADLINE_ITEMS = 20
 
 def main() -> None:
     """Measure and report."""
-    run, _ = parse("priorities", __doc__, rounds=6, seconds=8)
+    run, _ = parse("priorities", __doc__, rounds=6, seconds=12)
     workload = reference_workload("resnet18", small=run.quick)
     with kotae([workload], [run.cores.service]) as server, run.progress(run.rounds * 2) as tick:
         plain = workload.requests()
