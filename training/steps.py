@@ -12,8 +12,9 @@ from training.detection.detector_steps import DetectorSteps
 from training.job import Job
 from training.recipes.detection_recipe import DetectionRecipe
 from training.recipes.recipe import PictureRecipe, Recipe
-from training.recipes.speech_recipes import SpeechRecipe
+from training.recipes.speech_recipes import KeywordsRecipe, SpeechRecipe
 from training.recipes.text_recipes import TextEmbeddingRecipe, TextLabelsRecipe
+from training.speech.keyword_steps import KeywordSteps
 from training.speech.speech_steps import SpeechSteps
 from training.text.label_steps import LabelSteps
 from training.text.pair_steps import PairSteps
@@ -50,6 +51,8 @@ def steps_for(recipe: Recipe, runs: Path, console: Console, command: str) -> Ste
         return DetectorSteps(Job(recipe, runs, console, command))
     if isinstance(recipe, SpeechRecipe):
         return SpeechSteps(Job(recipe, runs, console, command))
+    if isinstance(recipe, KeywordsRecipe):
+        return KeywordSteps(Job(recipe, runs, console, command))
     if isinstance(recipe, TextLabelsRecipe):
         return LabelSteps(Job(recipe, runs, console, command))
     assert isinstance(recipe, TextEmbeddingRecipe), "a kind of recipe without steps"

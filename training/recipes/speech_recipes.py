@@ -157,15 +157,17 @@ class KeywordsRecipe(Recipe):
     """A recipe for telling sounds apart: one label for a short sound.
 
     Attributes:
-        widths: Channels of the convolution blocks.
+        widths: Channels of the convolutions over bands and time, then the width of those over time alone.
+        processes: How many learn together, sharing every batch.
     """
 
     data: Annotated[SpokenWordsData | SpeechTableData, Field(discriminator="kind")]
     input: AudioInput
     mels: Annotated[int, Field(ge=8, le=128)] = 64
     hop_seconds: Annotated[float, Field(gt=0.001, lt=0.1)] = 0.01
-    widths: Annotated[tuple[int, ...], Field(min_length=1)] = (64, 96, 128, 160)
+    widths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2)] = (32, 64, 96, 160)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
     bfloat16: bool = True
     start: Path | None = None
 
