@@ -44,7 +44,7 @@ from training.speech.word_model import arpa, word_list
 from training.version_folder import GRAPH_FILE, hashes, quantiles
 
 TOKENS_FILE, WORDS_FILE, MODEL_FILE = "tokens.txt", "words.txt", "words.arpa"
-TOLERANCES = {"log_probs": 1e-3, "frames": 0.5}
+TOLERANCES = {"log_probs": 5e-3, "frames": 0.5}  # unlikely letters, at -15, differ most
 _REAL_SOUNDS = 2  # in the golden arrays
 _EXPORT_SECONDS = 1.0
 _EXTRA_SECONDS = (0.0, 0.37, 1.1)  # of nothing but padding, one number a parity batch
