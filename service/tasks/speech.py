@@ -30,11 +30,12 @@ from service.tasks.audio import read_json_sound
 from service.tasks.pauses import Piece, cut
 from service.tasks.seams import Frames, join
 from service.tasks.sound import SoundPart, read_sound
-from service.tasks.spelling import SEPARATOR, Spelt, best_path, read_tokens, spell
+from service.tasks.spelling import SEPARATOR, Spelt, best_path, mark_pauses, read_tokens, spell
 from service.tasks.task import Decoded, Limits, Outputs, Raw, Result, largest_differences
 from service.tasks.word_search import WordSearch
 
-_WIDENED_FRAMES = 2  # a letter sounds for longer than the frames that the network names it in
+_WIDENED_FRAMES = 3  # a letter sounds for longer than the frames that the network names it in
+_PAUSE_SECONDS = 0.4  # nobody stops for so long within a word
 _COMPARED_ABOVE = -15.0  # log probabilities below say nothing
 _TIMES_AGREE_SECONDS = 0.1
 
@@ -118,6 +119,7 @@ class SpeechRecognition:
         self._separator = self._tokens.index(SEPARATOR)
         self._grid = max(1, round(facts.transcription.frame_seconds * self._spec.sample_rate))
         self._frame_seconds = facts.transcription.frame_seconds
+        self._pause_frames = max(2, round(_PAUSE_SECONDS / self._frame_seconds))
         self._search: WordSearch | None = None
         if facts.transcription.words is not None:
             self._search = WordSearch(folder, facts.transcription, self._tokens)
@@ -220,7 +222,8 @@ class SpeechRecognition:
 
     def _words(self, stretch: Frames, *, greedy: bool, most_seconds: float) -> list[Word]:
         choose = best_path if greedy or self._search is None else self._search.best_path
-        spelt = spell(choose(stretch.log_probs), stretch.log_probs, self._tokens)
+        log_probs = mark_pauses(stretch.log_probs, self._separator, self._pause_frames)
+        spelt = spell(choose(log_probs), log_probs, self._tokens)
         return [
             Word(
                 word=word.word,
