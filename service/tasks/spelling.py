@@ -17,6 +17,7 @@ from service.errors import ModelRejected
 
 BLANK = 0
 SEPARATOR = "|"
+_TRIFLE = 1e-3  # in log probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,27 @@ def best_path(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
     """
     path: NDArray[np.int64] = log_probs.argmax(axis=1)
     return path
+
+
+def mark_pauses(log_probs: NDArray[np.float32], separator: int, frames: int) -> NDArray[np.float32]:
+    """Let a word end in every long pause, also for a network that heard none while it learnt.
+
+    Args:
+        log_probs: f32 [F, V].
+        separator: The token that stands between words.
+        frames: So many blanks without a letter between them are a pause.
+
+    Returns:
+        The same, but in the middle of each pause the separator is a trifle likelier than the blank.
+    """
+    best = best_path(log_probs)
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], best == BLANK, [0]))))
+    pauses = [(first + last) // 2 for first, last in edges.reshape(-1, 2) if last - first >= frames]
+    if not pauses:
+        return log_probs
+    marked = log_probs.copy()
+    marked[pauses, separator] = marked[pauses, BLANK] + _TRIFLE
+    return marked
 
 
 def spell(path: NDArray[np.int64], log_probs: NDArray[np.float32], tokens: Sequence[str]) -> list[Spelt]:

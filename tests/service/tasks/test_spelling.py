@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.errors import ModelRejected
-from service.tasks.spelling import best_path, read_lines, read_tokens, spell
+from service.tasks.spelling import best_path, mark_pauses, read_lines, read_tokens, spell
 
 TOKENS = ("_", "|", "a", "b", "c")
 
@@ -43,6 +43,28 @@ def test_repeats_are_one_letter_blanks_are_none_and_separators_end_words(
     letters: str, expected: list[tuple[str, int, int]]
 ) -> None:
     assert words(letters) == expected
+
+
+@pytest.mark.parametrize(
+    ("letters", "expected"),
+    [
+        ("ab____ba", ["ab", "ba"]),
+        ("ab___ba", ["abba"]),
+        ("ab__|__ba", ["ab", "ba"]),
+        ("____ab____", ["ab"]),
+        ("a____a____a", ["a", "a", "a"]),
+        ("____", []),
+        ("", []),
+    ],
+)
+def test_a_word_ends_in_a_long_pause(letters: str, expected: list[str]) -> None:
+    path = path_of(letters)
+    log_probs = np.full((len(path), len(TOKENS)), -9.0, dtype=np.float32)
+    log_probs[np.arange(len(path)), path] = -0.01
+    before = log_probs.copy()
+    marked = mark_pauses(log_probs, 1, 4)
+    assert [word.word for word in spell(best_path(marked), marked, TOKENS)] == expected
+    assert np.array_equal(log_probs, before)
 
 
 def test_confidence_is_the_geometric_mean_over_letters() -> None:
