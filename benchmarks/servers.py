@@ -195,13 +195,15 @@ def free_port() -> int:
 
 def _wait_for(server: Server, path: str) -> None:
     end = time.monotonic() + _START_SECONDS
+    status, text = 0, ""
     while time.monotonic() < end:
         if server.process.poll() is not None:
             raise SystemExit(f"{server.name} ended with {server.process.returncode} before it served")
-        if server.get(path)[0] == 200:
+        status, text = server.get(path)
+        if status == 200:
             return
         time.sleep(0.02)
-    raise SystemExit(f"{server.name} did not start within {_START_SECONDS:g} s")
+    raise SystemExit(f"{server.name} did not start within {_START_SECONDS:g} s: {status} {text}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -22,8 +22,8 @@ from service.manifest import VERSION_FILE, VersionFacts, read, version_folders
 
 _BASELINE = """
 import sys
-import fastapi, httptools, numpy, orjson, PIL.Image, prometheus_client, pydantic_settings, python_multipart
-import tokenizers, uvicorn, uvloop, yaml
+import cykooz_resizer, fastapi, filetype, httptools, numpy, orjson, PIL.Image, prometheus_client
+import pydantic_settings, python_multipart, simplejpeg, soundfile, soxr, tokenizers, uvicorn, uvloop, yaml
 import onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads = int(sys.argv[1])
