@@ -22,6 +22,7 @@ PATIENCE_SECONDS = 60.0
 MAX_BODY_BYTES = 2**20
 _THINK_SECONDS = 0.02
 _JSON = "application/json"
+_PICTURE_TASKS = ("image-classification", "object-detection")
 _GOOD = frozenset({200, 429, 504})  # on a busy machine a good request may be refused, or too late
 
 
@@ -198,6 +199,7 @@ def _bad(workloads: Sequence[Workload]) -> list[Ask]:
             add({400, 422}, here, b'{"outputs": 1}', _JSON)
         if not workload.is_text:
             add({400, 415}, here, form(workload.items[0], b"junk"), FORM_TYPE)
+        if workload.task in _PICTURE_TASKS:  # a sound that is cut off is a shorter sound
             add({400}, here, workload.items[0][: len(workload.items[0]) // 3])
     add({404}, "/v1/nothing", b"x")
     made.append(Ask("bad", b"GET /v1/image-classification HTTP/1.1\r\nHost: x\r\n\r\n", frozenset({405})))

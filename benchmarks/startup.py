@@ -22,9 +22,11 @@ from service.manifest import VERSION_FILE, VersionFacts, read, version_folders
 
 _BASELINE = """
 import sys
-import cykooz_resizer, fastapi, filetype, httptools, numpy, orjson, PIL.Image, prometheus_client
+import contextlib, fastapi, filetype, httptools, numpy, orjson, PIL.Image, prometheus_client
 import pydantic_settings, python_multipart, simplejpeg, soundfile, soxr, tokenizers, uvicorn, uvloop, yaml
 import onnxruntime as ort
+with contextlib.suppress(ImportError):  # there are machines without
+    import cykooz_resizer
 options = ort.SessionOptions()
 options.intra_op_num_threads = int(sys.argv[1])
 sessions = [ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in sys.argv[2:]]
