@@ -30,7 +30,7 @@ from service.tasks.scaling import averages, scale_picture, scale_pixels
 from service.tasks.task import Decoded, Limits, Raw
 
 _LYING = frozenset({TURNS[orientation] for orientation in (5, 6, 7, 8)})  # these make rows of columns
-_KEPT = 1.5  # a reduced picture keeps this many pixels a side for each that the graph takes
+_KEPT = 1.2  # a reduced picture keeps this many pixels a side for each that the graph takes
 
 
 @dataclass(frozen=True, slots=True)
