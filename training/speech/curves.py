@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 Curve = tuple[list[int], list[float]]
-_PANELS = (
+Panels = Sequence[tuple[str, Mapping[str, str]]]  # titles, and what is drawn: logged names with their labels
+SPEECH_PANELS: Panels = (
     ("loss per letter", {"train_loss_epoch": "learnt from", "validation_loss": "validation"}),
     ("word error rate, letter by letter", {"validation_wer": "validation"}),
     ("learning rate", {"lr-AdamW/pg1": ""}),
@@ -30,12 +32,12 @@ def read_curves(run: Path) -> dict[str, Curve]:
     }
 
 
-def draw_curves(run: Path, path: Path) -> None:
+def draw_curves(run: Path, path: Path, panels: Panels = SPEECH_PANELS) -> None:
     """Draw a run folder's curves as a picture."""
     curves = read_curves(run)
     figure = Figure(figsize=(12, 3.2), layout="constrained")
-    axes = figure.subplots(1, len(_PANELS))
-    for axis, (title, names) in zip(axes, _PANELS, strict=True):
+    axes = figure.subplots(1, len(panels))
+    for axis, (title, names) in zip(axes, panels, strict=True):
         for name, label in names.items():
             steps, values = curves.get(name, ([], []))
             axis.plot(steps, values, label=label, marker="." if len(steps) < 40 else None)

@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader
 from training.errors import DataRejected
 from training.job import Job
 from training.recipes.speech_recipes import KeywordsRecipe
+from training.speech.card import CURVES_FILE
+from training.speech.curves import Panels, draw_curves
 from training.speech.keyword_batches import Batch, KeywordBatches, batch_of, labels_of
 from training.speech.keyword_learner import KeywordLearner
 from training.speech.sounds import decoded
@@ -19,6 +21,11 @@ from training.text.windows import StepNumbers
 from training.trainer import begin, load_learner, train
 
 _VALIDATED_TOGETHER = 64
+_PANELS: Panels = (
+    ("loss", {"train_loss_epoch": "learnt from", "validation_loss": "validation"}),
+    ("share of right answers", {"validation_accuracy": "validation"}),
+    ("learning rate", {"lr-AdamW/pg1": ""}),
+)
 
 
 def fit_keywords(job: Job[KeywordsRecipe], source: SpeechSource, *, resume: bool) -> Path:
@@ -50,7 +57,9 @@ def fit_keywords(job: Job[KeywordsRecipe], source: SpeechSource, *, resume: bool
     )
     training = DataLoader(batches, batch_size=None, sampler=StepNumbers(steps))
     loaders = training, _validation(files, classes, recipe)
-    return train(learner, loaders, recipe, job.run, job.console, resume=resume, processes=recipe.processes)
+    best = train(learner, loaders, recipe, job.run, job.console, resume=resume, processes=recipe.processes)
+    draw_curves(job.run.folder, job.run.folder / CURVES_FILE, _PANELS)
+    return best
 
 
 def take_weights(learner: KeywordLearner, start: KeywordLearner) -> int:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.manifest import VERSION_FILE, VersionFacts, read
+from service.tasks.classification import read_labels
 from training.errors import DataRejected
-from training.job import Job
+from training.job import Job, newest_version, write_json
 from training.recipes.speech_recipes import KeywordsRecipe, SpeechTableData
+from training.speech.card import CURVES_FILE
+from training.speech.keyword_answers import heard_by_version
+from training.speech.keyword_card import write_keyword_card
+from training.speech.keyword_figures import KeywordFigures, measure_keywords
 from training.speech.keyword_fit import fit_keywords
+from training.speech.keyword_learner import KeywordLearner
+from training.speech.keyword_tables import keyword_tables
+from training.speech.keyword_version import Origin, fill_version
 from training.speech.speech_table import SpeechTable
 from training.speech.spoken_words import SpokenWords
 from training.speech.utterances import SpeechSource
-from training.version_folder import Place
+from training.trainer import load_learner
+from training.version_folder import Place, publish
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +38,30 @@ class KeywordSteps:
 
     def build(self, place: Place) -> None:
         """Train, export and evaluate."""
-        raise DataRejected("a network for sounds is only fitted so far")
+        place.resolve(self.job.recipe.name)  # a taken place is told before the training, not after it
+        source = self._source()
+        self._export(self._fit(source, resume=False), source, place)
 
     def export(self, checkpoint: Path | None, place: Place) -> None:
         """Export a checkpoint and evaluate the version."""
-        raise DataRejected("a network for sounds is only fitted so far")
+        self._export(checkpoint or self.job.run.best, self._source(), place)
 
     def evaluate(self, checkpoint: Path | None, model: Path | None, blocks: int) -> None:
-        """Measure the newest version of a model folder."""
-        raise DataRejected("a network for sounds is only fitted so far")
+        """Measure the newest version of a model folder.
+
+        Raises:
+            DataRejected: There is none.
+        """
+        if checkpoint or blocks:
+            raise DataRejected("a model for sounds is measured as it is served: export the checkpoint first")
+        folder = newest_version(model or Path("models") / self.job.recipe.name)
+        if folder is None:
+            raise DataRejected(f"there is no version of {self.job.recipe.name}: export one first")
+        facts = read(folder / VERSION_FILE, VersionFacts)
+        heard = heard_by_version(folder, self._source().held_out_files(), facts)
+        figures = measure_keywords(heard, read_labels(folder, facts))
+        write_json(self.job.run.folder / "evaluation.json", dataclasses.asdict(figures))
+        self._say(keyword_tables(figures))
 
     def _source(self) -> SpeechSource:
         if isinstance(self.job.recipe.data, SpeechTableData):
@@ -47,6 +73,25 @@ class KeywordSteps:
         best = fit_keywords(self.job, source, resume=resume)
         self._say(f"best checkpoint: {best}")
         return best
+
+    def _export(self, checkpoint: Path, source: SpeechSource, place: Place) -> None:
+        learner = load_learner(checkpoint, KeywordLearner)
+        recipe = self.job.recipe
+        origin = Origin(
+            self.job.provenance(source.description, learner.recipe.seed),
+            source.validation_files(),
+            source.held_out_files(),
+            source.split,
+        )
+
+        def fill(folder: Path) -> tuple[VersionFacts, KeywordFigures]:
+            return fill_version(folder, learner, recipe, origin)
+
+        folder, figures = publish(recipe.manifest, place, fill)
+        tables = keyword_tables(figures)
+        write_keyword_card(folder, recipe, tables, self.job.run.folder / CURVES_FILE)
+        self._say(tables)
+        self._say(f"exported and checked: {folder}")
 
     def _say(self, text: str) -> None:
         self.job.console.print(text, highlight=False, markup=False, soft_wrap=True)
