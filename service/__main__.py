@@ -28,10 +28,14 @@ ModelsOption = Annotated[Path | None, typer.Option("--models", help="Folder of m
 
 @app.command()
 def serve(
+    *,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
     models: ModelsOption = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    http_workers: Annotated[
+        int | None, typer.Option(help="Processes that speak HTTP beside the one that runs the models.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
 ) -> None:
     """Serve every model of the folder over HTTP."""
@@ -42,12 +46,19 @@ def serve(
     from service.telemetry.logs import configure_logging
 
     configure_logging("info")
-    settings = load_settings(host=host, port=port, models=models, device=device)
+    settings = load_settings(host=host, port=port, models=models, device=device, http_workers=http_workers)
     configure_logging(settings.log_level)
+    if settings.http_workers:
+        from service.workers.supervisor import supervise
+
+        supervise(settings)
+        return
     from service.app import create_app
+    from service.listeners import open_listeners
     from service.server import serve as run_server
 
-    run_server(create_app(settings), settings)
+    app = create_app(settings)
+    run_server(app, settings, open_listeners(settings))
 
 
 @app.command()

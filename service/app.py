@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import logging
 import platform
-import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Scope
 
@@ -27,26 +25,29 @@ from service.api.limits import Door
 from service.api.models import models_router
 from service.api.openai import EmbeddingsEndpoint
 from service.api.speech import SpeechEndpoint
-from service.api.tasks import Dependencies, TaskEndpoint, limits_of
+from service.api.tasks import Dependencies, TaskEndpoint
 from service.api.transcriptions import TranscriptionsEndpoint
+from service.backend import Backend, limits_of, open_backend
 from service.catalog import Catalog
-from service.engine.cpus import CpuPlan, Share, available_cpus, plan_cpus, usable_cpus
-from service.engine.lanes import Lanes
-from service.engine.session import choose_device, runtime_version
+from service.engine.cpus import available_cpus
+from service.engine.session import runtime_version
 from service.lifecycle import Lifecycle, memory_limit_bytes
-from service.loader import LoadOptions
-from service.overrides import Overrides, read_overrides
 from service.settings import Settings
 from service.tasks import TASKS
-from service.telemetry.logs import log_level, set_log_level
+from service.telemetry.logs import log_level
 from service.telemetry.metrics import Metrics, ModelState
 from service.telemetry.middleware import RequestMiddleware, RequestObserver, Surroundings
 
 _log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, metrics: Metrics | None = None, backend: Backend | None = None) -> FastAPI:
     """Build the application; models load in the background once its lifespan begins.
+
+    Args:
+        settings: Everything that an operator can set.
+        metrics: Where to count; by default in this process.
+        backend: What runs the models; by default this process.
 
     Returns:
         The application; `app.state` has its `lifecycle`, `catalog`, `lanes` and the `operations_port`.
@@ -54,26 +55,22 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         StartFailed: The models folder or the device that was asked for is not there.
     """
-    device = choose_device(settings.device)
-    metrics = Metrics()
-    lanes = Lanes(metrics, restart_limit=settings.lane_restart_limit)
-    overrides = read_overrides(settings.overrides)
-    options = LoadOptions(
-        device=str(device),
-        cpu=_cpu_plan(settings, overrides),
-        overrides=overrides,
-        limits=limits_of(settings),
-    )
-    catalog = Catalog(settings.models, lanes, metrics, options)
-    catalog.discover()
+    metrics = metrics or Metrics()
+    backend = backend or open_backend(settings, metrics)
+    catalog, lanes = backend.catalog, backend.lanes
     metrics.watch(
         lambda: _model_states(catalog),
         lambda: ((lane.device, lane.gave_up) for lane in lanes.states()),
         memory_limit_bytes(),
     )
     keys = open_keys(settings)
-    reload_keys = keys.reload_if_changed if keys else lambda: None
-    lifecycle = Lifecycle(settings, catalog, lanes, metrics.event_loop_lag.observe, reload_keys)
+
+    def every_heartbeat() -> None:
+        if keys is not None:
+            keys.reload_if_changed()
+        backend.beat(not lifecycle.not_ready())
+
+    lifecycle = Lifecycle(settings, catalog, lanes, metrics.event_loop_lag.observe, every_heartbeat)
     worker_count = settings.decode_threads or available_cpus()
     workers = ThreadPoolExecutor(worker_count, "decode")
 
@@ -82,8 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
         versions = {name: version(name) for name in ("kotae", "fastapi", "uvicorn", "numpy", "pillow")}
         versions |= {"python": platform.python_version(), "onnxruntime": runtime_version()}
         told = {"settings": settings.model_dump(mode="json"), "versions": versions}
-        _log.info("starting", extra={**told, "cpu": asdict(options.cpu)})
-        threading.Thread(target=catalog.load, name="load", daemon=True).start()
+        _log.info("starting", extra={**told, **backend.described})
+        await backend.begin()
         watch = asyncio.create_task(lifecycle.watch())
         yield
         watch.cancel()
@@ -107,6 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
     dependencies = Dependencies(
         catalog=catalog,
         settings=settings,
+        limits=limits_of(settings),
         door=Door(
             max_body_bytes=settings.max_body_bytes,
             max_inflight_bytes=settings.max_inflight_bytes,
@@ -122,21 +120,12 @@ def create_app(settings: Settings) -> FastAPI:
         handlers[endpoint.path] = endpoint.handle
         app.add_route(endpoint.path, endpoint.handle, methods=["POST"])
     app.include_router(models_router(catalog))
-    app.include_router(
-        health_router(lifecycle, lambda: (generate_latest(metrics.registry), CONTENT_TYPE_LATEST))
-    )
-    app.include_router(admin_router(log_level, set_log_level))
+    app.include_router(health_router(lifecycle, lambda: (metrics.render(), CONTENT_TYPE_LATEST)))
+    app.include_router(admin_router(log_level, backend.set_level))
     docs.install(app, tuple(TASKS))
-    app.middleware_stack = _layers(app, handlers, keys, metrics, lifecycle)
+    hot = HotRoutes(app.build_middleware_stack(), handlers, backend.back)
+    app.middleware_stack = _layers(app, hot, keys, metrics, lifecycle)
     return app
-
-
-def _cpu_plan(settings: Settings, overrides: Overrides) -> CpuPlan:
-    shares = [Share(model.lanes, model.threads) for model in overrides.models.values()]
-    plan = plan_cpus(usable_cpus(), lanes=settings.cpu_lanes, threads=settings.cpu_threads, shares=shares)
-    if settings.cpu_spinning == "auto":
-        return plan
-    return replace(plan, spinning=settings.cpu_spinning == "on")
 
 
 _ENDPOINTS = {
@@ -148,14 +137,13 @@ _ENDPOINTS = {
 
 def _layers(
     app: FastAPI,
-    handlers: Mapping[str, Handler],
+    hot: HotRoutes,
     keys: Keys | None,
     observer: RequestObserver,
     lifecycle: Lifecycle,
 ) -> ASGIApp:
     """Put our layers around the framework's: request, gate, busy routes, everything else."""
     templates = dict(_templates(app.routes))
-    hot = HotRoutes(app.build_middleware_stack(), handlers)
     gate = Gate(hot, keys, operations_port=lambda: app.state.operations_port)
     surroundings = Surroundings(
         observer=observer,

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from service.backend import LaneStates
 from service.catalog import Catalog
-from service.engine.lanes import Lanes
 from service.settings import Settings
 
 
@@ -28,7 +28,7 @@ class Lifecycle:
         self,
         settings: Settings,
         catalog: Catalog,
-        lanes: Lanes,
+        lanes: LaneStates,
         observe_lag: Callable[[float], None],
         every_heartbeat: Callable[[], None],
     ) -> None:

@@ -19,6 +19,7 @@ from service.engine.batcher import Batcher
 from service.engine.cpus import CpuPlan
 from service.engine.lanes import Lanes
 from service.engine.observer import Observer
+from service.engine.queue import Queue
 from service.engine.session import Device, Session, choose_device
 from service.errors import ModelRejected
 from service.manifest import VERSION_FILE, ModelManifest, Variant, VersionFacts, read
@@ -69,7 +70,7 @@ class Version:
     load_seconds: float = 0.0
     golden_check_error: float | None = None
     _task: Task | None = field(default=None, repr=False)
-    _batcher: Batcher | None = field(default=None, repr=False)
+    _batcher: Queue | None = field(default=None, repr=False)
 
     @property
     def task(self) -> Task:
@@ -78,13 +79,13 @@ class Version:
         return self._task
 
     @property
-    def batcher(self) -> Batcher:
+    def batcher(self) -> Queue:
         """The queue."""
         assert self._batcher is not None, "only a ready version has a queue"
         return self._batcher
 
     @property
-    def queue(self) -> Batcher | None:
+    def queue(self) -> Queue | None:
         """The queue, if the version ever became ready."""
         return self._batcher
 

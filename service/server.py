@@ -16,8 +16,8 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
-from service.errors import StartFailed
 from service.lifecycle import Lifecycle
+from service.listeners import operations_port
 from service.protocol import BoundedProtocol
 from service.settings import Settings
 
@@ -27,16 +27,9 @@ _FLUSH_SECONDS = 3
 _log = logging.getLogger(__name__)
 
 
-def serve(app: FastAPI, settings: Settings) -> None:
-    """Serve until a signal ends the process.
-
-    Raises:
-        StartFailed: The address cannot be listened on.
-    """
-    listeners = [_listen(settings.host, settings.port)]
-    if settings.operations_port is not None:
-        listeners.append(_listen(settings.host, settings.operations_port))
-        app.state.operations_port = listeners[1].getsockname()[1]
+def serve(app: FastAPI, settings: Settings, listeners: list[socket.socket]) -> None:
+    """Serve until a signal ends the process."""
+    app.state.operations_port = operations_port(listeners)
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -49,22 +42,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=_FLUSH_SECONDS,
     )
-    host, port = listeners[0].getsockname()[:2]
-    _log.info(
-        "listening on http://%s:%d",
-        f"[{host}]" if ":" in host else host,
-        port,
-        extra={"port": port, "operations_port": app.state.operations_port},
-    )
     DrainingServer(config, app.state.lifecycle, app, settings).run(sockets=listeners)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise StartFailed(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
 
 class DrainingServer(uvicorn.Server):

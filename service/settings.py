@@ -74,8 +74,28 @@ class Settings(BaseSettings):
         description="Whether threads of a running session wait awake; "
         "`auto` does while those of all lanes fit the CPUs.",
     )
+    http_workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Processes that do HTTP, decoding and encoding for one process that runs the models; "
+        "0 is one process for all.",
+    )
+    http_worker_memory_bytes: int = Field(
+        256 * 2**20,
+        ge=2**20,
+        description="Most bytes of tensors on their way from one HTTP worker to the models; "
+        "as many may be on their way back.",
+    )
+    restart_patience_seconds: Seconds = Field(
+        10.0,
+        description="With HTTP workers: how long requests wait while the models' process is being started.",
+    )
     decode_threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads that decode inputs; by default one a usable CPU."
+        None,
+        ge=1,
+        le=1024,
+        description="Threads that decode inputs; by default one a usable CPU, divided by the HTTP workers.",
     )
     overrides: Path | None = Field(
         None, description="YAML file of what this host changes about models, such as `kotae tune` writes."

@@ -24,11 +24,18 @@ class HotRoutes:
     Args:
         app: What answers the rest.
         handlers: By path.
+        back: Awaited first: waits while an engine in another process is about to come back.
     """
 
-    def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        handlers: Mapping[str, Handler],
+        back: Callable[[], Awaitable[None]],
+    ) -> None:
         self._app = app
         self._handlers = handlers
+        self._back = back
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
@@ -38,6 +45,7 @@ class HotRoutes:
             return
         scope["endpoint"] = handler
         request = Request(scope, receive)
+        await self._back()
         try:
             response = await handler(request)
         except ClientGone:

@@ -54,12 +54,14 @@ class Dependencies:
     """What the task endpoints are built from.
 
     Attributes:
+        limits: What one item may unpack to.
         workers: Threads that decode; there are `worker_count` of them.
         is_open: False once new work is refused, at the end of a drain.
     """
 
     catalog: Catalog
     settings: Settings
+    limits: Limits
     door: Door
     workers: Executor
     worker_count: int
@@ -95,7 +97,7 @@ class TaskEndpoint:
         self._is_open = dependencies.is_open
         settings = dependencies.settings
         self.max_items = settings.max_items_per_request
-        self.limits = limits_of(settings)
+        self.limits = dependencies.limits
 
     @property
     def path(self) -> str:
@@ -259,11 +261,6 @@ class TaskEndpoint:
     def in_worker(self, function: Callable[..., _Result], *arguments: object) -> Awaitable[_Result]:
         """Call a function on one of the decoding threads."""
         return asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
-
-
-def limits_of(settings: Settings) -> Limits:
-    """Collect what the settings say about decoding."""
-    return Limits(max_pixels=settings.max_pixels, max_audio_seconds=settings.max_audio_seconds)
 
 
 def answer_all(job: Job, decoded: Sequence[Decoded], outputs: Sequence[Outputs]) -> list[Result]:

@@ -16,7 +16,15 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object; what is passed as `extra` becomes keys of it."""
+    """Formats a record as one JSON object; what is passed as `extra` becomes keys of it.
+
+    Args:
+        process: Which of several processes this one is; a key of every line unless empty.
+    """
+
+    def __init__(self, process: str = "") -> None:
+        super().__init__()
+        self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
         """Format the record, its own time included, on one line."""
@@ -27,6 +35,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self._process:
+            line["process"] = self._process
         if identity := request_id.get():
             line["request_id"] = identity
         if record.exc_info and record.exc_info[1] is not None:
@@ -61,14 +71,15 @@ def set_log_level(level: str) -> None:
     logging.getLogger().setLevel(level.upper())
 
 
-def configure_logging(level: str) -> None:
+def configure_logging(level: str, process: str = "") -> None:
     """Send every log record of the process to standard output as JSON.
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
+        process: Which of several processes this one is; empty where there is one.
     """
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_log_level(level)

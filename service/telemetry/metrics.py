@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -105,7 +106,18 @@ class Metrics(Observer):
             buckets=_RATIOS,
             registry=registry,
         )
-        self._inflight = Gauge("kotae_inflight_requests", "HTTP requests being worked on.", registry=registry)
+        self._inflight = Gauge(
+            "kotae_inflight_requests",
+            "HTTP requests being worked on.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._process_restarts = Counter(
+            "kotae_process_restarts",
+            "Processes started in the place of one that died; only with HTTP workers.",
+            ("process",),
+            registry=registry,
+        )
         self._rejected = Counter(
             "kotae_rejected", "Requests refused at once.", ("model", "reason"), registry=registry
         )
@@ -133,6 +145,14 @@ class Metrics(Observer):
             buckets=_SECONDS,
             registry=registry,
         )
+
+    def render(self) -> bytes:
+        """Write all metrics as text."""
+        return generate_latest(self.registry)
+
+    def process_restarted(self, process: str, times: int = 1) -> None:
+        """Count starts of `engine` or `http` processes in the place of dead ones; 0 begins the counter."""
+        self._process_restarts.labels(process).inc(times)
 
     def request_started(self) -> None:
         """Count a request as being worked on."""

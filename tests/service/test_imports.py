@@ -26,15 +26,23 @@ ALLOWED: dict[str, set[str]] = {
     "golden": {*_MODELS, "loader"},
     "loader": {*_MODELS, "golden", "overrides"},
     "catalog": {*_MODELS, "loader"},
-    "lifecycle": {"catalog", "engine", "settings"},
+    "backend": {*_MODELS, "catalog", "loader", "overrides", "settings", "telemetry.logs"},
+    "lifecycle": {"backend", "catalog", "engine", "settings"},
     "api": {"catalog", "loader", "tasks", "manifest", "errors", "settings", "engine.ticket"},
     "load": {"errors"},
     "protocol": set(),
-    "server": {"errors", "lifecycle", "protocol", "settings"},
+    "listeners": {"errors", "settings"},
+    "server": {"lifecycle", "listeners", "protocol", "settings"},
     "telemetry": {"errors", "settings", "engine.observer"},
     "tuning": {*_MODELS, "golden", "loader", "overrides"},
+    "workers": {*_MODELS, "catalog", "loader", "overrides", "settings", "listeners", "telemetry.logs"},
 }
-WIRING = {"service.app", "service.__main__"}  # these may import everything in service
+WIRING = {
+    "service.app",
+    "service.__main__",
+    "service.workers.engine_process",
+    "service.workers.http_process",
+}  # these may import everything in service
 TRAINING = {"manifest", "errors", "tasks", "golden", "engine.session", "engine.cpus"}
 
 # Library -> the modules (or packages) of `service` that alone may import it.

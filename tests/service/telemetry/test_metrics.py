@@ -28,6 +28,7 @@ LABELS = {
     "reason",
     "device",
     "precision",
+    "process",
 }
 _ADDED_BY_THE_FORMAT = {"le", "quantile"}
 _OF_THE_PLATFORM = re.compile(r"^(process_|python_info)")
@@ -106,6 +107,7 @@ def all_in_use(metrics: Metrics) -> Metrics:
     metrics.item_dropped("digits", "1", "expired")
     metrics.lane_busy("cpu", 0.5)
     metrics.lane_died("cpu", RuntimeError("x"))
+    metrics.process_restarted("engine")
     metrics.event_loop_lag.observe(0.01)
     metrics.watch(
         lambda: [STATE, ModelState("broken", "2", failed_check="golden"), ModelState("empty")],

@@ -1,0 +1,95 @@
+"""What answers behind the HTTP side: models and the lanes that they run on, here or in another process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Protocol
+
+from service.catalog import Catalog
+from service.engine.cpus import CpuPlan, Share, plan_cpus, usable_cpus
+from service.engine.lanes import Lanes, LaneState
+from service.engine.observer import Observer
+from service.engine.session import choose_device
+from service.loader import LoadOptions
+from service.overrides import Overrides, read_overrides
+from service.settings import Settings
+from service.tasks import Limits
+from service.telemetry.logs import set_log_level
+
+
+class LaneStates(Protocol):
+    """The lanes as probes and metrics see them."""
+
+    def states(self) -> list[LaneState]:
+        """Tell how every lane is."""
+
+    def knock(self) -> None:
+        """Ask every lane for a sign of life."""
+
+    def stop(self) -> None:
+        """End every lane after its running batch."""
+
+
+async def _here() -> None:
+    """The engine is in this process."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Models and lanes, and how the HTTP side hears of them.
+
+    Attributes:
+        begin: Awaited once, before anything is accepted: models load from now on.
+        described: What the log tells of it at the start.
+        back: Waits, not for ever, while an engine in another process is about to come back.
+        beat: Called at every heartbeat with whether the service is ready.
+        set_level: Changes the log level, wherever it holds.
+    """
+
+    catalog: Catalog
+    lanes: LaneStates
+    begin: Callable[[], Awaitable[None]]
+    described: Mapping[str, object] = field(default_factory=dict)
+    back: Callable[[], Awaitable[None]] = _here
+    beat: Callable[[bool], None] = lambda ready: None
+    set_level: Callable[[str], None] = set_log_level
+
+
+def open_backend(settings: Settings, observer: Observer) -> Backend:
+    """Find the models and the device, in this process.
+
+    Raises:
+        StartFailed: The models folder or the device that was asked for is not there.
+    """
+    device = choose_device(settings.device)
+    overrides = read_overrides(settings.overrides)
+    plan = _cpu_plan(settings, overrides)
+    options = LoadOptions(device=str(device), cpu=plan, overrides=overrides, limits=limits_of(settings))
+    lanes = Lanes(observer, restart_limit=settings.lane_restart_limit)
+    catalog = Catalog(settings.models, lanes, observer, options)
+    catalog.discover()
+
+    async def begin() -> None:
+        threading.Thread(target=catalog.load, name="load", daemon=True).start()
+
+    return Backend(
+        catalog=catalog,
+        lanes=lanes,
+        begin=begin,
+        described={"cpu": asdict(plan)},
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Collect what the settings say about decoding."""
+    return Limits(max_pixels=settings.max_pixels, max_audio_seconds=settings.max_audio_seconds)
+
+
+def _cpu_plan(settings: Settings, overrides: Overrides) -> CpuPlan:
+    shares = [Share(model.lanes, model.threads) for model in overrides.models.values()]
+    plan = plan_cpus(usable_cpus(), lanes=settings.cpu_lanes, threads=settings.cpu_threads, shares=shares)
+    if settings.cpu_spinning == "auto":
+        return plan
+    return replace(plan, spinning=settings.cpu_spinning == "on")

@@ -1,0 +1,29 @@
+"""The engine's interface: a queue takes tickets. It is here, or stands for one in another process."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from service.engine.ticket import Ticket
+
+
+class Queue(Protocol):
+    """A version's queue as the API sees it; `Batcher` is the real one."""
+
+    @property
+    def queue_items(self) -> int:
+        """Items that wait."""
+
+    @property
+    def predicted_wait_seconds(self) -> float:
+        """How long a newcomer would wait for its answer."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether newcomers are refused for good."""
+
+    def submit(self, ticket: Ticket) -> None:
+        """Let a request's items in, all or none, or raise the `RequestError` that the request shall get."""
+
+    def close(self, reason: str) -> None:
+        """Refuse newcomers from now on and fail all that wait."""

@@ -1,0 +1,116 @@
+"""Shared memory that one process fills with parcels and another reads in place: inputs, worker to engine.
+
+The writer owns the space: it takes a block, and has it back once the reader has let go of every array in
+it, which may be long after the answer (a row that is still being copied) or before (an answer on its way).
+The reader tells by setting the block's first word, from whichever thread drops the last array.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import threading
+import weakref
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import Overloaded, TooLarge
+from service.workers.parcel import Parcel
+
+_LET_GO = struct.Struct("<I")
+
+
+class Arena:
+    """The writer's side: finds room. Its methods may be called from any thread.
+
+    Args:
+        descriptor: The memory's file; its size is all there is.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._memory = mmap.mmap(descriptor, 0)
+        self._free = [(0, len(self._memory))]  # offset and size of every gap, in order, none beside another
+        self._taken: dict[int, int] = {}
+        self._awaited: set[int] = set()  # given back by the writer, not yet let go by the reader
+        self._lock = threading.Lock()
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes that are not free."""
+        with self._lock:
+            self._reclaim()
+            return sum(self._taken.values())
+
+    def put(self, parcel: Parcel) -> int:
+        """Write a parcel.
+
+        Returns:
+            Where it lies.
+
+        Raises:
+            TooLarge: It is larger than the whole memory.
+            Overloaded: There is no room for it now.
+        """
+        if parcel.size > len(self._memory):
+            raise TooLarge(
+                f"the request's tensors take {parcel.size} bytes; the limit is {len(self._memory)} bytes"
+            )
+        with self._lock:
+            self._reclaim()
+            offset = self._take(parcel.size)
+        parcel.write(self._memory, offset)
+        return offset
+
+    def give_back(self, offset: int) -> None:
+        """Free a block as soon as the reader has let go of it."""
+        with self._lock:
+            self._awaited.add(offset)
+            self._reclaim()
+
+    def _take(self, size: int) -> int:
+        """Take the first gap that is large enough: low addresses stay warm."""
+        for index, (offset, room) in enumerate(self._free):
+            if room >= size:
+                self._free[index : index + 1] = [(offset + size, room - size)] if room > size else []
+                self._taken[offset] = size
+                return offset
+        raise Overloaded("the way to the engine is full of other requests' tensors", reason="bytes")
+
+    def _reclaim(self) -> None:
+        let_go = [offset for offset in self._awaited if _LET_GO.unpack_from(self._memory, offset)[0]]
+        for offset in let_go:
+            self._awaited.remove(offset)
+            self._free.append((offset, self._taken.pop(offset)))
+        if let_go:
+            self._free = _joined(sorted(self._free))
+
+
+class Borrowed:
+    """The reader's side: blocks that it lets go of when nobody in this process refers to them any more."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._memory = mmap.mmap(descriptor, 0)
+        self._blocks: dict[int, weakref.ref[NDArray[np.uint8]]] = {}
+
+    def block(self, offset: int, size: int) -> NDArray[np.uint8]:
+        """Borrow a block: u8 [size]. Views of it, and views of those, count as references to it."""
+        block = np.frombuffer(self._memory, np.uint8, size, offset)
+        self._blocks[offset] = weakref.ref(block, partial(self._let_go, offset))
+        return block
+
+    def _let_go(self, offset: int, _: object) -> None:
+        del self._blocks[offset]
+        _LET_GO.pack_into(self._memory, offset, 1)
+
+
+def _joined(gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined = gaps[:1]
+    for offset, size in gaps[1:]:
+        before, room = joined[-1]
+        if before + room == offset:
+            joined[-1] = (before, room + size)
+        else:
+            joined.append((offset, size))
+    return joined

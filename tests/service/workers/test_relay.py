@@ -1,0 +1,265 @@
+"""Requests from a worker to the engine and back: answers, errors, deadlines, losses on either side."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from service.engine.batch import BatchLimits
+from service.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    InferenceFailed,
+    NotReady,
+    Overloaded,
+    RequestError,
+    TooLarge,
+)
+from service.workers.link import Token
+from tests.service.engine.engine_tools import Double, batcher_of, lane_of
+from tests.service.workers.joined import Held, joined, ticket_of, until
+
+
+async def test_an_answer_comes_back_with_its_times() -> None:
+    held = Held()
+    with joined(held) as both:
+        ticket = ticket_of(3, 7, 5)
+        both.submit(ticket)
+        there = await held.next()
+        there.queue_seconds, there.infer_seconds, there.batch_items = 0.25, 0.5, 9
+        held.answer(there)
+        outputs = await ticket.outputs()
+        for size, row in zip((3, 7, 5), outputs, strict=True):
+            np.testing.assert_array_equal(row["y"], 2 * np.arange(size, dtype=np.float32))
+        assert (ticket.queue_seconds, ticket.infer_seconds, ticket.batch_items) == (0.25, 0.5, 9)
+        outputs[0]["y"][:] = 0  # the worker's own memory
+
+
+async def test_all_that_the_queue_looks_at_travels() -> None:
+    held = Held()
+    with joined(held) as both:
+        deadline = time.monotonic() + 1234.5678
+        both.submit(ticket_of(3, 7, deadline=deadline, label="the-id", priority=3))
+        there = await held.next()
+        assert (there.deadline, there.label, there.priority) == (deadline, "the-id", 3)
+        assert [item.cost for item in there.items] == [3, 7]
+        assert there.items[0].inputs["x"].dtype == np.float32
+
+
+async def test_many_requests_through_a_real_queue_and_lane() -> None:
+    run = Double()
+    batcher = batcher_of(BatchLimits(max_items=8))
+    lane = lane_of(batcher, run)
+    with joined(batcher, memory_bytes=2**20) as both:
+        tickets = [ticket_of(2, 2) for _ in range(200)]
+        for value, ticket in enumerate(tickets):
+            for item in ticket.items:
+                item.inputs["x"][:] = value
+            both.submit(ticket)
+        for value, ticket in enumerate(tickets):
+            for row in await ticket.outputs():
+                np.testing.assert_array_equal(row["y"], [2 * value] * 2)
+        await until(lambda: both.connection._inputs.taken_bytes == 0)
+    assert max(run.sizes) > 1
+    lane.stop()
+
+
+ERRORS: dict[str, Callable[[], RequestError]] = {
+    "overloaded": lambda: Overloaded("the queue is full", reason="queue_full", retry_after_seconds=0.75),
+    "not ready": lambda: NotReady("the model is being unloaded", retry_after_seconds=1),
+    "too late": lambda: DeadlineExceeded("too late"),
+    "failed": lambda: InferenceFailed("no"),
+    "too large": lambda: TooLarge("too many", param="inputs[2]"),
+}
+
+
+@pytest.mark.parametrize("make", ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize("when", ["refused", "failed"])
+async def test_an_error_arrives_as_the_very_same(make: Callable[[], RequestError], when: str) -> None:
+    held = Held()
+    with joined(held) as both:
+        ticket = ticket_of(3, 4)
+        if when == "refused":
+            held.refuse = make
+        both.submit(ticket)
+        if when == "failed":
+            there = await held.next()
+            there.settle(there.items[0], make())
+            del there
+        with pytest.raises(type(make())) as raised:
+            await ticket.outputs()
+        assert vars(raised.value) == vars(make())
+        assert str(raised.value) == str(make())
+        await until(lambda: both.connection._inputs.taken_bytes == 0)
+
+
+async def test_what_nobody_foresaw_in_the_engine_fails_the_request_alone() -> None:
+    held = Held()
+    held.refuse = lambda: AssertionError("a bug")
+    with joined(held) as both:
+        ticket = ticket_of(3)
+        both.submit(ticket)
+        with pytest.raises(InferenceFailed) as raised:
+            await ticket.outputs()
+        assert "a bug" not in str(raised.value)
+        held.refuse = None
+        both.submit(ticket := ticket_of(3))
+        held.answer(await held.next())
+        await ticket.outputs()
+
+
+async def test_a_model_that_is_not_there_is_not_ready() -> None:
+    with joined(Held()) as both:
+        ticket = ticket_of(3)
+        both.connection.submit("other", "1", ticket)
+        with pytest.raises(NotReady):
+            await ticket.outputs()
+
+
+async def test_the_engine_drops_what_a_client_gave_up() -> None:
+    held = Held()
+    with joined(held) as both:
+        ticket = ticket_of(3)
+        both.submit(ticket)
+        there = await held.next()
+        ticket.abandon(ClientGone("hung up"), "gone")
+        await until(lambda: there.dropped == "gone")
+        ticket.close()
+
+
+async def test_a_request_given_up_while_it_is_being_sent_is_dropped_too() -> None:
+    held = Held()
+    with joined(held) as both:
+        ticket = ticket_of(3)
+        ticket.abandon(ClientGone("hung up"), "gone")
+        both.submit(ticket)
+        there = await held.next()
+        await until(lambda: there.dropped == "gone")
+        ticket.close()
+
+
+async def test_a_deadline_ends_the_wait_on_both_sides() -> None:
+    held = Held()
+    with joined(held) as both:
+        ticket = ticket_of(3, deadline=time.monotonic() + 0.05)
+        both.submit(ticket)
+        there = await held.next()
+        with pytest.raises(DeadlineExceeded):
+            await ticket.outputs()
+        await until(lambda: there.dropped == "expired")
+
+
+async def test_inputs_stay_untouched_while_the_engine_looks_at_them() -> None:
+    held = Held()
+    with joined(held) as both:
+        ticket = ticket_of(1000)
+        both.submit(ticket)
+        there = await held.next()
+        kept = there.items[0].inputs["x"]
+        ticket.abandon(ClientGone("hung up"), "gone")
+        await until(lambda: there.dropped is not None)
+        with pytest.raises(Overloaded):
+            for _ in range(100):  # fill the memory
+                both.submit(ticket_of(1000))
+        np.testing.assert_array_equal(kept, np.arange(1000))
+        ticket.close()
+
+
+async def test_results_of_one_turn_wake_the_worker_once() -> None:
+    held = Held()
+    with joined(held) as both:
+        wakes: list[int] = []
+        on_tokens = both.connection._link._on_tokens
+
+        def counted(tokens: Sequence[Token]) -> None:
+            wakes.append(len(tokens))
+            on_tokens(tokens)
+
+        both.connection._link._on_tokens = counted
+        tickets = [ticket_of(3) for _ in range(20)]
+        for ticket in tickets:
+            both.submit(ticket)
+        await until(lambda: len(held.tickets) == 20)
+        for there in held.tickets:
+            held.answer(there)
+        await asyncio.gather(*(ticket.outputs() for ticket in tickets))
+        assert wakes == [20]
+
+
+async def test_more_answers_than_fit_at_once_all_arrive() -> None:
+    held = Held()
+    with joined(held) as both:
+        tickets = [ticket_of(2000) for _ in range(7)]
+        for ticket in tickets:
+            both.submit(ticket)
+        await until(lambda: len(held.tickets) == 7)
+        for there in held.tickets:
+            large = {"y": np.full(2**13, 5, np.float32)}  # half of the memory each
+            there.settle(there.items[0], large)
+        for ticket in tickets:
+            assert ((await ticket.outputs())[0]["y"] == 5).all()
+
+
+async def test_an_answer_that_never_fits_is_an_error() -> None:
+    held = Held()
+    with joined(held) as both:
+        ticket = ticket_of(3)
+        both.submit(ticket)
+        there = await held.next()
+        there.settle(there.items[0], {"y": np.zeros(2**16, np.float32)})
+        with pytest.raises(TooLarge):
+            await ticket.outputs()
+
+
+async def test_a_lost_engine_fails_what_was_in_flight() -> None:
+    held = Held()
+    with joined(held) as both:
+        tickets = [ticket_of(3) for _ in range(3)]
+        for ticket in tickets:
+            both.submit(ticket)
+        await until(lambda: len(held.tickets) == 3)
+        both.relay.close()  # as the kernel does for a dead process
+        for ticket in tickets:
+            with pytest.raises(NotReady) as raised:
+                await ticket.outputs()
+            assert raised.value.retry_after_seconds
+        assert both.lost == ["engine"]
+        with pytest.raises(NotReady):
+            both.submit(late := ticket_of(3))
+        late.close()
+
+
+async def test_a_lost_worker_leaves_nothing_behind() -> None:
+    held = Held()
+    with joined(held) as both:
+        ticket = ticket_of(3)
+        both.submit(ticket)
+        there = await held.next()
+        both.connection._link.close()  # as the kernel does for a dead process
+        await until(lambda: both.lost == ["worker"])
+        assert there.dropped == "gone"
+        ticket.close()
+
+
+async def test_a_worker_that_ends_fails_what_it_waits_for() -> None:
+    held = Held()
+    with joined(held) as both:
+        ticket = ticket_of(3)
+        both.submit(ticket)
+        there = await held.next()
+        both.connection.give_up(NotReady("the server is shutting down"))
+        with pytest.raises(NotReady):
+            await ticket.outputs()
+        await until(lambda: there.dropped == "gone")
+
+
+async def test_the_state_arrives_between_answers() -> None:
+    held = Held()
+    with joined(held) as both:
+        both.relay.tell({"loaded": True, "models": {"m": [1, None, "a"]}})
+        await until(lambda: bool(both.states))
+        assert both.states == [{"loaded": True, "models": {"m": [1, None, "a"]}}]
