@@ -49,7 +49,7 @@ class Server:
     def wait_until_ready(self) -> None:
         """Ask `/readyz` until it is green."""
         transport = httpx.HTTPTransport(retries=3)
-        with httpx.Client(base_url=self.url, transport=transport) as client:
+        with httpx.Client(base_url=self.url, transport=transport, timeout=_PATIENCE_SECONDS) as client:
             for _ in range(_PATIENCE_SECONDS * 20):
                 if client.get("/readyz").status_code == 200:
                     return
