@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     )
     max_audio_seconds: Annotated[float, Field(gt=0, le=86400)] = Field(
         3600.0,
-        description="Most sound in a request; an hour of speech needs about 170 MB while it is answered.",
+        description="Most sound in a request; an hour of speech needs about 400 MB while it is answered.",
     )
     body_timeout_seconds: Seconds = Field(30.0, description="Longest time for a body to arrive.")
     keep_alive_seconds: int = Field(
