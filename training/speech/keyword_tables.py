@@ -35,8 +35,8 @@ def _slices(title: str, rows: Mapping[str, Counted]) -> str:
 def _rejection(figures: KeywordFigures) -> str:
     other = figures.labels[_REJECTING]
     return (
-        f"Of the {other.files} files with other words, {1 - other.recall:.2%} were taken for something else. "
-        f"{1 - other.precision:.2%} of the answers `{_REJECTING}` were none of them."
+        f"Of the {other.files} files with other words, {1 - other.recall:.2%} were taken for something else; "
+        f"of the answers `{_REJECTING}`, {1 - other.precision:.2%} were to files with another label."
     )
 
 

@@ -199,7 +199,7 @@ def test_figures_count_rejections_slices_and_mistakes() -> None:
     assert figures.class_mix == {"no": 0.6, "unknown": 0.2, "yes": 0.2}
     tables = keyword_tables(figures)
     assert "| everything | 5 | 60.00% |" in tables
-    assert "Of the 2 files with other words, 50.00% were taken for something else." in tables
+    assert "Of the 2 files with other words, 50.00% were taken for something else;" in tables
     assert "unknown as no (1), yes as no (1)" in tables
 
 
