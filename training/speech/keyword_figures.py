@@ -10,7 +10,9 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from training.speech.keyword_answers import Heard
 
+OTHERS = ("silence", "unknown")  # labels of sounds in which nothing is to be recognised
 _COMMONEST = 12
+_THRESHOLDS = (0.0, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,21 @@ class LabelFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class Trusted:
+    """What is left if answers `silence`, `unknown` or below a threshold count as no answer.
+
+    Attributes:
+        answered: Share of the files with another label that got an answer.
+        right: Share of those answers that are right.
+        mistaken: Share of the files `silence` or `unknown` that got an answer all the same.
+    """
+
+    answered: float
+    right: float
+    mistaken: float
+
+
+@dataclass(frozen=True, slots=True)
 class KeywordFigures:
     """How good answers were.
 
@@ -52,6 +69,7 @@ class KeywordFigures:
         macro_f1: Mean of the labels' F1.
         slices: By what is notable about a file, `kind: value`.
         labels: By label.
+        trusted: By threshold; empty where no file is `silence` or `unknown`.
         mistakes: The commonest: right label, answer, how often.
         class_mix: Share of each label among the answers.
         confidences: Probabilities of the answers, sorted.
@@ -61,6 +79,7 @@ class KeywordFigures:
     macro_f1: float
     slices: dict[str, Counted]
     labels: dict[str, LabelFigures]
+    trusted: dict[float, Trusted]
     mistakes: tuple[tuple[str, str, int], ...]
     class_mix: dict[str, float]
     confidences: tuple[float, ...]
@@ -90,6 +109,7 @@ def measure_keywords(heard: Sequence[Heard], classes: Sequence[str]) -> KeywordF
         macro_f1=sum(one.f1 for one in labels.values()) / len(labels),
         slices={trait: _counted([one for one in heard if trait in one.file.traits]) for trait in traits},
         labels=labels,
+        trusted={threshold: _trusted(heard, threshold) for threshold in _THRESHOLDS if {*right} & {*OTHERS}},
         mistakes=tuple((said, taken, count) for (said, taken), count in commonest),
         class_mix={name: answers[name] / max(1, len(heard)) for name in classes},
         confidences=tuple(sorted(one.score for one in heard)),
@@ -101,10 +121,21 @@ def rates(figures: KeywordFigures) -> dict[str, float]:
     numbers = {"accuracy": figures.whole.accuracy, "macro_f1": figures.macro_f1}
     for name, one in figures.of_kind("condition").items():
         numbers[f"{name}_accuracy"] = one.accuracy
-    for name in ("silence", "unknown"):
+    for name in OTHERS:
         if name in figures.labels:
             numbers[f"{name}_recall"] = figures.labels[name].recall
     return numbers
+
+
+def _trusted(heard: Sequence[Heard], threshold: float) -> Trusted:
+    answers = [one for one in heard if one.label not in OTHERS and one.score >= threshold]
+    meant = [one for one in answers if one.file.text not in OTHERS]
+    wanted = sum(one.file.text not in OTHERS for one in heard)
+    return Trusted(
+        answered=len(meant) / max(1, wanted),
+        right=_counted(meant).accuracy,
+        mistaken=(len(answers) - len(meant)) / max(1, len(heard) - wanted),
+    )
 
 
 def _counted(heard: Sequence[Heard]) -> Counted:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from training.speech.keyword_figures import Counted, KeywordFigures
+from training.speech.keyword_figures import OTHERS, Counted, KeywordFigures, Trusted
 from training.text.label_tables import table
 
 _TITLES = {"condition": "condition", "engine": "synthesiser", "voice": "voice"}
-_REJECTING = "unknown"
 
 
 def keyword_tables(figures: KeywordFigures) -> str:
@@ -18,8 +17,8 @@ def keyword_tables(figures: KeywordFigures) -> str:
     kinds = {trait.partition(": ")[0] for trait in figures.slices} - {"condition"}
     ordered = [*(kind for kind in _TITLES if kind in kinds), *sorted(kinds - _TITLES.keys())]
     parts += [_slices(_TITLES.get(kind, kind), figures.of_kind(kind)) for kind in ordered]
-    if _REJECTING in figures.labels and figures.labels[_REJECTING].files:
-        parts.append(_rejection(figures))
+    if figures.trusted:
+        parts.append(_trusted(figures.trusted))
     parts.append(_labels(figures))
     if figures.mistakes:
         told = ", ".join(f"{right} as {given} ({count})" for right, given, count in figures.mistakes)
@@ -32,12 +31,15 @@ def _slices(title: str, rows: Mapping[str, Counted]) -> str:
     return table((title, "files", "right"), cells)
 
 
-def _rejection(figures: KeywordFigures) -> str:
-    other = figures.labels[_REJECTING]
-    return (
-        f"Of the {other.files} files with other words, {1 - other.recall:.2%} were taken for something else; "
-        f"of the answers `{_REJECTING}`, {1 - other.precision:.2%} were to files with another label."
-    )
+def _trusted(rows: Mapping[float, Trusted]) -> str:
+    others = " and ".join(f"`{name}`" for name in OTHERS)
+    told = f"Where {others} count as no answer, and so does what scores less:"
+    header = ("least score", "answered", "right, of those answered", "others answered wrongly")
+    cells = [
+        (f"{least:g}", f"{one.answered:.2%}", f"{one.right:.2%}", f"{one.mistaken:.2%}")
+        for least, one in rows.items()
+    ]
+    return f"{told}\n\n{table(header, cells)}"
 
 
 def _labels(figures: KeywordFigures) -> str:

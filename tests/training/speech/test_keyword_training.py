@@ -183,7 +183,7 @@ def test_training_goes_on_from_a_checkpoint_of_ours(steps: KeywordSteps, built: 
         take_weights(KeywordLearner({**recipe, "widths": [8, 12, 16]}, list(start.classes), 1), start)
 
 
-def test_figures_count_rejections_slices_and_mistakes() -> None:
+def test_figures_count_slices_mistakes_and_what_is_left_above_a_threshold() -> None:
     def heard(text: str, label: str, condition: str) -> Heard:
         return Heard(SpokenFile("x.wav", b"", text, (f"condition: {condition}",)), label, 0.5)
 
@@ -199,7 +199,7 @@ def test_figures_count_rejections_slices_and_mistakes() -> None:
     assert figures.class_mix == {"no": 0.6, "unknown": 0.2, "yes": 0.2}
     tables = keyword_tables(figures)
     assert "| everything | 5 | 60.00% |" in tables
-    assert "Of the 2 files with other words, 50.00% were taken for something else;" in tables
+    assert "| 0 | 100.00% | 66.67% | 50.00% |\n| 0.5 | 100.00% | 66.67% | 50.00% |\n| 0.7 | 0.00% |" in tables
     assert "unknown as no (1), yes as no (1)" in tables
 
 
