@@ -48,6 +48,7 @@ train: $(VENV)/.dev ## train, evaluate and export the shipped models again
 	$(BIN)/kotae-train data wallpapers runs/wallpapers
 	$(BIN)/kotae-train build digit-scenes
 	$(BIN)/kotae-train build spoken-commands
+	$(BIN)/kotae-train build keywords
 
 image: ## build the container image; EXTRA=gpu for NVIDIA
 	docker build --build-arg EXTRA=$(EXTRA) --build-arg VERSION=$(VERSION) \
