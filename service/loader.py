@@ -5,6 +5,7 @@ The catalog decides which versions are wanted; this module brings one up or says
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from service.errors import ModelRejected
 from service.manifest import VERSION_FILE, ModelManifest, Variant, VersionFacts, read
 from service.overrides import Overrides
 from service.tasks import TASKS, Limits, Task
+
+_WARM_UP_SECONDS = 1.0  # of one model on one device
 
 State = Literal["loading", "ready", "failed"]
 Check = Literal["manifest", "files", "load", "golden"]
@@ -125,7 +128,7 @@ class Loader:
         batcher = Batcher(version.model, str(version.number), limits, rows=rows, observer=self._observer)
         self.check = "golden"
         for session in sessions:
-            self._check(session, task)
+            self._check(session, task, batcher)
         for session in sessions:
             self._lanes.on(str(session.device)).attach(batcher, session.run)
         version._batcher = batcher
@@ -154,7 +157,7 @@ class Loader:
         _check_signature(session, self._version.task)
         return session
 
-    def _check(self, session: Session, task: Task) -> None:
+    def _check(self, session: Session, task: Task, batcher: Batcher) -> None:
         version = self._version
         assert version.variant is not None, "a session comes from a variant"
         lane = self._lanes.on(str(session.device))
@@ -166,13 +169,33 @@ class Loader:
         worst = max(differences.values())
         version.golden_check_error = max(worst, version.golden_check_error or 0.0)
         golden.check_cases(version.folder, task, run, self._options.limits)
-        self._warm_up(run)
+        self._warm_up(run, batcher)
 
-    def _warm_up(self, run: golden.Run) -> None:
-        """Run the smallest and the largest batch once, made of a golden input."""
+    def _warm_up(self, run: golden.Run, batcher: Batcher) -> None:
+        """Run a ladder of batch sizes, made of a golden input, and let the queue know what each costs.
+
+        Bounded in time: a step that would pass the limit is left out, the first one never is.
+        """
         inputs, _ = golden.read_golden_arrays(self._version.folder)
-        for items in (1, self._version.manifest.batching.max_items):
-            run({name: np.repeat(array[:1], items, axis=0) for name, array in inputs.items()})
+        batching = self._version.manifest.batching
+        cost = self._cost(inputs, batcher)
+        most = min(batching.max_items, max(1, (batching.max_cost or batching.max_items * cost) // cost))
+        ends = time.monotonic() + _WARM_UP_SECONDS
+        for items in [*(2**k for k in range(most.bit_length()) if 2**k < most), most]:
+            batch = {name: np.repeat(array[:1], items, axis=0) for name, array in inputs.items()}
+            run(batch)  # the first run at a size also allocates
+            started = time.monotonic()
+            run(batch)
+            seconds = time.monotonic() - started
+            batcher.seed(items * cost, seconds)
+            if time.monotonic() + 4 * seconds > ends:
+                return
+
+    def _cost(self, inputs: Mapping[str, NDArray[Any]], batcher: Batcher) -> int:
+        """Give the padded cost of a golden row: the longest axis that is not fixed, 1 where all are."""
+        if batcher.uniform:
+            return 1
+        return max((size for array in inputs.values() for size in array.shape[1:]), default=1)
 
 
 def choose_variant(facts: VersionFacts, device: Device, precision: str = "auto") -> Variant:
@@ -201,6 +224,7 @@ def _batch_limits(manifest: ModelManifest) -> BatchLimits:
         max_cost=batching.max_cost,
         max_delay_seconds=batching.max_delay_seconds,
         max_queue_items=batching.max_queue_items,
+        deadline_seconds=manifest.deadline_seconds,
     )
 
 

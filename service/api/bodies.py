@@ -132,6 +132,19 @@ def parse_timeout(header: str | None, default_seconds: float) -> float:
     return milliseconds / 1000
 
 
+def parse_priority(header: str | None, default: int) -> int:
+    """Read `X-Priority`: 1 is highest; 0, as in the Open Inference Protocol, names none.
+
+    Raises:
+        ValidationFailed: Not a whole number, or negative.
+    """
+    if header is None:
+        return default
+    if not (header.isascii() and header.isdecimal() and len(header) < 10):
+        raise ValidationFailed("X-Priority must be a whole number, 1 the highest", param="X-Priority")
+    return int(header) or default
+
+
 def at_item(error: RequestError, index: int) -> RequestError:
     """Name the item at fault in its error."""
     param = f"inputs[{index}]"

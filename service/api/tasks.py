@@ -29,12 +29,13 @@ from service.api.bodies import (
     is_enveloped,
     parse_body,
     parse_parameters,
+    parse_priority,
     parse_timeout,
     read_query,
 )
 from service.api.limits import Door
 from service.catalog import Catalog
-from service.engine.ticket import Ticket
+from service.engine.ticket import DEFAULT_PRIORITY, Ticket
 from service.errors import ClientGone, DeadlineExceeded, NotReady, RequestError, TooLarge
 from service.loader import Version
 from service.settings import Settings
@@ -142,7 +143,10 @@ class TaskEndpoint:
             most = version.manifest.batching.max_queue_items
             inside.enter_context(self._door.permit(version.model, most))
             timeout_seconds = await self._timeout_seconds(request, version, body)
-            ticket = state.ticket = Ticket(deadline=arrived + timeout_seconds, label=state.request_id)
+            priority = parse_priority(request.headers.get("x-priority"), DEFAULT_PRIORITY)
+            ticket = state.ticket = Ticket(
+                deadline=arrived + timeout_seconds, label=state.request_id, priority=priority
+            )
             job = Job(version, body, parameters, ticket)
             with _watched(request.receive, ticket):
                 decoded = self._admit_quickly(job)

@@ -1,50 +1,251 @@
 """Who gets into a model's queue, and when a refused client should come back.
 
-Today the rule is a bounded queue; the wait that it predicts is the number of batches ahead times the
-recent time of a batch. Admission by deadline belongs here too: `check` already sees all it needs.
+A newcomer takes its place by priority and due time. It is let in if neither it, nor anyone of its own
+priority whom it displaces, is then late by
+
+    (time until the lane is free) + margin · ⌈work ahead, itself included / a full batch⌉ · time(a full batch)
+
+Predicted with full batches: what joins a batch later makes it slower, and must not make it late. Until
+anything was timed there is only the bound on the queue's length. Used under the batcher's lock.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
+from service.engine.batch import BatchLimits
+from service.engine.order import Order
+from service.engine.ticket import LOWEST_PRIORITY
+from service.engine.times import Meter, Ratios, TimeTable
 from service.errors import Overloaded
 
-_SMOOTHING = 0.2  # weight of the newest batch time in the running mean
+Delay = Callable[[float, float], float]
+
+_GOOD_ENOUGH = 0.95  # of the best rate: larger batches than give this only make others wait
+_STILL_GOOD = 0.92  # at less than this, another size is chosen
+_SMOOTHING = 0.2
+_REFRESH_BATCHES = 16
+_GROWTH = 1.25
+_TIGHT_SHARE_DOWN, _TIGHT_SHARE_UP = 0.9, 1.01  # settles where about one request in ten is tighter
+_PROBE_SECONDS = 1.0
+_MOST_SHARE = 0.9
+_PRESSURE = 0.5  # of the time that a request has: from here on its promise is checked
+_ROUNDING = 1e-9
 
 
 class Admission:
-    """The gate of one model. Used under the batcher's lock.
+    """The gate of one model, and the size of its batches.
 
     Args:
-        max_queue_items: Most items that may wait.
-        max_items: Most items in a batch.
+        limits: How items may share a run.
+        uniform: Whether all items have one shape, so that a batch's size is its number of items.
+
+    Attributes:
+        table: What batches cost in time.
+        batch_size: Largest padded cost of a batch: items, where they are uniform.
+        full_seconds: Expected time of a full batch; 0 before any was timed.
+        gain: Lane time of an item in a full batch over its time alone, 1 where batching gives nothing.
+        lanes: How many serve the model.
+        answer_seconds: What passes from a batch's end until its answers reach their waiters.
     """
 
-    def __init__(self, *, max_queue_items: int, max_items: int) -> None:
-        self._max_queue_items = max_queue_items
-        self._max_items = max_items
-        self._batch_seconds = 0.0
+    def __init__(self, limits: BatchLimits, *, uniform: bool) -> None:
+        self.table = TimeTable()
+        self.batch_size = limits.max_items if uniform else limits.max_cost or 0
+        self.full_seconds = 0.0
+        self.gain = 1.0
+        self.lanes = 1
+        self.answer_seconds = 0.0
+        self._limits = limits
+        self._uniform = uniform
+        self._tight_seconds = limits.deadline_seconds
+        self._taken: dict[int, Meter] = {}
+        self._promises = Ratios(remembered=512, fewest=32, quantile=0.99)
+        self._since_refresh = 0
+        self._probed = -math.inf
 
-    def record(self, seconds: float) -> None:
-        """Learn from a batch that just ran."""
-        known = self._batch_seconds
-        self._batch_seconds = seconds if known == 0 else known + _SMOOTHING * (seconds - known)
+    @property
+    def margin(self) -> float:
+        """How much longer than expected answers under pressure took, at worst; 1.05 to 2."""
+        return self._promises.margin(self.table.margin)
 
-    def predicted_wait_seconds(self, waiting_items: int) -> float:
-        """Predict how long a newcomer behind `waiting_items` waits for its answer."""
-        return math.ceil((waiting_items + 1) / self._max_items) * self._batch_seconds
+    def work(self, cost: int) -> float:
+        """Give the seconds that an item needs alone."""
+        return self.table.seconds(1 if self._uniform else cost)
 
-    def check(self, waiting_items: int, new_items: int) -> None:
+    def wait_seconds(self, work: float) -> float:
+        """Predict the lane time of this much work, in full batches, without waiting for the lane."""
+        full = self.full_seconds
+        if full <= 0:
+            return 0.0
+        batches = math.ceil(self.gain * work / full - _ROUNDING)
+        return math.ceil(batches / self.lanes) * full
+
+    def check(
+        self, order: Order, works: Sequence[float], newcomer: Newcomer, delay: Delay, *, ahead: float = 0.0
+    ) -> tuple[int, float]:
         """Let a request in, or refuse it at once.
 
+        Args:
+            order: Who waits.
+            works: Seconds alone of each of the request's items.
+            newcomer: Its urgency.
+            delay: Gives, for this much lane time of the model's work and its deadline, what keeps the lane
+                from doing it at once, in seconds.
+            ahead: Work that is on its way to the queue and will stand before the newcomer.
+
+        Returns:
+            Its place in the order, and how long it is expected to take if that is much of its time, else 0.
+
         Raises:
-            Overloaded: The queue has no room for all of the request's items.
+            Overloaded: The queue is full, or somebody would be late.
         """
-        if waiting_items + new_items <= self._max_queue_items:
+        waiting, most = len(order), self._limits.max_queue_items
+        if waiting + len(works) > most:
+            raise Overloaded(
+                f"the queue is full: {waiting} of {most} items wait",
+                reason="queue_full",
+                retry_after_seconds=self.wait_seconds(order.total_work),
+            )
+        place = order.position(newcomer.priority, newcomer.due)
+        if self.full_seconds <= 0:
+            return place, 0.0
+        added = sum(works)
+        expected = self._expected_seconds(order.work_before(place) + ahead, added, newcomer, delay)
+        left = newcomer.deadline - newcomer.now
+        late = self.margin * expected + self.answer_seconds - left
+        if late <= 0 and place < waiting:
+            late = self._displaced_lateness(order, place, added, newcomer, delay)
+        if late > 0 and (waiting or not self._is_probe(newcomer.now)):
+            raise Overloaded(
+                "it would not be answered before its deadline",
+                reason="deadline",
+                retry_after_seconds=late,
+            )
+        return place, expected if expected > _PRESSURE * left else 0.0
+
+    def note_kept(self, ratio: float) -> None:
+        """Learn how long a batch's worst item took, over what was expected when it was let in."""
+        self._promises.add(ratio)
+
+    def note_taken(self, priority: int, seconds: float, now: float) -> None:
+        """Note lane time that a batch of this priority took from all below."""
+        level = min(priority, LOWEST_PRIORITY)
+        meter = self._taken.get(level)
+        if meter is None:
+            meter = self._taken[level] = Meter()
+        meter.add(seconds, now)
+
+    def note_deadline(self, newcomer: Newcomer, work: float) -> None:
+        """Follow the tighter deadlines that are asked for, of those that can be kept under load at all."""
+        seconds = newcomer.deadline - newcomer.now
+        tight = self._tight_seconds
+        if seconds == tight or seconds < 2 * self.table.margin * work:
             return
-        raise Overloaded(
-            f"the queue is full: {waiting_items} of {self._max_queue_items} items wait",
-            reason="queue_full",
-            retry_after_seconds=self.predicted_wait_seconds(waiting_items),
-        )
+        if seconds < tight:
+            self._tight_seconds = max(seconds, tight * _TIGHT_SHARE_DOWN)
+        else:
+            self._tight_seconds = min(seconds, tight * _TIGHT_SHARE_UP)
+
+    def record(self, size: int, works: float, seconds: float, *, saturated: bool) -> None:
+        """Learn from a batch that just ran.
+
+        Args:
+            size: Its padded cost.
+            works: Seconds alone of its items, summed.
+            seconds: The lane's time for it.
+            saturated: Whether it was as large as it could be: others were left waiting.
+        """
+        if saturated and not self._uniform and works > 0:
+            self.gain += _SMOOTHING * (min(seconds / works, 1.0) - self.gain)
+            self.full_seconds += _SMOOTHING * (seconds - self.full_seconds)
+        self.table.record(size, seconds)
+        self._since_refresh += 1
+        if self._since_refresh >= _REFRESH_BATCHES or self.full_seconds <= 0:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Choose the batch size anew from the table and the deadlines that clients ask for."""
+        self._since_refresh = 0
+        table, limits = self.table, self._limits
+        if table.known < 2 and limits.max_items > 1:  # one size says nothing of what batching gives
+            return
+        within = self._tight_seconds / (2 * table.margin)
+        most = int(2 * table.largest)  # one step beyond what is known
+        if not self._uniform:
+            self.batch_size = self._grown(table.largest_within(within, min(most, limits.max_cost or most)))
+            self.full_seconds = self.full_seconds or table.seconds(table.largest)
+            return
+        feasible = table.largest_within(within, min(most, limits.max_items))
+        sizes = [2**k for k in range(feasible.bit_length()) if 2**k < feasible] + [feasible]
+        best = max(self._rate(size) for size in sizes)
+        if not (self.batch_size <= feasible and self._rate(self.batch_size) >= _STILL_GOOD * best):
+            chosen = next(s for s in sizes if self._rate(s) >= _GOOD_ENOUGH * best)
+            self.batch_size = self._grown(chosen)
+        self.full_seconds = table.seconds(self.batch_size)
+        self.gain = self.full_seconds / (self.batch_size * table.seconds(1))
+
+    def _rate(self, size: int) -> float:
+        return size / self.table.seconds(size)
+
+    def _grown(self, size: int) -> int:
+        """Let batches grow slowly: those who wait were promised shorter ones."""
+        return size if self._promises.empty else min(size, math.ceil(_GROWTH * self.batch_size))
+
+    def _expected_seconds(self, before: float, added: float, newcomer: Newcomer, delay: Delay) -> float:
+        own = self.wait_seconds(before + added)
+        blocked = delay(own, newcomer.deadline)
+        if before <= 0 and blocked <= 0:  # an idle lane starts at once, with what is there
+            own = min(own, added)
+        return blocked + own / (1 - self._taken_by_higher(newcomer))
+
+    def _displaced_lateness(
+        self, order: Order, place: int, added: float, newcomer: Newcomer, delay: Delay
+    ) -> float:
+        """Tell by how much somebody of the same priority would be late, who would not be otherwise."""
+        before = order.work_before(place)
+        blocked, margin = delay(0.0, newcomer.deadline), self.margin
+        base = newcomer.now + self.answer_seconds
+        for key, item, work in order.from_position(place):
+            if key[0] > newcomer.priority:
+                break
+            before += work
+            finish = base + margin * (blocked + self.wait_seconds(before + added))
+            deadline = item.ticket.deadline
+            if finish > deadline >= base + blocked + self.wait_seconds(before):
+                return finish - deadline
+        return 0.0
+
+    def _taken_by_higher(self, newcomer: Newcomer) -> float:
+        """Tell the share of the lane that more urgent requests have taken of late."""
+        if newcomer.priority == 1 or len(self._taken) < 2:
+            return 0.0
+        share = sum(meter.rate(newcomer.now) for p, meter in self._taken.items() if p < newcomer.priority)
+        return min(share, _MOST_SHARE)
+
+    def _is_probe(self, now: float) -> bool:
+        """Let one into an empty queue now and then, so that a wrong time can be found out."""
+        if now < self._probed + _PROBE_SECONDS:
+            return False
+        self._probed = now
+        return True
+
+
+class Newcomer:
+    """A request's urgency.
+
+    Args:
+        priority: 1 is highest.
+        deadline: When its answer becomes worthless, in clock seconds.
+        due: Where it stands among its priority: the deadline, or earlier where that is far away.
+        now: The clock.
+    """
+
+    __slots__ = ("deadline", "due", "now", "priority")
+
+    def __init__(self, priority: int, deadline: float, due: float, now: float) -> None:
+        self.priority = priority
+        self.deadline = deadline
+        self.due = due
+        self.now = now

@@ -12,18 +12,22 @@ from numpy.typing import NDArray
 
 from service.engine.ticket import Inputs, Item
 
-# Padding may make a batch of unequal items at most this much dearer than their real cost.
-_MAX_PADDING_RATIO = 1.25
-
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How items of one model may share a run; see `service.manifest.Batching` for the meanings."""
+    """How items of one model may share a run; see `service.manifest.Batching` for the meanings.
+
+    Attributes:
+        deadline_seconds: What a request has that names no deadline of its own.
+        cache_bytes: Size of the cache of answers; 0 is none.
+    """
 
     max_items: int = 32
     max_cost: int | None = None
     max_delay_seconds: float = 0.0
     max_queue_items: int = 512
+    deadline_seconds: float = 1.0
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,46 +39,76 @@ class RowSpec:
 
 
 class Batch:
-    """Items that run together, and the arrays they are written to.
+    """Items that run together; with buffers, their rows are written while they still wait.
 
     Filled by several threads while it is open: `_unwritten` holds the rows that no thread has taken yet,
     so a claiming lane copies what is left itself instead of waiting for somebody to be scheduled.
+
+    Args:
+        buffers: Arrays for the rows of fixed-shape inputs; None for ragged ones, stacked before the run.
+
+    Attributes:
+        items: What runs, once it is claimed.
+        work: Seconds that the items would need one by one.
+        company_work: The part of it that is of lower priority than the head.
+        priority: Of the head.
+        claimed: When, in clock seconds.
+        saturated: Whether others were left waiting.
     """
 
-    def __init__(self, limits: BatchLimits, buffers: dict[str, NDArray[Any]] | None) -> None:
-        self.items: list[Item] = []
+    def __init__(self, buffers: dict[str, NDArray[Any]] | None) -> None:
+        self.items: Sequence[Item] = ()
+        self.work = 0.0
+        self.company_work = 0.0
+        self.priority = 0
         self.claimed = 0.0
-        self._limits = limits
+        self.saturated = False
         self._buffers = buffers
-        self._unwritten: list[int] = []
+        self._rows: dict[Item, int] = {}
+        self._unwritten: list[tuple[Item, int]] = []
+        self._late: list[tuple[Item, int]] = []
         self._writing = 0
         self._written = threading.Condition()
-        self._largest = 0
-        self._total = 0
+
+    @property
+    def size(self) -> int:
+        """Padded cost."""
+        return max(item.cost for item in self.items) * len(self.items)
 
     @property
     def padding_ratio(self) -> float:
         """Padded cost over real cost."""
-        return self._largest * len(self.items) / self._total if self._total else 1.0
+        total = sum(item.cost for item in self.items)
+        return self.size / total if total else 1.0
 
-    def has_room_for(self, cost: int) -> bool:
-        """Tell whether one more item keeps within count, padded cost and padding."""
-        count = len(self.items) + 1
-        if count == 1:
-            return True
-        padded = count * max(self._largest, cost)
-        max_cost = self._limits.max_cost
-        if count > self._limits.max_items or (max_cost is not None and padded > max_cost):
-            return False
-        return padded <= _MAX_PADDING_RATIO * (self._total + cost)
+    @property
+    def has_free_row(self) -> bool:
+        """Tell whether one more item's row can be staged."""
+        return self._buffers is not None and len(self._rows) < len(next(iter(self._buffers.values())))
 
-    def add(self, item: Item) -> None:
-        """Take an item in; its row is written later, by `write_rows`."""
+    def stage(self, item: Item) -> None:
+        """Give an item a row; `write_rows` fills it."""
+        row = self._rows[item] = len(self._rows)
         with self._written:
-            self._unwritten.append(len(self.items))
-        self.items.append(item)
-        self._largest = max(self._largest, item.cost)
-        self._total += item.cost
+            self._unwritten.append((item, row))
+
+    def close(self, items: Sequence[Item]) -> None:
+        """Settle what runs. Those without a row get a free one, or one that was staged in vain."""
+        self.items = items
+        if self._buffers is None:
+            return
+        missing = [item for item in items if item not in self._rows]
+        if not missing:
+            return
+        running = set(items)
+        vain = [item for item in self._rows if item not in running]
+        for item in missing:
+            if self.has_free_row:
+                self.stage(item)
+            else:
+                row = self._rows.pop(vain.pop())
+                self._rows[item] = row
+                self._late.append((item, row))
 
     def write_rows(self) -> None:
         """Copy rows that nobody has copied yet. Any thread may help."""
@@ -84,30 +118,37 @@ class Batch:
             with self._written:
                 if not self._unwritten:
                     return
-                row = self._unwritten.pop()
+                item, row = self._unwritten.pop()
                 self._writing += 1
             try:
-                for name, buffer in self._buffers.items():
-                    np.copyto(buffer[row], self.items[row].inputs[name], casting="no")
+                self._write(item, row)
             finally:
                 with self._written:
                     self._writing -= 1
                     self._written.notify_all()
 
-    def arrays(self, keep: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Give the inputs of the kept rows, batch axis first, once every row is written."""
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Give the inputs of the items, batch axis first, once every row is written."""
         if self._buffers is None:
-            return stack([self.items[i].inputs for i in keep])
+            return stack([item.inputs for item in self.items])
         self._finish_writing()
-        if len(keep) == len(self.items):
-            return {name: buffer[: len(keep)] for name, buffer in self._buffers.items()}
-        return {name: buffer[list(keep)] for name, buffer in self._buffers.items()}
+        for item, row in self._late:
+            self._write(item, row)
+        rows = [self._rows[item] for item in self.items]
+        if rows == list(range(len(rows))):
+            return {name: buffer[: len(rows)] for name, buffer in self._buffers.items()}
+        return {name: buffer[rows] for name, buffer in self._buffers.items()}
 
     def release_buffers(self) -> dict[str, NDArray[Any]] | None:
         """Give the buffers back, after the run; nobody writes to them any more."""
         self._finish_writing()
         buffers, self._buffers = self._buffers, None
         return buffers
+
+    def _write(self, item: Item, row: int) -> None:
+        assert self._buffers is not None, "rows are written before the buffers go back"
+        for name, buffer in self._buffers.items():
+            np.copyto(buffer[row], item.inputs[name], casting="no")
 
     def _finish_writing(self) -> None:
         self.write_rows()

@@ -1,30 +1,35 @@
 """A model's queue, and how its next batch is formed and staged.
 
-    submit ──▶ staged batch, open ──────────▶ claim ──▶ lane runs it
-       │        (rows written by submitters)    │
-       └─────▶ waiting, by priority/deadline ───┘ opens the next staged batch from what waits
+    submit ─ equal item waits or runs? follow it
+       │
+       ├─ admission: late? 429
+       ▼
+    order, by priority and due time ──── claim: the head and its company ──▶ lane runs them ─▶ settle
+       └ rows of the first ones written by submitters while the lane runs the batch before
 
-The staged batch stays open to newcomers until a lane claims it: late bound. Rows of fixed-shape models
-are copied into its buffers by the threads that submit; rows of ragged models are padded at the claim,
-when the longest is known. One short lock guards the queue; no copy happens under it.
+The order stays open until a lane claims from it: late bound. Rows of fixed-shape models are copied into
+buffers by the threads that submit; rows of ragged models are padded after the claim, when the longest is
+known. One short lock guards the queue; no copy of a row happens under it.
 """
 
 from __future__ import annotations
 
-import bisect
-import itertools
+import math
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.admission import Admission
+from service.engine.admission import Admission, Newcomer
 from service.engine.batch import Batch, BatchLimits, RowSpec
+from service.engine.company import Bounds, ragged_company, uniform_company
 from service.engine.observer import Observer
-from service.engine.ticket import Item, Ticket, fail
+from service.engine.order import Order
+from service.engine.sharing import AnswerCache, Flights, content_of, kept
+from service.engine.ticket import Item, Settlement, Ticket, deliver
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -34,6 +39,18 @@ from service.errors import (
     RequestError,
     TooLarge,
 )
+
+_PATIENCE = 4  # times the model's own deadline, after which a request stands before those that are due then
+
+
+class LaneSeam(Protocol):
+    """What a queue needs of a lane that serves it."""
+
+    def wake(self) -> None:
+        """Tell the lane that there may be work."""
+
+    def delay(self, queue: Batcher, work_seconds: float, deadline: float, now: float) -> float:
+        """Predict what keeps the lane from doing a model's work at once, in seconds."""
 
 
 class Batcher:
@@ -45,7 +62,9 @@ class Batcher:
         rows: Inputs of a fixed-shape model; None for a ragged one.
 
     Attributes:
-        wakers: Called after a submission: the lanes that serve this model.
+        lanes: Those that serve this model.
+        backlog_seconds: Expected lane time of what waits, in full batches.
+        pressing: Deadline of the head; infinite without one.
     """
 
     def __init__(
@@ -61,40 +80,66 @@ class Batcher:
         self.model = model
         self.version = version
         self.limits = limits
-        self.wakers: tuple[Callable[[], None], ...] = ()
+        self.lanes: tuple[LaneSeam, ...] = ()
+        self.backlog_seconds = 0.0
+        self.pressing = math.inf
         self._rows = rows
         self._observer = observer
         self._clock = clock
         self._lock = threading.Lock()
-        self._admission = Admission(max_queue_items=limits.max_queue_items, max_items=limits.max_items)
+        self._admission = Admission(limits, uniform=rows is not None)
+        self._order = Order()
+        self._cache = AnswerCache(limits.cache_bytes) if limits.cache_bytes else None
+        self._flights = Flights(exact=self._cache is not None)
         self._spare: list[dict[str, NDArray[Any]]] = []
-        self._waiting: list[tuple[int, float, int, Item]] = []
-        self._sequence = itertools.count()
-        self._staged = Batch(limits, self._buffers())
+        self._staged = Batch(self._buffers())
+        self._purged = False
         self._closed: str | None = None
         observer.model_added(model, version)
 
     @property
+    def uniform(self) -> bool:
+        """Whether all items have one shape."""
+        return self._rows is not None
+
+    @property
     def queue_items(self) -> int:
-        """Items that wait, staged ones included."""
-        return len(self._waiting) + len(self._staged.items)
+        """Items that wait."""
+        return len(self._order)
+
+    @property
+    def full_seconds(self) -> float:
+        """Expected time of one full batch."""
+        return self._admission.full_seconds
+
+    @property
+    def cache_size_bytes(self) -> int:
+        """What the kept answers take."""
+        return self._cache.size_bytes if self._cache else 0
 
     @property
     def predicted_wait_seconds(self) -> float:
-        """How long a newcomer would wait for its answer."""
-        return self._admission.predicted_wait_seconds(self.queue_items)
+        """How long a newcomer at the end of the queue would wait for its answer."""
+        own = self._admission.wait_seconds(self._order.total_work) + self._admission.full_seconds
+        return self._delay(own, math.inf) + own
 
     @property
     def closed(self) -> bool:
         """Whether newcomers are refused for good."""
         return self._closed is not None
 
+    def seed(self, size: int, seconds: float) -> None:
+        """Learn a batch's time from a run apart from the traffic."""
+        with self._lock:
+            self._admission.table.seed(size, seconds)
+            self._admission.refresh()
+
     def submit(self, ticket: Ticket) -> None:
         """Let a request's items in, all or none, and write their rows.
 
         Raises:
             TooLarge: More items than the queue ever holds.
-            Overloaded: The queue has no room.
+            Overloaded: The queue has no room, or somebody would be late.
             NotReady: The model is being unloaded or its device is gone.
             DeadlineExceeded: The deadline has already passed.
         """
@@ -106,17 +151,25 @@ class Batcher:
         if len(ticket.items) > most:
             raise TooLarge(f"the request makes {len(ticket.items)} items; the model's queue holds {most}")
         self._check_rows(ticket)
-        with self._lock:
-            if self._closed:
-                raise NotReady(self._closed, retry_after_seconds=1)
-            self._admit(len(ticket.items), now)
-            for item in ticket.items:
-                item.submitted = now
-                self._place(item)
-            staged = self._staged
-        for wake in self.wakers:
-            wake()
-        staged.write_rows()
+        for item in ticket.items:
+            item.submitted = now
+            item.content = content_of(item.inputs, exact=self._cache is not None)
+        answers: list[Settlement] = []
+        dead: list[Item] = []
+        try:
+            with self._lock:
+                if self._closed:
+                    raise NotReady(self._closed, retry_after_seconds=1)
+                fresh = self._let_in(ticket, now, answers, dead)
+                staged = self._staged
+        finally:
+            self._tell_dropped(dead)
+        if answers:
+            ticket.post(answers)
+        if fresh:
+            for lane in self.lanes:
+                lane.wake()
+            staged.write_rows()
 
     def head(self) -> tuple[float, float] | None:
         """Tell about the next batch.
@@ -125,33 +178,43 @@ class Batcher:
             When it may be claimed and its first item's deadline, in clock seconds; None without work.
         """
         with self._lock:
-            items = self._staged.items
+            items = self._order.items
             if not items:
                 return None
-            full = len(items) >= self.limits.max_items or bool(self._waiting)
-            claimable = 0.0 if full else items[0].submitted + self.limits.max_delay_seconds
-            return claimable, min(item.ticket.deadline for item in items)
+            claimable = 0.0
+            if self.limits.max_delay_seconds and len(items) < self.limits.max_items:
+                claimable = min(item.submitted for item in items) + self.limits.max_delay_seconds
+            return claimable, items[0].ticket.deadline
 
-    def claim(self) -> tuple[Batch, list[int]] | None:
-        """Close the staged batch and take it; open the next one from what waits.
+    def claim(self) -> Batch | None:
+        """Take the most urgent item and its company; the next batch is staged from those who stay.
 
         Returns:
-            The batch and the rows that shall run. Rows of expired and hung-up requests are left out and
-            have been told; None where nothing is left to run.
+            What shall run; None where nothing is left. Items of expired and hung-up requests, and those
+            that could not be in time any more, are left out and have been told.
         """
         now = self._clock()
+        dead: list[Item] = []
         with self._lock:
-            batch = self._staged
-            if not batch.items:
-                return None
+            self._purged = False
+            positions = self._choose(now, dead)
+            batch = self._take(positions) if positions else None
+        if batch is not None:
             batch.claimed = now
-            self._staged = Batch(self.limits, self._buffers())
-            self._refill()
-        keep = [row for row, item in enumerate(batch.items) if self._still_wanted(item, now)]
-        if keep:
-            return batch, keep
-        self.recycle(batch)
-        return None
+        self._tell_dropped(dead)
+        return batch
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Hand results to all who wait for them, in one wake-up."""
+        if self._cache is not None:
+            answers = [(item.content, kept(r)) for item, r in settlements if not isinstance(r, RequestError)]
+        now = self._clock()
+        with self._lock:
+            self._end([item for item, _ in settlements], now)
+            if self._cache is not None:
+                for content, outputs in answers:
+                    self._cache.put(content, outputs)
+        deliver([(waiter, result) for item, result in settlements for waiter in item.waiters()])
 
     def recycle(self, batch: Batch, seconds: float | None = None) -> None:
         """Take a finished batch's buffers back, and learn from the time it took."""
@@ -160,19 +223,25 @@ class Batcher:
             if buffers is not None and len(self._spare) < 2:
                 self._spare.append(buffers)
             if seconds is not None:
-                self._admission.record(seconds)
+                self._admission.record(batch.size, batch.work, seconds, saturated=batch.saturated)
+                net_seconds = seconds - self._admission.gain * batch.company_work
+                self._admission.note_taken(batch.priority, net_seconds, self._clock())
 
     def close(self, reason: str) -> None:
         """Refuse newcomers from now on and fail all that wait."""
         with self._lock:
             self._closed = reason
-            items = [*self._staged.items, *(entry[-1] for entry in self._waiting)]
-            self._waiting.clear()
-            self._staged = Batch(self.limits, self._buffers())
-        for item in items:
+            items = self._order.take(range(len(self._order)))
+            self._staged = Batch(self._buffers())
+        waiters = [waiter for item in items for waiter in item.waiters()]
+        for waiter in waiters:
             self._observer.item_dropped(self.model, self.version, "shutdown")
-            item.ticket.dropped = item.ticket.dropped or "shutdown"
-        fail(items, NotReady(reason, retry_after_seconds=1))
+            waiter.ticket.dropped = waiter.ticket.dropped or "shutdown"
+        self.settle([(item, NotReady(reason, retry_after_seconds=1)) for item in items])
+
+    def expected_seconds(self, batch: Batch) -> float:
+        """Expect a claimed batch to take so long."""
+        return self._admission.table.seconds(batch.size)
 
     def _check_rows(self, ticket: Ticket) -> None:
         for item in ticket.items:
@@ -182,38 +251,145 @@ class Batcher:
                     f"the task made {name} {array.dtype} {array.shape}, the graph takes {row}"
                 )
 
-    def _admit(self, new_items: int, now: float) -> None:
-        try:
-            self._admission.check(self.queue_items, new_items)
-        except Overloaded:
-            self._waiting = [entry for entry in self._waiting if self._still_wanted(entry[-1], now)]
-            self._admission.check(self.queue_items, new_items)
-
-    def _place(self, item: Item) -> None:
-        if self._staged.has_room_for(item.cost):
-            self._staged.add(item)
-            return
-        entry = (item.ticket.priority, item.ticket.deadline, next(self._sequence), item)
-        bisect.insort(self._waiting, entry)
-
-    def _refill(self) -> None:
-        """Move what fits from the waiting list to the new staged batch; the most urgent always goes."""
-        left = []
-        for entry in self._waiting:
-            if self._staged.has_room_for(entry[-1].cost):
-                self._staged.add(entry[-1])
+    def _let_in(self, ticket: Ticket, now: float, answers: list[Settlement], dead: list[Item]) -> list[Item]:
+        """Sort a request's items into answered, following and fresh ones, and admit these."""
+        fresh: list[Item] = []
+        follows: list[tuple[Item, Item]] = []
+        for item in ticket.items:
+            outputs = self._cache.get(item.content) if self._cache else None
+            if outputs is not None:
+                answers.append((item, outputs))
+                continue
+            leader = self._flights.find(item)
+            if leader is not None and _may_follow(leader, item):
+                follows.append((leader, item))
             else:
-                left.append(entry)
-        self._waiting = left
+                fresh.append(item)
+                self._flights.add(item)
+        if fresh:
+            try:
+                self._admit(fresh, ticket, now, dead)
+            except Overloaded:
+                for item in fresh:
+                    self._flights.remove(item)
+                raise
+        for leader, item in follows:
+            leader.followers = [*(leader.followers or ()), item]
+        self._note_shared(ticket, len(answers), len(follows))
+        return fresh
 
-    def _still_wanted(self, item: Item, now: float) -> bool:
-        ticket = item.ticket
-        if ticket.dropped is None and not ticket.expired(now):
-            return True
-        reason = ticket.dropped or "expired"
-        self._observer.item_dropped(self.model, self.version, reason)
-        fail([item], _drop_error(reason))
-        return False
+    def _admit(self, fresh: Sequence[Item], ticket: Ticket, now: float, dead: list[Item]) -> None:
+        admission, order = self._admission, self._order
+        due = min(ticket.deadline, now + _PATIENCE * self.limits.deadline_seconds)
+        newcomer = Newcomer(ticket.priority, ticket.deadline, due, now)
+        works = [admission.work(item.cost) for item in fresh]
+        admission.note_deadline(newcomer, works[0])
+        try:
+            place, promised = admission.check(order, works, newcomer, self._delay)
+        except Overloaded:
+            if self._purged:
+                raise
+            self._purged = True  # once a batch: a refusal must stay cheap
+            gone = order.remove_unless(lambda item: _is_wanted(item, now))
+            dead += gone
+            if not gone:
+                raise
+            place, promised = admission.check(order, works, newcomer, self._delay)
+        for item, work in zip(fresh, works, strict=True):
+            item.promised_seconds = promised
+            order.insert(place, newcomer.priority, due, item, work)
+            if place < admission.batch_size and self._staged.has_free_row:
+                self._staged.stage(item)
+            place += 1
+        self._note_backlog()
+
+    def _choose(self, now: float, dead: list[Item]) -> Sequence[int]:
+        order = self._order
+        bounds = self._bounds(now)
+        while order.items:
+            if self._rows is None:
+                positions: Sequence[int] = ragged_company(order, bounds)
+            else:
+                positions = range(uniform_company(order, bounds))
+            least = bounds.seconds(order.items[0].cost) if len(positions) < len(order) else 0.0
+            lost = [i for i in positions if not _is_wanted(order.items[i], now, least)]
+            if not lost:
+                return positions
+            dead += order.take(lost)
+        return ()
+
+    def _bounds(self, now: float) -> Bounds:
+        admission, limits = self._admission, self.limits
+        size = admission.batch_size
+        if self._rows is not None:
+            max_items, max_size = min(size, limits.max_items), limits.max_cost or 0
+        else:
+            max_items, max_size = limits.max_items, min(size, limits.max_cost or size)
+        return Bounds(
+            max_items,
+            max_size,
+            seconds=admission.table.seconds,
+            full_seconds=admission.full_seconds,
+            margin=admission.table.margin,
+            gain=admission.gain,
+            now=now,
+        )
+
+    def _take(self, positions: Sequence[int]) -> Batch:
+        order = self._order
+        batch = self._staged
+        alike = order.rank_end(order.keys[0][0])
+        batch.priority = order.keys[0][0]
+        batch.work = sum(order.works[i] for i in positions)
+        batch.company_work = sum(order.works[i] for i in positions if i >= alike)
+        batch.close(order.take(positions))
+        for item in batch.items:
+            item.claimed = True
+        batch.saturated = len(order) > 0
+        self._note_backlog()
+        self._staged = Batch(self._buffers())
+        if self._rows is not None:
+            for item in order.items[: self._admission.batch_size]:
+                self._staged.stage(item)
+        return batch
+
+    def _note_backlog(self) -> None:
+        items = self._order.items
+        self.backlog_seconds = self._admission.wait_seconds(self._order.total_work)
+        self.pressing = items[0].ticket.deadline if items else math.inf
+
+    def _delay(self, work_seconds: float, deadline: float) -> float:
+        now = self._clock()
+        return min((lane.delay(self, work_seconds, deadline, now) for lane in self.lanes), default=0.0)
+
+    def _tell_dropped(self, items: Sequence[Item]) -> None:
+        if not items:
+            return
+        waiters = [waiter for item in items for waiter in item.waiters()]
+        now = self._clock()
+        with self._lock:
+            self._end(items, now)
+        settlements: list[Settlement] = []
+        for waiter in waiters:
+            reason = waiter.ticket.dropped or "expired"
+            self._observer.item_dropped(self.model, self.version, reason)
+            settlements.append((waiter, _drop_error(reason)))
+        deliver(settlements)
+
+    def _end(self, items: Sequence[Item], now: float) -> None:
+        worst = 0.0
+        for item in items:
+            self._flights.remove(item)
+            if item.promised_seconds:
+                worst = max(worst, (now - item.submitted) / item.promised_seconds)
+        if worst:
+            self._admission.note_kept(worst)
+
+    def _note_shared(self, ticket: Ticket, answered: int, following: int) -> None:
+        if following:
+            self._observer.items_shared(self.model, self.version, following)
+        if self._cache is not None:
+            self._observer.cache_asked(self.model, self.version, answered, len(ticket.items) - answered)
 
     def _buffers(self) -> dict[str, NDArray[Any]] | None:
         if self._rows is None:
@@ -222,6 +398,20 @@ class Batcher:
             return self._spare.pop()
         size = self.limits.max_items
         return {name: np.zeros((size, *row.shape), dtype=row.dtype) for name, row in self._rows.items()}
+
+
+def _may_follow(leader: Item, item: Item) -> bool:
+    """Tell whether an item that waits or runs will be done in time for an equal one."""
+    one, other = leader.ticket, item.ticket
+    return leader.claimed or (one.deadline <= other.deadline and one.priority <= other.priority)
+
+
+def _is_wanted(item: Item, now: float, least_seconds: float = 0.0) -> bool:
+    """Tell whether somebody still waits for an item that needs at least so long."""
+    return any(
+        waiter.ticket.dropped is None and waiter.ticket.deadline > now + least_seconds
+        for waiter in item.waiters()
+    )
 
 
 def _drop_error(reason: str) -> RequestError:

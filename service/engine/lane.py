@@ -24,12 +24,12 @@ from service.engine.batch import Batch, stack
 from service.engine.batcher import Batcher
 from service.engine.observer import BatchReport, Observer
 from service.engine.outputs import NotFinite, Run, WrongOutputs, checked_run, split
-from service.engine.ticket import Item, Settlement, deliver, fail
+from service.engine.schedule import Placement, Schedule
+from service.engine.ticket import Item, Settlement
 from service.errors import InferenceFailed, KotaeError
 
 _Result = TypeVar("_Result")
 
-_FAIRNESS_SECONDS = 0.05  # models whose used time differs by less than this go by deadline
 _FIRST_BACKOFF_SECONDS = 0.05
 _FAILED_TEXT = "the inference failed; the request id finds the reason in the server's log"
 
@@ -38,19 +38,6 @@ _log = logging.getLogger(__name__)
 
 class LaneStopped(KotaeError):
     """The lane takes no more work."""
-
-
-class _Placement:
-    """A model on this lane.
-
-    Attributes:
-        used_seconds: Device time charged so far, for the fair share.
-    """
-
-    def __init__(self, batcher: Batcher, run: Run, used_seconds: float) -> None:
-        self.batcher = batcher
-        self.run = run
-        self.used_seconds = used_seconds
 
 
 class Lane:
@@ -85,8 +72,8 @@ class Lane:
         self._clock = clock
         self._changed = threading.Condition()
         self._jobs: deque[tuple[Callable[[], None], Future[Any]]] = deque()
-        self._placements: list[_Placement] = []
-        self._running: Sequence[Item] = ()
+        self._schedule: Schedule[Batcher] = Schedule()
+        self._running: tuple[Batcher, Sequence[Item]] | None = None
         self._stopping = False
         self._thread = self._new_thread()
         observer.lane_added(device)
@@ -109,21 +96,24 @@ class Lane:
     def attach(self, batcher: Batcher, run: Run) -> None:
         """Serve a model from now on."""
         with self._changed:
-            least = min((p.used_seconds for p in self._placements), default=0.0)
-            self._placements.append(_Placement(batcher, run, least))
-            batcher.wakers = (*batcher.wakers, self.wake)
+            self._schedule.add(batcher, run)
+            batcher.lanes = (*batcher.lanes, self)
             self._changed.notify_all()
 
     def detach(self, batcher: Batcher) -> None:
         """Serve a model no more."""
         with self._changed:
-            self._placements = [p for p in self._placements if p.batcher is not batcher]
-            batcher.wakers = tuple(waker for waker in batcher.wakers if waker != self.wake)
+            self._schedule.remove(batcher)
+            batcher.lanes = tuple(lane for lane in batcher.lanes if lane is not self)
 
     def wake(self) -> None:
         """Tell the thread that there may be work."""
         with self._changed:
             self._changed.notify()
+
+    def delay(self, batcher: Batcher, work_seconds: float, deadline: float, now: float) -> float:
+        """Predict what keeps the lane from doing a model's work at once; see `Schedule.delay`."""
+        return self._schedule.delay(batcher, work_seconds, deadline, now)
 
     def call(self, job: Callable[[], _Result]) -> Future[_Result]:
         """Run a function on the lane's thread between two batches.
@@ -177,7 +167,7 @@ class Lane:
             else:
                 return
 
-    def _next(self) -> tuple[Callable[[], None] | None, _Placement | None]:
+    def _next(self) -> tuple[Callable[[], None] | None, Placement[Batcher] | None]:
         """Wait for a job or a claimable batch; neither means stop."""
         with self._changed:
             while True:
@@ -185,75 +175,51 @@ class Lane:
                     return None, None
                 if self._jobs:
                     return self._jobs.popleft()[0], None
-                placement, wait_seconds = self._pick()
+                placement, wait_seconds = self._schedule.pick(self._clock())
                 if placement is not None:
                     return None, placement
                 self._changed.wait(wait_seconds)
 
-    def _pick(self) -> tuple[_Placement | None, float | None]:
-        """Choose the model to run: of those near the least used time, the one most pressed.
-
-        Returns:
-            The choice, or how long to wait for a delayed batch (None: until woken).
-        """
-        now = self._clock()
-        ready: list[tuple[_Placement, float]] = []
-        soonest: float | None = None
-        for placement in self._placements:
-            head = placement.batcher.head()
-            if head is None:
-                continue
-            claimable, deadline = head
-            if claimable <= now:
-                ready.append((placement, deadline))
-            else:
-                soonest = claimable if soonest is None else min(soonest, claimable)
-        if not ready:
-            return None, None if soonest is None else soonest - now
-        least = min(placement.used_seconds for placement, _ in ready)
-        near = [pair for pair in ready if pair[0].used_seconds <= least + _FAIRNESS_SECONDS]
-        chosen = min(near, key=lambda pair: pair[1])[0]
-        for placement in self._placements:  # nobody saves up time while idle to starve the others with
-            placement.used_seconds = max(placement.used_seconds, least - _FAIRNESS_SECONDS)
-        return chosen, None
-
-    def _serve(self, placement: _Placement) -> None:
-        claimed = placement.batcher.claim()
-        if claimed is None:
-            return
-        batch, keep = claimed
+    def _serve(self, placement: Placement[Batcher]) -> None:
+        batcher = placement.queue
         started = self._clock()
+        batch = batcher.claim()
+        if batch is None:
+            return
         self.busy_since = started
-        self._running = [batch.items[row] for row in keep]
+        self._running = (batcher, batch.items)
+        self._schedule.began(started, batcher.expected_seconds(batch))
+        ran_whole = False
         try:
-            settlements = self._run_batch(placement, batch, keep)
+            settlements, ran_whole = self._run_batch(placement, batch)
         finally:
             self.busy_since = None
-        seconds = self._clock() - started
-        self._running = ()
+            self._schedule.ended(placement, self._clock() - started, self._clock())
+        self._running = None
         self.restarts = 0
-        placement.used_seconds += seconds
-        deliver(settlements)
-        placement.batcher.recycle(batch, seconds)
+        batcher.settle(settlements)
+        seconds = self._clock() - started
+        batcher.recycle(batch, seconds if ran_whole else None)
         self._observer.lane_busy(self.device, seconds)
 
-    def _run_batch(self, placement: _Placement, batch: Batch, keep: Sequence[int]) -> list[Settlement]:
-        items = [batch.items[row] for row in keep]
-        batcher = placement.batcher
-        arrays = batch.arrays(keep)
+    def _run_batch(self, placement: Placement[Batcher], batch: Batch) -> tuple[list[Settlement], bool]:
+        """Run a batch.
+
+        Returns:
+            Every item's outcome, and whether the batch ran in one go.
+        """
+        items, batcher = batch.items, placement.queue
+        arrays = batch.arrays()
         begun = self._clock()
         try:
             outputs = checked_run(placement.run, arrays, len(items))
         except Exception as error:
             self._report_failure(batcher, items, error)
-            return self._isolate(placement, items, error)
+            return self._isolate(placement, items, error), False
         finally:
             infer_seconds = self._clock() - begun
             for item in items:
-                ticket = item.ticket
-                ticket.queue_seconds = max(ticket.queue_seconds, batch.claimed - item.submitted)
-                ticket.infer_seconds = max(ticket.infer_seconds, infer_seconds)
-                ticket.batch_items = max(ticket.batch_items, len(items))
+                _note_times(item, batch, infer_seconds)
         self._observer.batch_done(
             BatchReport(
                 model=batcher.model,
@@ -266,9 +232,11 @@ class Lane:
                 infer_seconds=infer_seconds,
             )
         )
-        return self._settle(batcher, items, outputs)
+        return self._settle(batcher, items, outputs), True
 
-    def _isolate(self, placement: _Placement, items: Sequence[Item], error: Exception) -> list[Settlement]:
+    def _isolate(
+        self, placement: Placement[Batcher], items: Sequence[Item], error: Exception
+    ) -> list[Settlement]:
         """Halve a failed batch until the culprit stands alone; everybody else gets an answer."""
         if len(items) == 1 or isinstance(error, WrongOutputs):
             return [(item, InferenceFailed(_FAILED_TEXT)) for item in items]
@@ -278,10 +246,10 @@ class Lane:
             try:
                 outputs = checked_run(placement.run, stack([item.inputs for item in half]), len(half))
             except Exception as again:
-                self._report_failure(placement.batcher, half, again)
+                self._report_failure(placement.queue, half, again)
                 settlements += self._isolate(placement, half, again)
             else:
-                settlements += self._settle(placement.batcher, half, outputs)
+                settlements += self._settle(placement.queue, half, outputs)
         return settlements
 
     def _settle(
@@ -310,9 +278,11 @@ class Lane:
     def _die(self, death: BaseException) -> None:
         _log.critical("lane %s died", self.device, exc_info=death)
         self._observer.lane_died(self.device, death)
-        fail(self._running, InferenceFailed(_FAILED_TEXT))
+        if self._running is not None:
+            batcher, items = self._running
+            batcher.settle([(item, InferenceFailed(_FAILED_TEXT)) for item in items])
         with self._changed:
-            self._running = ()
+            self._running = None
             self.last_seen = -math.inf  # until the next thread shows that it lives
             self.restarts += 1
             self.gave_up = self.restarts > self._restart_limit
@@ -320,11 +290,19 @@ class Lane:
                 self._thread = self._new_thread()
                 self._thread.start()
                 return
-            batchers = [placement.batcher for placement in self._placements]
+            batchers = [placement.queue for placement in self._schedule.placements]
             jobs, self._jobs = self._jobs, deque()
         for _, future in jobs:
             future.set_exception(LaneStopped(f"lane {self.device} is gone"))
         for batcher in batchers:
             self.detach(batcher)
-            if not batcher.wakers:
+            if not batcher.lanes:
                 batcher.close(f"lane {self.device} is gone")
+
+
+def _note_times(item: Item, batch: Batch, infer_seconds: float) -> None:
+    for waiter in item.waiters():
+        ticket = waiter.ticket
+        ticket.queue_seconds = max(ticket.queue_seconds, batch.claimed - waiter.submitted)
+        ticket.infer_seconds = max(ticket.infer_seconds, infer_seconds)
+        ticket.batch_items = max(ticket.batch_items, len(batch.items))

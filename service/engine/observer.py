@@ -48,6 +48,12 @@ class Observer:
     def item_dropped(self, model: str, version: str, reason: str) -> None:
         """An item left the queue without running: `expired`, `gone`, `failed_sibling` or `shutdown`."""
 
+    def items_shared(self, model: str, version: str, items: int) -> None:
+        """Items follow an equal one that waits or runs."""
+
+    def cache_asked(self, model: str, version: str, hits: int, misses: int) -> None:
+        """A request's items were looked up in the cache of answers."""
+
     def lane_busy(self, device: str, seconds: float) -> None:
         """A lane spent this long on a batch."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -19,11 +19,32 @@ from service.errors import DeadlineExceeded, RequestError
 Inputs = Mapping[str, NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
 
+DEFAULT_PRIORITY = 2  # of requests that name none: one level above them is left, and the rest below
+LOWEST_PRIORITY = 9
+
 
 class Item:
-    """One image, utterance or text: the graph's inputs without the batch axis, and what they cost."""
+    """One image, utterance or text: the graph's inputs without the batch axis, and what they cost.
 
-    __slots__ = ("cost", "index", "inputs", "submitted", "ticket")
+    Attributes:
+        followers: Equal items of other requests, or of the same one, that get this one's answer too.
+        content: What the item is known by while it waits and runs; None before it is submitted.
+        claimed: Whether a lane has it.
+        promised_seconds: How long it was expected to take when it was let in, if that was not much less than
+            it has; else 0.
+    """
+
+    __slots__ = (
+        "claimed",
+        "content",
+        "cost",
+        "followers",
+        "index",
+        "inputs",
+        "promised_seconds",
+        "submitted",
+        "ticket",
+    )
 
     def __init__(self, ticket: Ticket, index: int, inputs: Inputs, cost: int) -> None:
         self.ticket = ticket
@@ -31,6 +52,14 @@ class Item:
         self.inputs = inputs
         self.cost = cost
         self.submitted = 0.0
+        self.followers: list[Item] | None = None
+        self.content: Hashable | None = None
+        self.claimed = False
+        self.promised_seconds = 0.0
+
+    def waiters(self) -> Sequence[Item]:
+        """Give the item and its followers."""
+        return (self,) if self.followers is None else (self, *self.followers)
 
 
 _Result = TypeVar("_Result")
@@ -43,7 +72,7 @@ class Ticket:
     Args:
         deadline: When the answer becomes worthless, in `time.monotonic()` seconds.
         label: The request's id, for the log.
-        priority: 1 is highest.
+        priority: 1 is highest, 9 lowest.
 
     Attributes:
         dropped: Why the items need not run any more, or None. Lanes look at it before a run.
@@ -53,7 +82,7 @@ class Ticket:
         over: Called once, on the event loop, with the future that was answered, failed or given up.
     """
 
-    def __init__(self, *, deadline: float, label: str = "", priority: int = 1) -> None:
+    def __init__(self, *, deadline: float, label: str = "", priority: int = DEFAULT_PRIORITY) -> None:
         self.deadline = deadline
         self.label = label
         self.priority = priority

@@ -21,7 +21,7 @@ from service.engine.observer import BatchReport, Observer
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, *_SECONDS)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-REFUSALS = ("queue_full", "permits", "bytes")
+REFUSALS = ("deadline", "queue_full", "permits", "bytes")
 DROPS = ("expired", "gone", "failed_sibling", "shutdown")
 _RATIOS = (1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0)
 

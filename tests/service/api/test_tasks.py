@@ -335,12 +335,12 @@ class TestOverload:
     def test_a_full_queue_answers_429_with_a_time_to_come_back(self, tmp_path: Path, start: Start) -> None:
         make_model(tmp_path, batching=Batching(max_items=2, max_queue_items=3))
         with start(tmp_path) as client:
-            files = [("file", ("x.png", picture(1))) for _ in range(2)]
+            requests = [[("file", ("x.png", picture(seed))) for seed in seeds] for seeds in ((1, 2), (3, 4))]
             gate = threading.Event()
             app: Any = client.app
             app.state.lanes.on("cpu").call(gate.wait)
             with ThreadPoolExecutor(2) as clients:
-                responses = [clients.submit(client.post, ROUTE, files=files) for _ in range(2)]
+                responses = [clients.submit(client.post, ROUTE, files=files) for files in requests]
                 refused, waiting = (next(as_completed(responses)).result(), responses)
                 gate.set()
                 statuses = sorted(response.result().status_code for response in waiting)
@@ -420,3 +420,15 @@ def test_every_error_class_has_a_row_in_the_readme() -> None:
     for kind in kinds:
         if kind is not RequestError:
             assert re.search(rf"^\| {kind.status} .*`{kind.code}`", readme, re.M), kind.__name__
+
+
+class TestPriority:
+    @pytest.mark.parametrize("priority", ["0", "1", "9", "1000"])
+    def test_any_whole_number_is_a_priority(self, client: TestClient, priority: str) -> None:
+        response = client.post(ROUTE, content=picture(1), headers={"X-Priority": priority})
+        assert response.status_code == 200
+
+    @pytest.mark.parametrize("priority", ["-1", "high", "1.5", "", "99999999999"])
+    def test_anything_else_is_422(self, client: TestClient, priority: str) -> None:
+        response = client.post(ROUTE, content=picture(1), headers={"X-Priority": priority})
+        assert_error(response, 422, "validation_error", "X-Priority")

@@ -74,9 +74,11 @@ class Double:
         return {"y": x * 2}
 
 
-def ticket_of(*values: float, deadline: float = 1e12, costs: list[int] | None = None) -> Ticket:
+def ticket_of(
+    *values: float, deadline: float = 1e12, costs: list[int] | None = None, priority: int = 2
+) -> Ticket:
     """A ticket whose items are [value, value]."""
-    ticket = Ticket(deadline=deadline)
+    ticket = Ticket(deadline=deadline, priority=priority)
     rows = [{"x": np.full(2, value, dtype=np.float32)} for value in values]
     ticket.fill(rows, costs or [1] * len(rows))
     return ticket

@@ -9,19 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.batch import Batch, BatchLimits, stack
+from service.engine.batch import BatchLimits, stack
 from service.engine.batcher import Batcher
-from service.engine.ticket import Item, Ticket
+from service.engine.ticket import Ticket
 from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 from tests.service.engine.engine_tools import Clock, Recorder, batcher_of, ticket_of
 
 
 def claimed_values(batcher: Batcher) -> list[float]:
-    claimed = batcher.claim()
-    if claimed is None:
+    batch = batcher.claim()
+    if batch is None:
         return []
-    batch, keep = claimed
-    values: list[float] = batch.arrays(keep)["x"][:, 0].tolist()
+    values: list[float] = batch.arrays()["x"][:, 0].tolist()
     batcher.recycle(batch)
     return values
 
@@ -47,37 +46,54 @@ async def test_a_batch_stays_open_until_it_is_claimed() -> None:
     first = batcher.claim()
     assert first is not None
     batcher.submit(ticket_of(3))
-    assert first[0].arrays(first[1])["x"][:, 0].tolist() == [1, 2]
+    assert first.arrays()["x"][:, 0].tolist() == [1, 2]
     assert claimed_values(batcher) == [3]
 
 
 async def test_padded_cost_limits_a_batch() -> None:
-    batcher = batcher_of(BatchLimits(max_items=8, max_cost=100))
+    batcher = batcher_of(BatchLimits(max_items=8, max_cost=100), rows=None)
     batcher.submit(ticket_of(1, 2, 3, costs=[40, 45, 45]))
     assert claimed_values(batcher) == [1, 2]
     assert claimed_values(batcher) == [3]
 
 
 async def test_an_item_dearer_than_the_limit_runs_alone() -> None:
-    batcher = batcher_of(BatchLimits(max_items=8, max_cost=100))
+    batcher = batcher_of(BatchLimits(max_items=8, max_cost=100), rows=None)
     batcher.submit(ticket_of(1, 2, costs=[500, 10]))
     assert claimed_values(batcher) == [1]
     assert claimed_values(batcher) == [2]
 
 
 async def test_like_costs_share_a_batch_and_the_oldest_is_never_passed_over_twice() -> None:
-    batcher = batcher_of(BatchLimits(max_items=8))
+    batcher = batcher_of(BatchLimits(max_items=8), rows=None)
     batcher.submit(ticket_of(1, 2, 3, 4, costs=[100, 10, 100, 10]))
     assert claimed_values(batcher) == [1, 3]
     assert claimed_values(batcher) == [2, 4]
 
 
 async def test_more_urgent_requests_go_first_among_those_that_wait() -> None:
-    batcher = batcher_of(BatchLimits(max_items=1))
-    batcher.submit(ticket_of(0))
-    batcher.submit(ticket_of(1, deadline=5e12))
-    batcher.submit(ticket_of(2, deadline=3e12))
+    clock = Clock()
+    batcher = batcher_of(BatchLimits(max_items=1), clock=clock)
+    for value, seconds in ((0, 1.0), (1, 3.0), (2, 2.0)):
+        batcher.submit(ticket_of(value, deadline=clock.now + seconds))
     assert [claimed_values(batcher)[0] for _ in range(3)] == [0, 2, 1]
+
+
+async def test_a_request_with_a_far_deadline_is_not_passed_over_for_ever() -> None:
+    clock = Clock()
+    batcher = batcher_of(BatchLimits(max_items=1, deadline_seconds=1), clock=clock)
+    batcher.submit(ticket_of(0, deadline=clock.now + 3600))
+    clock.now += 3.5
+    batcher.submit(ticket_of(1, deadline=clock.now + 1))
+    assert claimed_values(batcher) == [0]
+
+
+async def test_higher_priority_goes_first_whatever_the_deadlines() -> None:
+    clock = Clock()
+    batcher = batcher_of(BatchLimits(max_items=1), clock=clock)
+    for value, priority in ((0, 3), (1, 2), (2, 1)):
+        batcher.submit(ticket_of(value, deadline=clock.now + 1 + value, priority=priority))
+    assert [claimed_values(batcher)[0] for _ in range(3)] == [2, 1, 0]
 
 
 async def test_a_full_queue_refuses_the_whole_request_with_a_time_to_come_back() -> None:
@@ -191,12 +207,11 @@ async def test_rows_written_by_many_threads_while_a_lane_claims_are_never_mixed_
 
     def claim() -> None:
         while not done.is_set() or batcher.queue_items:
-            claimed = batcher.claim()
-            if claimed is None:
+            batch = batcher.claim()
+            if batch is None:
                 continue
-            batch, keep = claimed
-            values = batch.arrays(keep)["x"]
-            assert values[:, 0].tolist() == [batch.items[row].inputs["x"][0] for row in keep]
+            values = batch.arrays()["x"]
+            assert values[:, 0].tolist() == [item.inputs["x"][0] for item in batch.items]
             seen.extend(values[:, 1].tolist())
             batcher.recycle(batch)
 
@@ -224,11 +239,11 @@ def test_no_batch_ever_breaks_a_limit(costs: list[int], max_items: int, max_cost
         batcher.submit(ticket_of(*range(len(costs)), costs=costs))
         seen = 0
         while (claimed := batcher.claim()) is not None:
-            items = claimed[0].items
+            items = claimed.items
             dearest = max(item.cost for item in items)
             assert len(items) <= max_items
             assert len(items) == 1 or dearest * len(items) <= max_cost
-            assert claimed[0].padding_ratio <= 1.25 + 1e-9
+            assert claimed.padding_ratio <= 1.25 + 1e-9
             seen += len(items)
         assert seen == len(costs)
 
@@ -258,8 +273,3 @@ async def test_a_waiter_gets_504_at_its_deadline_even_if_nothing_ever_runs() -> 
     with pytest.raises(DeadlineExceeded):
         await asyncio.wait_for(ticket.outputs(), 5)
     assert ticket.dropped == "expired"
-
-
-def test_an_empty_batch_pads_nothing() -> None:
-    assert Batch(BatchLimits(), None).padding_ratio == 1.0
-    assert Item.__slots__

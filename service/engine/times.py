@@ -1,0 +1,183 @@
+"""What batches of one model cost in time: a table by size, kept current by every batch that runs.
+
+A size is a batch's padded cost: items times the cost of the dearest. Sizes fall into buckets of powers
+of two; between their means the table interpolates. Pure arithmetic: no clock, no lock, no queue.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import deque
+
+_SMOOTHING = 0.2  # weight of the newest batch in its own bucket
+_SPREAD = 0.5  # how far all other buckets follow: a machine that slows down slows every size
+_MOST_SURPRISE = 2.0  # one batch counts as at most this much slower, or faster, than was expected
+LEAST_MARGIN, FIRST_MARGIN, MOST_MARGIN = 1.05, 1.5, 2.0
+
+
+class TimeTable:
+    """Expected seconds of a batch by its size, and how far the truth strays above it."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, _Bucket] = {}
+        self._points: list[_Bucket] = []
+        self._sizes: list[float] = []
+        self._ratios = Ratios(remembered=128, fewest=16, quantile=0.95)
+
+    @property
+    def known(self) -> int:
+        """How many sizes, by powers of two, were timed."""
+        return len(self._points)
+
+    @property
+    def largest(self) -> float:
+        """The largest size that was timed; 0 before any."""
+        return self._sizes[-1] if self._sizes else 0.0
+
+    @property
+    def margin(self) -> float:
+        """A high quantile of a batch's time over what was expected of it, 1.05 to 2."""
+        return self._ratios.margin(FIRST_MARGIN)
+
+    def seconds(self, size: float) -> float:
+        """Expect a batch of this size to take so long; 0 before anything was timed.
+
+        Beyond the largest size the line through the smallest and the largest goes on. Below the smallest,
+        its whole time stands: what a run costs whatever is in it is not known yet.
+        """
+        points, sizes = self._points, self._sizes
+        if not points:
+            return 0.0
+        if size <= sizes[0]:
+            return points[0].seconds
+        if len(points) == 1:
+            return points[0].seconds * size / sizes[0]
+        if size > sizes[-1]:
+            low, high = points[0], points[-1]
+            return high.seconds + max(0.0, _slope(low, high)) * (size - high.size)
+        i = bisect.bisect_left(sizes, size)
+        low, high = points[i - 1], points[i]
+        return high.seconds + _slope(low, high) * (size - high.size)
+
+    def seed(self, size: float, seconds: float) -> None:
+        """Set a size's time, measured apart from the traffic."""
+        self._buckets[_bucket_of(size)] = _Bucket(size, seconds)
+        self._rebuild()
+
+    def record(self, size: float, seconds: float) -> None:
+        """Learn from a batch that just ran; a single outlier moves little."""
+        expected = self.seconds(size)
+        if expected <= 0:
+            self.seed(size, seconds)
+            return
+        ratio = seconds / expected
+        self._ratios.add(ratio)
+        ratio = min(max(ratio, 1 / _MOST_SURPRISE), _MOST_SURPRISE)
+        own = self._buckets.setdefault(_bucket_of(size), _Bucket(size, expected))
+        surprise = _SMOOTHING * (ratio - 1)
+        moved = own.size + _SMOOTHING * (size - own.size)
+        own.seconds, own.size = self.seconds(moved), moved
+        own.seconds *= 1 + surprise
+        for other in self._points:
+            if other is not own:
+                other.seconds *= 1 + _SPREAD * surprise
+        self._rebuild()
+
+    def largest_within(self, seconds: float, most: int) -> int:
+        """Find the largest size, 1 to `most`, that is expected to end within some seconds; 1 if none."""
+        if self.seconds(most) <= seconds:
+            return most
+        low, high = 1, most
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.seconds(middle) <= seconds:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _rebuild(self) -> None:
+        self._points = [self._buckets[index] for index in sorted(self._buckets)]
+        self._sizes = [point.size for point in self._points]
+
+
+class Ratios:
+    """What came of what was expected: the last ratios, and a high quantile of them.
+
+    Args:
+        remembered: How many are kept.
+        fewest: How many there must be before they are believed.
+        quantile: Which one counts, 0 to 1.
+    """
+
+    def __init__(self, *, remembered: int, fewest: int, quantile: float) -> None:
+        self._remembered = remembered
+        self._fewest = fewest
+        self._quantile = quantile
+        self._ratios: deque[float] = deque()
+        self._sorted: list[float] = []
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is none yet."""
+        return not self._sorted
+
+    def add(self, ratio: float) -> None:
+        """Note one."""
+        self._ratios.append(ratio)
+        bisect.insort(self._sorted, ratio)
+        if len(self._ratios) > self._remembered:
+            oldest = self._ratios.popleft()
+            del self._sorted[bisect.bisect_left(self._sorted, oldest)]
+
+    def margin(self, otherwise: float) -> float:
+        """Give the quantile, within the bounds of a margin; something else while there are too few."""
+        if len(self._sorted) < self._fewest:
+            return otherwise
+        return min(max(self._sorted[int(self._quantile * len(self._sorted))], LEAST_MARGIN), MOST_MARGIN)
+
+
+class _Bucket:
+    """Mean size and mean time of the batches of like size."""
+
+    __slots__ = ("seconds", "size")
+
+    def __init__(self, size: float, seconds: float) -> None:
+        self.size = size
+        self.seconds = seconds
+
+
+class Meter:
+    """How much of something came in a second, of late. Not for concurrent use.
+
+    Args:
+        memory_seconds: What is this old counts a third as much as what is new.
+    """
+
+    __slots__ = ("_amount", "_memory_seconds", "_then")
+
+    def __init__(self, memory_seconds: float = 1.0) -> None:
+        self._memory_seconds = memory_seconds
+        self._amount = 0.0
+        self._then = 0.0
+
+    def add(self, amount: float, now: float) -> None:
+        """Note that so much came."""
+        self._amount = self._faded(now) + amount
+        self._then = now
+
+    def rate(self, now: float) -> float:
+        """Tell how much comes in a second."""
+        return self._faded(now) / self._memory_seconds
+
+    def _faded(self, now: float) -> float:
+        return self._amount * math.exp((self._then - now) / self._memory_seconds)
+
+
+def _slope(low: _Bucket, high: _Bucket) -> float:
+    return (high.seconds - low.seconds) / (high.size - low.size)
+
+
+def _bucket_of(size: float) -> int:
+    return max(int(size), 1).bit_length()

@@ -1,0 +1,141 @@
+"""Equal items share one execution, and every request still gets an answer or an error of its own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from service.engine.batch import BatchLimits
+from service.engine.batcher import Batcher
+from service.engine.sharing import AnswerCache
+from service.engine.ticket import Ticket
+from service.errors import InferenceFailed, RequestError
+from tests.service.engine.engine_tools import batcher_of, ticket_of
+
+
+def run(batcher: Batcher, error: RequestError | None = None) -> list[float]:
+    """Answer the next batch, and tell what ran."""
+    batch = batcher.claim()
+    if batch is None:
+        return []
+    values = [float(item.inputs["x"][0]) for item in batch.items]
+    batcher.settle([(item, error or {"y": item.inputs["x"] * 2}) for item in batch.items])
+    batcher.recycle(batch)
+    return values
+
+
+async def answers(ticket: Ticket) -> list[float]:
+    return [float(row["y"][0]) for row in await asyncio.wait_for(ticket.outputs(), 5)]
+
+
+async def test_equal_items_of_two_requests_run_once_and_both_get_the_answer() -> None:
+    batcher = batcher_of()
+    one, other = ticket_of(1, 2), ticket_of(2, 3)
+    batcher.submit(one)
+    batcher.submit(other)
+    assert run(batcher) == [1, 2, 3]
+    assert (await answers(one), await answers(other)) == ([2, 4], [4, 6])
+
+
+async def test_equal_items_of_one_request_run_once() -> None:
+    batcher = batcher_of()
+    ticket = ticket_of(7, 7, 7)
+    batcher.submit(ticket)
+    assert run(batcher) == [7]
+    assert await answers(ticket) == [14, 14, 14]
+
+
+async def test_an_item_that_runs_already_answers_an_equal_newcomer() -> None:
+    batcher = batcher_of()
+    one, other = ticket_of(1), ticket_of(1)
+    batcher.submit(one)
+    batch = batcher.claim()
+    assert batch is not None
+    batcher.submit(other)
+    assert batcher.queue_items == 0
+    batcher.settle([(item, {"y": item.inputs["x"]}) for item in batch.items])
+    assert (await answers(one), await answers(other)) == ([1], [1])
+
+
+async def test_the_first_one_hanging_up_does_not_take_the_answer_from_the_second() -> None:
+    batcher = batcher_of()
+    one, other = ticket_of(1), ticket_of(1)
+    batcher.submit(one)
+    batcher.submit(other)
+    one.close()
+    assert run(batcher) == [1]
+    assert await answers(other) == [2]
+
+
+async def test_an_error_reaches_everybody_who_shared_the_run() -> None:
+    batcher = batcher_of()
+    tickets = [ticket_of(1), ticket_of(1)]
+    for ticket in tickets:
+        batcher.submit(ticket)
+    run(batcher, InferenceFailed("broken"))
+    for ticket in tickets:
+        with pytest.raises(InferenceFailed, match="broken"):
+            await ticket.outputs()
+
+
+async def test_after_the_answer_an_equal_item_runs_again() -> None:
+    batcher = batcher_of()
+    for _ in range(2):
+        batcher.submit(ticket_of(1))
+        assert run(batcher) == [1]
+
+
+async def test_a_more_urgent_equal_item_does_not_wait_for_a_less_urgent_one() -> None:
+    batcher = batcher_of()
+    batcher.submit(ticket_of(1, deadline=2e12))
+    batcher.submit(ticket_of(1, deadline=1e12))
+    assert batcher.queue_items == 2
+
+
+async def test_large_items_that_differ_outside_of_the_sample_are_not_confused() -> None:
+    batcher = batcher_of(rows=None)
+    large = np.zeros(100_000, dtype=np.float32)
+    other = large.copy()
+    other[1] = 1
+    for array in (large, other, large.copy()):
+        ticket = Ticket(deadline=1e12)
+        ticket.fill([{"x": array}], [1])
+        batcher.submit(ticket)
+    batch = batcher.claim()
+    assert batch is not None
+    assert [float(item.inputs["x"][1]) for item in batch.items] == [0, 1, 0]
+
+
+async def test_a_kept_answer_is_given_without_a_run_even_when_the_queue_is_full() -> None:
+    batcher = batcher_of(BatchLimits(cache_bytes=10_000, max_queue_items=1))
+    batcher.submit(ticket_of(1))
+    assert run(batcher) == [1]
+    batcher.submit(ticket_of(2))
+    again = ticket_of(1)
+    batcher.submit(again)
+    assert await answers(again) == [2]
+    assert run(batcher) == [2]
+
+
+async def test_a_failure_is_not_kept() -> None:
+    batcher = batcher_of(BatchLimits(cache_bytes=10_000))
+    failed = ticket_of(1)
+    batcher.submit(failed)
+    run(batcher, InferenceFailed("broken"))
+    with pytest.raises(InferenceFailed):
+        await failed.outputs()
+    batcher.submit(ticket_of(1))
+    assert run(batcher) == [1]
+
+
+def test_a_cache_lets_go_of_what_was_unused_longest_and_never_grows_over_its_size() -> None:
+    cache = AnswerCache(3000)
+    for name in ("a", "b", "c"):
+        cache.put(name, {"y": np.zeros(100)})
+        assert cache.size_bytes <= 3000
+        assert cache.get("a") is not None
+    assert cache.get("b") is None
+    cache.put("large", {"y": np.zeros(1000)})
+    assert cache.get("large") is None
