@@ -27,7 +27,7 @@ from service.manifest import VERSION_FILE, ModelManifest, Variant, VersionFacts,
 from service.overrides import Overrides
 from service.tasks import TASKS, Limits, Task
 
-_WARM_UP_SECONDS = 1.0  # of one model on one device
+_WARM_UP_SECONDS = 0.25  # of one model on one device
 
 State = Literal["loading", "ready", "failed"]
 Check = Literal["manifest", "files", "load", "golden"]
