@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import socket
+import struct
 
 from service.errors import StartFailed
 from service.settings import Settings
+
+_SO_ATTACH_FILTER = 26  # Linux, asm-generic/socket.h
+# Classic BPF (Linux, networking/filter): a packet that opens a connection is dropped, all others pass.
+_NO_NEW_CONNECTIONS = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the TCP header's byte of flags
+        (0x45, 0, 1, 0x02),  # SYN?
+        (0x06, 0, 0, 0),  # drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # pass
+    )
+)
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +41,24 @@ def open_listeners(settings: Settings) -> list[socket.socket]:
         extra={"port": port, "operations_port": operations_port(listeners)},
     )
     return listeners
+
+
+def stop_connections(listener: socket.socket) -> None:
+    """Let nobody connect any more, while those who have connected can still be accepted.
+
+    Closing a listener resets connections that wait to be accepted, whose clients have sent a request already.
+    Elsewhere than on Linux nothing happens, and that risk stays.
+    """
+    program = ctypes.create_string_buffer(_NO_NEW_CONNECTIONS, len(_NO_NEW_CONNECTIONS))
+    instructions = len(_NO_NEW_CONNECTIONS) // struct.calcsize("HBBI")
+    try:
+        listener.setsockopt(
+            socket.SOL_SOCKET,
+            _SO_ATTACH_FILTER,
+            struct.pack("HP", instructions, ctypes.addressof(program)),
+        )
+    except OSError as error:
+        _log.debug("connections cannot be stopped before the listener is closed: %s", error)
 
 
 def operations_port(listeners: list[socket.socket]) -> int | None:

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.lifecycle import Lifecycle
-from service.listeners import operations_port
+from service.listeners import operations_port, stop_connections
 from service.protocol import BoundedProtocol
 from service.settings import Settings
 
@@ -73,6 +73,9 @@ class DrainingServer(uvicorn.Server):
         """Close the listener, let accepted work finish within the limit, fail the rest, end."""
         loop = asyncio.get_running_loop()
         self._lifecycle.draining = True
+        for listener in sockets or ():
+            stop_connections(listener)
+        await asyncio.sleep(_SETTLE_SECONDS)  # accept all who have connected
         for server in self.servers:
             server.close()
         limit = loop.time() + self._settings.drain_limit_seconds
