@@ -23,13 +23,13 @@ def graph(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def options(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
-    """The options of the session that was made last."""
-    made: list[Any] = []
+def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[Any, dict[str, Any]]]:
+    """The options of the session that was made last, and the rest of what it was made with."""
+    made: list[tuple[Any, dict[str, Any]]] = []
     real = ort.InferenceSession
 
     def remember(path: str, options: Any, **rest: Any) -> Any:
-        made.append(options)
+        made.append((options, rest))
         return real(path, options, **rest)
 
     monkeypatch.setattr(ort, "InferenceSession", remember)
@@ -38,13 +38,16 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
 
 @pytest.mark.parametrize(("threads", "spinning"), [(1, False), (3, True), (2, False)])
 def test_threads_are_explicit_and_never_spin_after_a_run(
-    graph: Path, options: Callable[[], Any], threads: int, spinning: bool
+    graph: Path, made: Callable[[], tuple[Any, dict[str, Any]]], threads: int, spinning: bool
 ) -> None:
     Session(graph, Device("cpu"), threads=threads, spinning=spinning)
-    chosen = options()
+    chosen, rest = made()
     assert (chosen.intra_op_num_threads, chosen.inter_op_num_threads) == (threads, 1)
     assert chosen.get_session_config_entry("session.intra_op.allow_spinning") == str(int(spinning))
     assert chosen.get_session_config_entry("session.force_spinning_stop") == "1"
+    assert rest["disabled_optimizers"] == [
+        "SkipLayerNormFusion"
+    ]  # its kernel is slower than what it replaces
 
 
 @pytest.mark.parametrize("threads", [1, 2])
