@@ -136,10 +136,13 @@ class _Graph:
         self.inputs.append(helper.make_tensor_value_info("image", kind, shape))
         if as_floats:
             return "image"
-        mean, deviation = (self.weight(np.array(v, dtype=np.float32) * 255) for v in (MEAN, DEVIATION))
-        pixels = self.node("Cast", "image", to=TensorProto.FLOAT)
-        scaled = self.node("Div", self.node("Sub", pixels, mean), deviation)
-        return self.node("Transpose", scaled, perm=[0, 3, 1, 2])
+        # Transposed first: arithmetic on whole planes is ten times as fast as on triples.
+        mean, deviation = (
+            self.weight(np.array(v, dtype=np.float32).reshape(3, 1, 1) * 255) for v in (MEAN, DEVIATION)
+        )
+        planes = self.node("Transpose", "image", perm=[0, 3, 1, 2])
+        pixels = self.node("Cast", planes, to=TensorProto.FLOAT)
+        return self.node("Div", self.node("Sub", pixels, mean), deviation)
 
     def convolution(
         self, value: str, inside: int, outside: int, *, kernel: int, stride: int = 1, gain: float = 1.0
