@@ -118,6 +118,8 @@ class Metrics(Observer):
             ("process",),
             registry=registry,
         )
+        for process in ("engine", "http"):
+            self.process_restarted(process, 0)
         self._rejected = Counter(
             "kotae_rejected", "Requests refused at once.", ("model", "reason"), registry=registry
         )
@@ -151,7 +153,7 @@ class Metrics(Observer):
         return generate_latest(self.registry)
 
     def process_restarted(self, process: str, times: int = 1) -> None:
-        """Count starts of `engine` or `http` processes in the place of dead ones; 0 begins the counter."""
+        """Count starts of `engine` or `http` processes in the place of dead ones."""
         self._process_restarts.labels(process).inc(times)
 
     def request_started(self) -> None:
