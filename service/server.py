@@ -27,8 +27,20 @@ _FLUSH_SECONDS = 3
 _log = logging.getLogger(__name__)
 
 
-def serve(app: FastAPI, settings: Settings, listeners: list[socket.socket]) -> None:
-    """Serve until a signal ends the process."""
+def serve(
+    app: FastAPI,
+    settings: Settings,
+    listeners: list[socket.socket],
+    server_class: type[DrainingServer] | None = None,
+) -> None:
+    """Serve until a signal ends the process.
+
+    Args:
+        app: The application.
+        settings: Everything that an operator can set.
+        listeners: The main one first.
+        server_class: By default one that has the listeners for itself.
+    """
     app.state.operations_port = operations_port(listeners)
     config = uvicorn.Config(
         app,
@@ -42,7 +54,8 @@ def serve(app: FastAPI, settings: Settings, listeners: list[socket.socket]) -> N
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=_FLUSH_SECONDS,
     )
-    DrainingServer(config, app.state.lifecycle, app, settings).run(sockets=listeners)
+    server = (server_class or DrainingServer)(config, app.state.lifecycle, app, settings)
+    server.run(sockets=listeners)
 
 
 class DrainingServer(uvicorn.Server):

@@ -43,7 +43,8 @@ class SharedMetrics(Metrics):
         PlatformCollector(registry=self._merged)
         self._process = _ProcessNumbers()
         self._process.note()
-        self.process_restarted(name.partition("-")[0], 1 if restarts else 0)
+        if restarts:
+            self.process_restarted(name.partition("-")[0])
 
     def watch(
         self,

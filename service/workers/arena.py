@@ -7,6 +7,7 @@ The reader tells by setting the block's first word, from whichever thread drops 
 
 from __future__ import annotations
 
+import bisect
 import mmap
 import struct
 import threading
@@ -66,8 +67,10 @@ class Arena:
     def give_back(self, offset: int) -> None:
         """Free a block as soon as the reader has let go of it."""
         with self._lock:
-            self._awaited.add(offset)
-            self._reclaim()
+            if self._is_let_go(offset):
+                self._release(offset)
+            else:
+                self._awaited.add(offset)
 
     def _take(self, size: int) -> int:
         """Take the first gap that is large enough: low addresses stay warm."""
@@ -79,12 +82,24 @@ class Arena:
         raise Overloaded("the way to the engine is full of other requests' tensors", reason="bytes")
 
     def _reclaim(self) -> None:
-        let_go = [offset for offset in self._awaited if _LET_GO.unpack_from(self._memory, offset)[0]]
-        for offset in let_go:
+        for offset in [offset for offset in self._awaited if self._is_let_go(offset)]:
             self._awaited.remove(offset)
-            self._free.append((offset, self._taken.pop(offset)))
-        if let_go:
-            self._free = _joined(sorted(self._free))
+            self._release(offset)
+
+    def _is_let_go(self, offset: int) -> bool:
+        return bool(_LET_GO.unpack_from(self._memory, offset)[0])
+
+    def _release(self, offset: int) -> None:
+        """Make a block a gap, joined with the gaps beside it."""
+        size = self._taken.pop(offset)
+        index = bisect.bisect(self._free, (offset,))
+        if index < len(self._free) and self._free[index][0] == offset + size:
+            size += self._free.pop(index)[1]
+        if index > 0 and sum(self._free[index - 1]) == offset:
+            index -= 1
+            before, room = self._free.pop(index)
+            offset, size = before, room + size
+        self._free.insert(index, (offset, size))
 
 
 class Borrowed:
@@ -103,14 +118,3 @@ class Borrowed:
     def _let_go(self, offset: int, _: object) -> None:
         del self._blocks[offset]
         _LET_GO.pack_into(self._memory, offset, 1)
-
-
-def _joined(gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    joined = gaps[:1]
-    for offset, size in gaps[1:]:
-        before, room = joined[-1]
-        if before + room == offset:
-            joined[-1] = (before, room + size)
-        else:
-            joined.append((offset, size))
-    return joined

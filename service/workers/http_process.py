@@ -12,6 +12,7 @@ from service.server import serve
 from service.settings import Settings
 from service.telemetry.logs import set_log_level
 from service.telemetry.shared import SharedMetrics
+from service.workers.acceptor import Census, FairServer
 from service.workers.lifeline import Lifeline
 from service.workers.mirror import Mirror, RemoteCatalog, RemoteLanes
 from service.workers.remote import RemoteEngine
@@ -27,7 +28,8 @@ def serve_http(settings: Settings, lifeline: Lifeline) -> None:
     metrics = SharedMetrics(setup.name, Path(setup.metrics_folder), setup.restarts)
     share = share_of(settings)
     app = create_app(share, metrics, remote_backend(share, metrics, lifeline))
-    serve(app, share, lifeline.listeners)
+    FairServer.census = Census(lifeline.census, int(setup.name.partition("-")[2]))
+    serve(app, share, lifeline.listeners, FairServer)
 
 
 def remote_backend(settings: Settings, metrics: SharedMetrics, lifeline: Lifeline) -> Backend:

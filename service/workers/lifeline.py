@@ -1,7 +1,8 @@
 """The socket between the supervisor and each of its processes: signs of life, connections, the log level.
 
 A message is a word and what it is about. The supervisor's first one holds the settings and, as file
-descriptors, the listeners. A process learns of the supervisor's death from the kernel, and dies as well.
+descriptors, the listeners and the workers' census. A process learns of the supervisor's death from the
+kernel, and dies as well.
 """
 
 from __future__ import annotations
@@ -69,9 +70,10 @@ def receive(line: socket.socket) -> Message:
     return Message(word, text, descriptors)
 
 
-def send_setup(line: socket.socket, setup: Setup, listeners: list[socket.socket]) -> None:
+def send_setup(line: socket.socket, setup: Setup, census: int, listeners: list[socket.socket]) -> None:
     """Tell a new process what it is."""
-    send(line, SETUP, orjson.dumps(setup).decode(), tuple(listener.fileno() for listener in listeners))
+    descriptors = (census, *(listener.fileno() for listener in listeners))
+    send(line, SETUP, orjson.dumps(setup).decode(), descriptors)
 
 
 class Lifeline:
@@ -79,6 +81,7 @@ class Lifeline:
 
     Attributes:
         setup: What the process is started with.
+        census: Memory in which workers tell how many connections they have; a file descriptor.
         listeners: The sockets to accept on.
     """
 
@@ -89,7 +92,8 @@ class Lifeline:
         if message.word != SETUP:
             raise SystemExit(1)
         self.setup = Setup(**orjson.loads(message.text))
-        self.listeners = [socket.socket(fileno=descriptor) for descriptor in message.descriptors]
+        self.census, *listeners = message.descriptors
+        self.listeners = [socket.socket(fileno=descriptor) for descriptor in listeners]
 
     def watch(self, on_link: Callable[[Ends], None], on_level: Callable[[str], None]) -> None:
         """Call back on the running event loop for every message of the supervisor's."""

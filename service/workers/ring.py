@@ -58,7 +58,6 @@ class RingReader(_Ring):
 
     def take(self, end: int, size: int) -> NDArray[np.uint8]:
         """Copy the next parcel out, u8 [size], and free its room."""
-        offset = self._offset(end - size)
-        block = np.frombuffer(bytearray(self._memory[offset : offset + size]), np.uint8)
+        block = np.frombuffer(self._memory, np.uint8, size, self._offset(end - size)).copy()
         self._consumed[0] = end
         return block

@@ -78,6 +78,7 @@ class Supervisor:
         self._settings = settings
         self._listeners = listeners
         self._metrics_folder = metrics_folder
+        self._census = _memory("kotae-census", 4 * settings.http_workers)
         self._engine = Child(ENGINE)
         self._workers = [Child(f"http-{k}") for k in range(settings.http_workers)]
         self._stopping = False
@@ -122,7 +123,8 @@ class Supervisor:
             restarts=child.starts,
         )
         child.starts += 1
-        lifeline.send_setup(ours, setup, [] if child is self._engine else self._listeners)
+        listeners = [] if child is self._engine else self._listeners
+        lifeline.send_setup(ours, setup, self._census, listeners)
         ours.setblocking(False)
         asyncio.get_running_loop().add_reader(ours, self._on_message, child)
         for worker in self._workers if child is self._engine else [child]:

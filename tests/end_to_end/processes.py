@@ -42,12 +42,13 @@ def kill(pid: int) -> set[int]:
         The ports of the clients whose connections it had accepted.
     """
     os.kill(pid, signal.SIGSTOP)  # from here on it accepts nothing more
-    ports = _client_ports(pid)
+    ports = client_ports(pid)
     os.kill(pid, signal.SIGKILL)
     return ports
 
 
-def _client_ports(pid: int) -> set[int]:
+def client_ports(pid: int) -> set[int]:
+    """Find the ports of the clients whose connections a process has accepted."""
     sockets = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):

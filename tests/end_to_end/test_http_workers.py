@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.end_to_end.processes import Clients, children, is_alive, kill
+from tests.end_to_end.processes import Clients, children, client_ports, is_alive, kill
 from tests.end_to_end.server import Server, serving
 from tests.tiny_models import picture
 
@@ -69,6 +70,16 @@ def test_answers_are_those_of_a_single_process(repository: Path, server: Server)
         for name, request in REQUESTS.items():
             assert shape(ours.post(ROUTE, **request)) == shape(theirs.post(ROUTE, **request)), name
         assert ours.get("/v1/models").json() == theirs.get("/v1/models").json()
+
+
+def test_connections_are_shared_evenly(server: Server) -> None:
+    with ExitStack() as inside:
+        for _ in range(8):
+            client = inside.enter_context(one_more(server.url))
+            client.get("/readyz")
+        pids = children(server.process.pid)
+        counts = [len(client_ports(pids[name])) for name in ("http-0", "http-1")]
+        assert sum(counts) >= 8 and abs(counts[0] - counts[1]) <= 2, counts
 
 
 async def test_counters_of_all_processes_add_up_whoever_is_asked(server: Server) -> None:

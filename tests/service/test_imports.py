@@ -35,7 +35,16 @@ ALLOWED: dict[str, set[str]] = {
     "server": {"lifecycle", "listeners", "protocol", "settings"},
     "telemetry": {"errors", "settings", "engine.observer"},
     "tuning": {*_MODELS, "golden", "loader", "overrides"},
-    "workers": {*_MODELS, "catalog", "loader", "overrides", "settings", "listeners", "telemetry.logs"},
+    "workers": {
+        *_MODELS,
+        "catalog",
+        "loader",
+        "overrides",
+        "settings",
+        "listeners",
+        "server",
+        "telemetry.logs",
+    },
 }
 WIRING = {
     "service.app",

@@ -56,6 +56,7 @@ class Joined:
     Attributes:
         states: What the engine told.
         lost: Who noticed that the other one is gone.
+        tickets: What was submitted; closed in the end.
     """
 
     def __init__(self, queue: Queue, memory_bytes: int = MEMORY_BYTES) -> None:
@@ -65,6 +66,7 @@ class Joined:
             os.truncate(memory, memory_bytes)
         self.states: list[Mapping[str, Any]] = []
         self.lost: list[str] = []
+        self.tickets: list[Ticket] = []
         queues = {("m", "1"): queue}
         theirs = Ends(far.detach(), *map(os.dup, memories))
         self.relay = Relay(theirs, lambda *name: queues.get(name), lambda _: self.lost.append("worker"))
@@ -73,6 +75,7 @@ class Joined:
 
     def submit(self, ticket: Ticket) -> None:
         """Send a ticket to the model m."""
+        self.tickets.append(ticket)
         self.connection.submit("m", "1", ticket)
 
 
@@ -85,6 +88,8 @@ def joined(queue: Queue, memory_bytes: int = MEMORY_BYTES) -> Iterator[Joined]:
     finally:
         both.connection.lose()
         both.relay.close()
+        for ticket in both.tickets:
+            ticket.close()
 
 
 def ticket_of(*sizes: int, deadline: float = 1e12, label: str = "", priority: int = 1) -> Ticket:
