@@ -1,0 +1,195 @@
+"""What a request costs on its way from an HTTP worker to the engine and back, beside the work itself.
+
+`python -m benchmarks.hop [--bytes 150528] [--at-once 1,8,32]`: tensors go through the shared memory and
+tokens through the socket that `--http-workers` uses, between two processes, to a queue that copies each into
+a batch's buffer and answers with 1,000 numbers at once. The CPU time of both processes a request, less that
+of the same work within one process, is the hop. Both may use every core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import uvloop
+
+from benchmarks.machine import REPOSITORY
+from benchmarks.pairs import Estimate, interleaved
+from benchmarks.report import Report, parse
+from service.engine.queue import Queue
+from service.engine.ticket import Ticket
+from service.workers.link import Ends
+from service.workers.relay import Relay
+from service.workers.remote import Connection
+
+GOAL_MICROSECONDS = 100
+_MEMORY_BYTES = 256 * 2**20
+_CLASSES = 1000
+_MAX_ITEMS = 64
+
+Submit = Callable[[Ticket], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """CPU microseconds a request."""
+
+    here: float
+    there: float = 0.0
+
+
+class Instant:
+    """A queue whose lane needs no time: copies rows as a batch does, answers once a turn of the loop."""
+
+    queue_items = 0
+    predicted_wait_seconds = 0.0
+    closed = False
+
+    def __init__(self, size: int) -> None:
+        self._buffer = np.zeros((_MAX_ITEMS, size), np.uint8)
+        self._answer = np.zeros(_CLASSES, np.float32)
+        self._tickets: list[Ticket] = []
+
+    def submit(self, ticket: Ticket) -> None:
+        """Take a ticket in."""
+        if not self._tickets:
+            asyncio.get_running_loop().call_soon(self._run)
+        self._tickets.append(ticket)
+
+    def close(self, reason: str) -> None:
+        """Nothing waits here for long."""
+
+    def _run(self) -> None:
+        tickets, self._tickets = self._tickets, []
+        for row, ticket in enumerate(tickets):
+            for item in ticket.items:
+                np.copyto(self._buffer[row % _MAX_ITEMS], item.inputs["x"])
+                ticket.settle(item, {"y": self._answer})
+
+
+def main() -> None:
+    """Measure and report."""
+    if sys.argv[1:2] == ["engine"]:
+        uvloop.run(_be_the_engine(Ends(*map(int, sys.argv[2:5])), int(sys.argv[5])))
+        return
+    run, options = parse("hop", __doc__, rounds=6, seconds=1, add=_add_options)
+    title = f"{options.bytes / 1000:.0f} kB to the engine and back"
+    report = Report(run, title, "CPU µs a request")
+    with run.progress(len(options.at_once) * run.rounds * 2) as tick:
+        for count in options.at_once:
+            visits = Visits(options.bytes, count, run.seconds)
+            pairs = interleaved(run.rounds, visits.through, visits.alone, tick=tick)
+            hop = Estimate.of(a.here + a.there - b.here for a, b in pairs)
+            report.add(f"{count} at once: the hop", hop, GOAL_MICROSECONDS, at_least=False)
+            report.add(f"{count} at once: worker, in all", Estimate.of(a.here for a, _ in pairs))
+            report.add(f"{count} at once: engine, in all", Estimate.of(a.there for a, _ in pairs))
+            report.add(f"{count} at once: in one process", Estimate.of(b.here for _, b in pairs))
+    report.finish()
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bytes", type=int, default=224 * 224 * 3, help="of one item (default %(default)s)")
+    parser.add_argument(
+        "--at-once", type=lambda text: [int(part) for part in text.split(",")], default=[1, 8, 32]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """Requests that are kept outstanding for a while.
+
+    Attributes:
+        size: Bytes of each one's item.
+        count: How many at once.
+    """
+
+    size: int
+    count: int
+    seconds: float
+
+    def through(self) -> Cost:
+        """Measure them on their way to another process and back."""
+
+        async def measure() -> Cost:
+            with _engine(self.size) as (connection, engine):
+                return await self._measure(lambda ticket: connection.submit("m", "1", ticket), engine)
+
+        return uvloop.run(measure())
+
+    def alone(self) -> Cost:
+        """Measure the same work in this process."""
+
+        async def measure() -> Cost:
+            return await self._measure(Instant(self.size).submit, None)
+
+        return uvloop.run(measure())
+
+    async def _measure(self, submit: Submit, engine: int | None) -> Cost:
+        await self._run(submit, self.seconds / 5)
+        here, there = time.process_time(), _cpu_seconds(engine)
+        done = await self._run(submit, self.seconds)
+        here, there = time.process_time() - here, _cpu_seconds(engine) - there
+        return Cost(here / done * 1e6, there / done * 1e6)
+
+    async def _run(self, submit: Submit, seconds: float) -> int:
+        end = time.monotonic() + seconds
+        done = 0
+
+        async def visit(seed: int) -> None:
+            nonlocal done
+            pixels = np.random.default_rng(seed).integers(0, 256, self.size, np.uint8)
+            while time.monotonic() < end:
+                ticket = Ticket(deadline=time.monotonic() + 60)
+                ticket.fill([{"x": pixels}], [1])
+                submit(ticket)
+                await ticket.outputs()
+                ticket.close()
+                done += 1
+
+        await asyncio.gather(*(visit(seed) for seed in range(self.count)))
+        return done
+
+
+@contextmanager
+def _engine(size: int) -> Iterator[tuple[Connection, int]]:
+    """Start the other process; yields the connection to it, and its id."""
+    near, far = socket.socketpair()
+    memories = [os.memfd_create(name) for name in ("inputs", "outputs")]
+    for memory in memories:
+        os.truncate(memory, _MEMORY_BYTES)
+    passed = (far.fileno(), *memories)
+    command = [sys.executable, "-m", "benchmarks.hop", "engine", *map(str, passed), str(size)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, pass_fds=passed)
+    far.close()
+    connection = Connection(Ends(near.detach(), *memories), lambda _: None, lambda: None)
+    try:
+        yield connection, process.pid
+    finally:
+        connection.lose()
+        process.wait(20)
+
+
+async def _be_the_engine(ends: Ends, size: int) -> None:
+    over = asyncio.Event()
+    queue: Queue = Instant(size)
+    relay = Relay(ends, lambda *_: queue, lambda _: over.set())
+    await over.wait()
+    relay.close()
+
+
+def _cpu_seconds(pid: int | None) -> float:
+    """Read a process's CPU clock: its id is made of the process's, as `clock_getcpuclockid(3)` does."""
+    return 0.0 if pid is None else time.clock_gettime((~pid << 3) | 2)
+
+
+if __name__ == "__main__":
+    main()
