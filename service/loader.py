@@ -168,7 +168,8 @@ class Loader:
         differences = golden.check_arrays(version.folder, version.variant, task, run)
         worst = max(differences.values())
         version.golden_check_error = max(worst, version.golden_check_error or 0.0)
-        golden.check_cases(version.folder, task, run, self._options.limits)
+        tolerance = version.variant.answer_tolerance
+        golden.check_cases(version.folder, task, run, self._options.limits, tolerance)
         self._warm_up(run, batcher)
 
     def _warm_up(self, run: golden.Run, batcher: Batcher) -> None:

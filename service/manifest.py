@@ -188,6 +188,7 @@ class Variant(_Strict):
         file: The ONNX file in the version folder.
         devices: Kinds of device that this variant is for, best first.
         tolerance: Largest absolute difference from PyTorch allowed, by output name.
+        answer_tolerance: Largest difference of a score in a golden answer; None leaves each case its own.
         metrics: Held-out figures measured with this file.
     """
 
@@ -195,6 +196,7 @@ class Variant(_Strict):
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     devices: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
     tolerance: dict[str, Annotated[float, Field(gt=0)]]
+    answer_tolerance: Annotated[float, Field(gt=0)] | None = None
     metrics: dict[str, float] = {}
 
 

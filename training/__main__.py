@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -44,6 +44,9 @@ Start = Annotated[
     Path | None, typer.Option("--from", help="Checkpoint to start from, of a network of the same size.")
 ]
 Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="The run's best one if not given.")]
+
+
+Precision = Literal["int8"]
 
 
 @app.command()
@@ -115,6 +118,33 @@ def export(
     _steps(recipe, data, name, seed, runs).export(checkpoint, _place(models, version, overwrite))
 
 
+@app.command()
+def quantize(
+    model: Annotated[Path, typer.Argument(help="The model's folder, such as models/digits.")],
+    *,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="Whose data it is; the one of the model's name if not given."),
+    ] = None,
+    data: Data = None,
+    runs: Runs = Path("runs"),
+    precision: Annotated[Precision, typer.Option("--precision", help="Of the variant.")] = "int8",
+    most_loss: Annotated[
+        float, typer.Option("--most-loss", min=0, help="Points that accuracy, or its like, may lose.")
+    ] = 1.0,
+    version: Version = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a version with an int8 variant for CPUs, measure it, and refuse it if it loses too much."""
+    from rich.console import Console
+
+    from training.quantize import Order, quantize_model
+
+    steps = _steps(recipe or model.resolve().name, data, None, None, runs)
+    order = Order(model, _place(model.resolve().parent, version, overwrite), most_loss, _typed())
+    quantize_model(order, steps.subject(), Console())
+
+
 @data_app.command()
 def wallpapers(
     folder: Annotated[Path, typer.Argument(help="Where to save them; recipes look in runs/wallpapers.")],
@@ -179,7 +209,11 @@ def _steps(
     chosen = load_recipe(recipe).changed(data=data, name=name, seed=seed)
     if start:
         chosen = chosen.started_from(start)
-    return steps_for(chosen, runs, Console(), " ".join(["kotae-train", *sys.argv[1:]]))
+    return steps_for(chosen, runs, Console(), _typed())
+
+
+def _typed() -> str:
+    return " ".join(["kotae-train", *sys.argv[1:]])
 
 
 def _place(models: Path, version: int | None, overwrite: bool) -> Place:

@@ -32,8 +32,11 @@ from training.fit import fit, load_checkpoint
 from training.golden_cases import choose_golden_files
 from training.job import Job, newest_version, write_json
 from training.networks.learner import Learner
+from training.quantize import CALIBRATION_ITEMS, Subject
 from training.recipes.recipe import PictureRecipe
-from training.version_folder import Origin, Place, write_version
+from training.version_folder import Origin, Place, picture_figures, write_version
+
+CALIBRATION_SEED = 3_000_017  # redrawings that int8 scales are found on
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,24 @@ def version_of(model: Path, learner: Learner) -> Path | None:
     return folder
 
 
+def picture_subject(data: Data) -> Subject:
+    """Say what a smaller variant is made with and judged by."""
+    pictures = held_out(data.source, data.parts.test)
+    chosen = data.parts.validation[:CALIBRATION_ITEMS]
+    typical = held_out(data.source, chosen, CALIBRATION_SEED)
+    items = typical.files
+    if typical.redrawn:
+        redrawn = typical.redrawn[:: data.source.redrawings]  # one of each
+        items = [file for pair in zip(items, redrawn, strict=True) for file in pair]
+
+    def measure(folder: Path, facts: VersionFacts) -> dict[str, float]:
+        answers = answers_of_version(folder, pictures, facts)
+        return picture_figures(evaluate(answers, pictures, data.source.classes))
+
+    guarded = dict.fromkeys(["accuracy", *(["redrawn_accuracy"] if pictures.redrawn else [])], True)
+    return Subject(items, measure, guarded)
+
+
 @dataclass(frozen=True, slots=True)
 class PictureSteps:
     """What the command line can ask of a recipe for pictures; see `training.steps`."""
@@ -177,6 +198,10 @@ class PictureSteps:
         data = open_data(self.job.recipe)
         learner = load_checkpoint(checkpoint or self.job.run.best)
         run_export(self.job, data, learner, held_out(data.source, data.parts.test), place)
+
+    def subject(self) -> Subject:
+        """Say what a smaller variant is made with and judged by."""
+        return picture_subject(open_data(self.job.recipe))
 
     def evaluate(self, checkpoint: Path | None, model: Path | None, blocks: int) -> None:
         """Measure, or train anew for each block and measure that."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from training.build import PictureSteps
 from training.detection.detector_steps import DetectorSteps
 from training.job import Job
+from training.quantize import Subject
 from training.recipes.detection_recipe import DetectionRecipe
 from training.recipes.recipe import PictureRecipe, Recipe
 from training.recipes.speech_recipes import KeywordsRecipe, SpeechRecipe
@@ -41,6 +42,9 @@ class Steps(Protocol):
             model: Model folder whose newest version is measured; None is the one of the recipe's name.
             blocks: If not 0, train anew for each of so many contiguous blocks of pictures instead.
         """
+
+    def subject(self) -> Subject:
+        """Say what a smaller variant of a model is made with and judged by: `kotae-train quantize`."""
 
 
 def steps_for(recipe: Recipe, runs: Path, console: Console, command: str) -> Steps:

@@ -414,3 +414,11 @@ def test_a_run_that_fails_is_a_rejection_that_keeps_its_cause(folder: Path) -> N
 
     with pytest.raises(ModelRejected, match="out of memory"):
         check(folder, run)
+
+
+def test_a_variant_may_state_a_larger_tolerance_and_never_a_smaller_one(folder: Path) -> None:
+    run = changed(graph_of(folder), "probabilities", lambda values: values + np.float32(0.03))
+    check_cases(folder, task_of(folder), run, Limits(), answer_tolerance=0.04)
+    with pytest.raises(ModelRejected, match=r"golden/noise\.png.*± 0\.02"):
+        check_cases(folder, task_of(folder), run, Limits(), answer_tolerance=0.02)
+    check_cases(folder, task_of(folder), graph_of(folder), Limits(), answer_tolerance=1e-9)

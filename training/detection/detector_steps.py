@@ -15,13 +15,15 @@ from training.detection.card import MISSES_FILE, write_detector_card
 from training.detection.coco import CocoFolder
 from training.detection.detector_learner import DetectorLearner
 from training.detection.digit_scenes import DigitScenes
-from training.detection.figures import DetectionFigures, measure
+from training.detection.figures import DetectionFigures
+from training.detection.figures import measure as measure_detections
 from training.detection.fit import fit_detector
 from training.detection.misses import draw_misses, find_misses
 from training.detection.tables import figure_tables
-from training.detection.version import Measured, Origin, fill_version
+from training.detection.version import Measured, Origin, detector_figures, fill_version
 from training.errors import DataRejected
 from training.job import Job, newest_version, write_json
+from training.quantize import CALIBRATION_ITEMS, Subject
 from training.recipes.detection_recipe import CocoData, DetectionRecipe
 from training.trainer import load_learner
 from training.version_folder import Place, publish
@@ -69,6 +71,18 @@ class DetectorSteps:
         self._check_labels(str(folder), read_labels(folder, facts), source)
         self._tell(files, answers_of_version(folder, files, facts), source.classes)
 
+    def subject(self) -> Subject:
+        """Say what a smaller variant is made with and judged by."""
+        source = self._source()
+        files = source.held_out_files()
+
+        def measure(folder: Path, facts: VersionFacts) -> dict[str, float]:
+            found = answers_of_version(folder, files, facts)
+            return detector_figures(measure_detections(list(zip(files, found, strict=True)), source.classes))
+
+        items = [file.file for file in source.validation_files()[:CALIBRATION_ITEMS]]
+        return Subject(items, measure, {"ap": True, "ap50": True})
+
     def _source(self) -> DetectionSource:
         recipe = self.job.recipe
         if isinstance(recipe.data, CocoData):
@@ -106,7 +120,7 @@ class DetectorSteps:
         self, files: Sequence[AnnotatedFile], found: Sequence[Found], classes: tuple[str, ...]
     ) -> DetectionFigures:
         """Print figures, and write them and the worst misses into the run folder."""
-        figures = measure(list(zip(files, found, strict=True)), classes)
+        figures = measure_detections(list(zip(files, found, strict=True)), classes)
         folder = self.job.run.folder
         write_json(folder / "evaluation.json", dataclasses.asdict(figures))
         draw_misses(find_misses(files, found, classes), folder / MISSES_FILE)

@@ -185,6 +185,12 @@ def _answer(found: Found, classes: tuple[str, ...]) -> dict[str, object]:
     return {"width": found.size[0], "height": found.size[1], "detections": detections}
 
 
+def detector_figures(figures: DetectionFigures) -> dict[str, float]:
+    """Give the figures that `version.yaml` says."""
+    names = ("ap", "ap50", "ap75", "precision", "recall")
+    return {name: cast(float, getattr(figures, name)) for name in names}
+
+
 def _with_figures(
     draft: VersionFacts,
     figures: DetectionFigures,
@@ -192,8 +198,7 @@ def _with_figures(
     origin: Origin,
     classes: tuple[str, ...],
 ) -> VersionFacts:
-    names = ("ap", "ap50", "ap75", "precision", "recall")
-    numbers = {name: round(cast(float, getattr(figures, name)), 5) for name in names}
+    numbers = {name: round(value, 5) for name, value in detector_figures(figures).items()}
     counts: dict[str, float | str] = {
         "held_out_items": float(figures.pictures),
         "held_out_things": float(figures.things),

@@ -10,11 +10,12 @@ from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks.classification import read_labels
 from training.errors import DataRejected
 from training.job import Job, newest_version, write_json
+from training.quantize import CALIBRATION_ITEMS, Subject
 from training.recipes.speech_recipes import KeywordsRecipe, SpeechTableData
 from training.speech.card import CURVES_FILE
 from training.speech.keyword_answers import heard_by_version
 from training.speech.keyword_card import write_keyword_card
-from training.speech.keyword_figures import KeywordFigures, measure_keywords
+from training.speech.keyword_figures import KeywordFigures, measure_keywords, rates
 from training.speech.keyword_fit import fit_keywords
 from training.speech.keyword_learner import KeywordLearner
 from training.speech.keyword_tables import keyword_tables
@@ -62,6 +63,18 @@ class KeywordSteps:
         figures = measure_keywords(heard, read_labels(folder, facts))
         write_json(self.job.run.folder / "evaluation.json", dataclasses.asdict(figures))
         self._say(keyword_tables(figures))
+
+    def subject(self) -> Subject:
+        """Say what a smaller variant is made with and judged by."""
+        source = self._source()
+        files = source.held_out_files()
+
+        def measure(folder: Path, facts: VersionFacts) -> dict[str, float]:
+            heard = heard_by_version(folder, files, facts)
+            return rates(measure_keywords(heard, read_labels(folder, facts)))
+
+        items = [file.content for file in source.validation_files()[:CALIBRATION_ITEMS]]
+        return Subject(items, measure, dict.fromkeys(("accuracy", "macro_f1"), True))
 
     def _source(self) -> SpeechSource:
         if isinstance(self.job.recipe.data, SpeechTableData):

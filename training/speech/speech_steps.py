@@ -9,10 +9,11 @@ from pathlib import Path
 from service.manifest import VERSION_FILE, VersionFacts, read
 from training.errors import DataRejected
 from training.job import Job, newest_version, write_json
+from training.quantize import CALIBRATION_ITEMS, Subject
 from training.recipes.speech_recipes import SpeechFolderData, SpeechRecipe, SpeechTableData
 from training.speech.answers import answers_of_version
 from training.speech.card import CURVES_FILE, write_speech_card
-from training.speech.figures import SpeechFigures, measure
+from training.speech.figures import SpeechFigures, measure, rates
 from training.speech.fit import fit_speech
 from training.speech.speech_folder import SpeechFolder
 from training.speech.speech_learner import SpeechLearner
@@ -62,6 +63,18 @@ class SpeechSteps:
         figures = measure(list(zip(files, answers, strict=True)))
         write_json(self.job.run.folder / "evaluation.json", dataclasses.asdict(figures))
         self._say(speech_tables(figures))
+
+    def subject(self) -> Subject:
+        """Say what a smaller variant is made with and judged by."""
+        source = self._source()
+        files = source.held_out_files()
+
+        def figures(folder: Path, facts: VersionFacts) -> dict[str, float]:
+            answers = answers_of_version(folder, files, facts)
+            return dict(rates(measure(list(zip(files, answers, strict=True)))))
+
+        items = [file.content for file in source.validation_files()[:CALIBRATION_ITEMS]]
+        return Subject(items, figures, dict.fromkeys(("word_error_rate", "greedy_word_error_rate"), False))
 
     def _source(self) -> SpeechSource:
         data = self.job.recipe.data

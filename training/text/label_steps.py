@@ -9,6 +9,7 @@ from service.manifest import VERSION_FILE, Baseline, VersionFacts, read, write
 from service.tasks.classification import read_labels
 from training.errors import DataRejected
 from training.job import Job, newest_version
+from training.quantize import CALIBRATION_ITEMS, Subject
 from training.recipes.text_recipes import TextLabelsRecipe
 from training.text.calibrate import calibrate
 from training.text.card import write_text_card
@@ -60,6 +61,21 @@ class LabelSteps:
             raise DataRejected(f"{folder} answers with other labels than {data.table.description}")
         self._say(label_tables(evaluate_labels(folder, facts, data, self.job.recipe)))
 
+    def subject(self) -> Subject:
+        """Say what a smaller variant is made with and judged by."""
+        recipe = self.job.recipe
+        data = open_labelled(recipe)
+        table, part = data.table, data.parts.validation.tolist()
+        items = [table.texts[i] for i in part[:: max(1, len(part) // CALIBRATION_ITEMS)]]
+
+        def measure(folder: Path, facts: VersionFacts) -> dict[str, float]:
+            return _figures(evaluate_labels(folder, facts, data, recipe))
+
+        guarded = ["accuracy", "macro_f1"]
+        if recipe.windows:
+            guarded += [f"window{recipe.windows.measured}_{kind}" for kind in ("accuracy", "coverage")]
+        return Subject(items, measure, dict.fromkeys(guarded, True))
+
     def _fit(self, data: LabelData, *, resume: bool) -> Path:
         parts = data.parts
         self._say(
@@ -101,7 +117,7 @@ class LabelSteps:
         self.job.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _facts(draft: VersionFacts, evaluation: LabelEvaluation, recipe: TextLabelsRecipe) -> VersionFacts:
+def _figures(evaluation: LabelEvaluation) -> dict[str, float]:
     figures = {
         "accuracy": evaluation.whole.accuracy,
         "coverage": evaluation.whole.coverage,
@@ -110,6 +126,10 @@ def _facts(draft: VersionFacts, evaluation: LabelEvaluation, recipe: TextLabelsR
     for length, windows in evaluation.windows.items():
         figures[f"window{length}_accuracy"] = windows.answered_accuracy
         figures[f"window{length}_coverage"] = windows.coverage
+    return figures
+
+
+def _facts(draft: VersionFacts, evaluation: LabelEvaluation, recipe: TextLabelsRecipe) -> VersionFacts:
     kept = "by group" if recipe.data.group else "stratified"
     counts: dict[str, float | str] = {
         "held_out_items": float(evaluation.whole.items),
@@ -117,5 +137,8 @@ def _facts(draft: VersionFacts, evaluation: LabelEvaluation, recipe: TextLabelsR
     }
     mix = {name: round(share, 4) for name, share in evaluation.class_mix.items()}
     return with_figures(
-        draft, figures, counts, Baseline(class_mix=mix, confidence=quantiles(evaluation.confidence))
+        draft,
+        _figures(evaluation),
+        counts,
+        Baseline(class_mix=mix, confidence=quantiles(evaluation.confidence)),
     )

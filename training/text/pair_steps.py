@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from service.manifest import VERSION_FILE, Baseline, VersionFacts, read, write
 from training.errors import DataRejected
 from training.job import Job, newest_version
+from training.quantize import CALIBRATION_ITEMS, Subject
 from training.recipes.text_recipes import TextEmbeddingRecipe
 from training.text.card import write_text_card
 from training.text.fit_pairs import fit_pairs
@@ -62,6 +63,19 @@ class PairSteps:
         facts = read(folder / VERSION_FILE, VersionFacts)
         data = open_pairs(self.job.recipe)
         self._say(pair_tables(evaluate_pairs(folder, facts, data, self.job.recipe)))
+
+    def subject(self) -> Subject:
+        """Say what a smaller variant is made with and judged by."""
+        recipe = self.job.recipe
+        data = open_pairs(recipe)
+        table, part = data.table, data.parts.validation.tolist()
+        chosen = part[:: max(1, 2 * len(part) // CALIBRATION_ITEMS)]
+
+        def measure(folder: Path, facts: VersionFacts) -> dict[str, float]:
+            return _figures(evaluate_pairs(folder, facts, data, recipe))
+
+        items = [text for i in chosen for text in (table.queries[i], table.documents[i])]
+        return Subject(items, measure, dict.fromkeys(("recall_at_1", "recall_at_10"), True))
 
     def _fit(self, data: PairData, *, resume: bool) -> Path:
         parts = data.parts
@@ -121,7 +135,7 @@ def choose_golden_pairs(model: TextModel, data: PairData) -> list[GoldenText]:
     ]
 
 
-def _facts(draft: VersionFacts, evaluation: PairEvaluation, recipe: TextEmbeddingRecipe) -> VersionFacts:
+def _figures(evaluation: PairEvaluation) -> dict[str, float]:
     figures: dict[str, float] = {}
     for size, found in evaluation.by_dimensions.items():
         end = "" if size == evaluation.dimensions else f"_first{size}"
@@ -129,9 +143,13 @@ def _facts(draft: VersionFacts, evaluation: PairEvaluation, recipe: TextEmbeddin
     words, characters = evaluation.baselines.values()
     figures |= {"word_tfidf_recall_at_1": words.at_1, "word_tfidf_recall_at_10": words.at_10}
     figures |= {"char_tfidf_recall_at_1": characters.at_1, "char_tfidf_recall_at_10": characters.at_10}
+    return figures
+
+
+def _facts(draft: VersionFacts, evaluation: PairEvaluation, recipe: TextEmbeddingRecipe) -> VersionFacts:
     kept = "by group" if recipe.data.group else "pair by pair"
     counts: dict[str, float | str] = {
         "held_out_items": float(recipe.candidates),
         "split": f"{kept}, {recipe.split.test:.1%} for testing, seed {recipe.split.seed}",
     }
-    return with_figures(draft, figures, counts, Baseline())
+    return with_figures(draft, _figures(evaluation), counts, Baseline())

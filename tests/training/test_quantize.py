@@ -1,0 +1,203 @@
+"""`kotae-train quantize`: a measured int8 variant in a version of its own, or nothing at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+
+from service.catalog import Catalog
+from service.engine.lanes import Lanes
+from service.engine.observer import Observer
+from service.loader import LoadOptions
+from service.manifest import VERSION_FILE, VersionFacts, read, sha256_of, write
+from service.overrides import ModelOverrides, Overrides
+from tests.training.conftest import Trained, silent_console, tiny_recipe
+from training import __main__ as command_line
+from training import quantize
+from training.build import picture_subject
+from training.comparison import Comparison, lost_points
+from training.errors import DataRejected, ExportFailed
+from training.quantize import INT8_FILE, Order, Subject, quantize_model
+from training.version_folder import Place
+
+
+@pytest.fixture(scope="module")
+def subject(trained: Trained) -> Subject:
+    return picture_subject(trained.data)
+
+
+@pytest.fixture
+def model(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the model of shapes with its one version."""
+    return shutil.copytree(exported.parent, tmp_path / "shapes")
+
+
+def order(model: Path, most_loss: float = 20.0) -> Order:
+    return Order(model, Place(model.parent), most_loss, "kotae-train quantize shapes")
+
+
+def variants(version: Path) -> dict[str, str]:
+    return {v.precision: v.file for v in read(version / VERSION_FILE, VersionFacts).variants}
+
+
+def test_items_to_find_scales_on_are_not_those_to_be_judged_by(trained: Trained, subject: Subject) -> None:
+    assert subject.items
+    assert not {*subject.items} & {*trained.pictures.files}
+
+
+def test_the_new_version_holds_both_variants_with_their_own_figures(
+    model: Path, subject: Subject, exported: Path
+) -> None:
+    version = quantize_model(order(model), subject, silent_console())
+    assert version == model / "2"
+    facts, old = (read(folder / VERSION_FILE, VersionFacts) for folder in (version, exported))
+    assert variants(version) == {"int8": INT8_FILE, "fp32": "model.onnx"}
+    by_precision = {variant.precision: variant for variant in facts.variants}
+    assert by_precision["fp32"].metrics == old.variants[0].metrics
+    assert by_precision["int8"].metrics.keys() == old.variants[0].metrics.keys()
+    assert by_precision["int8"].devices == ("cpu",)
+    assert facts.metrics.keys() == old.metrics.keys()
+    assert facts.metrics["accuracy"] == facts.variants[0].metrics["accuracy"]
+    assert facts.provenance.command.splitlines() == [old.provenance.command, "kotae-train quantize shapes"]
+    assert all(sha256_of(version / name) == value for name, value in facts.files.items())
+    assert facts.files.keys() == {*old.files, INT8_FILE}
+    card = (model / "README.md").read_text()
+    assert "## Version 2: int8" in card
+    assert f"| accuracy | {by_precision['fp32'].metrics['accuracy']:.4f} |" in card
+
+
+@pytest.mark.parametrize("precision", ["auto", "int8", "fp32"])
+def test_the_service_serves_the_variant_that_its_host_wants(
+    model: Path, subject: Subject, precision: str
+) -> None:
+    version = quantize_model(order(model), subject, silent_console())
+    lanes = Lanes(Observer())
+    overrides = Overrides().with_model("shapes", ModelOverrides.model_validate({"precision": precision}))
+    catalog = Catalog(model.parent, lanes, Observer(), LoadOptions(overrides=overrides))
+    catalog.discover()
+    catalog.load()
+    lanes.stop()
+    serving = catalog.models["shapes"].serving
+    assert serving is not None, catalog.models["shapes"].problem
+    assert serving.number == 2
+    assert serving.variant is not None
+    first = read(version / VERSION_FILE, VersionFacts).variants[0].precision
+    assert serving.variant.precision == (first if precision == "auto" else precision)
+
+
+def test_the_faster_variant_stands_first(
+    model: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for speed, first in ((1.5, "int8"), (1.0, "fp32")):
+        monkeypatch.setattr(quantize, "measure_speeds", lambda *_, speed=speed: {1: 2.0, 8: speed})
+        version = quantize_model(order(model), subject, silent_console())
+        assert next(iter(variants(version))) == first
+
+
+def test_a_version_with_an_int8_variant_can_be_quantised_again(model: Path, subject: Subject) -> None:
+    first = quantize_model(order(model), subject, silent_console())
+    second = quantize_model(order(model), subject, silent_console())
+    assert second == model / "3"
+    assert variants(second) == variants(first)
+    assert (
+        read(second / VERSION_FILE, VersionFacts).files.keys()
+        == read(first / VERSION_FILE, VersionFacts).files.keys()
+    )
+
+
+# --- refusals ---------------------------------------------------------------------------------
+
+
+def files_of(model: Path) -> set[str]:
+    return {path.relative_to(model).as_posix() for path in model.rglob("*")}
+
+
+@pytest.mark.parametrize(("int8_accuracy", "allowed"), [(0.9, 5.0), (0.89, 10.9), (float("nan"), 100.0)])
+def test_what_loses_more_than_is_allowed_is_refused_and_leaves_nothing(
+    model: Path, subject: Subject, int8_accuracy: float, allowed: float
+) -> None:
+    def measure(_: Path, facts: VersionFacts) -> Mapping[str, float]:
+        return {"accuracy": 1.0 if facts.variants[0].precision == "fp32" else int8_accuracy}
+
+    judged = dataclasses.replace(subject, measure=measure, guarded={"accuracy": True})
+    before = files_of(model)
+    with pytest.raises(ExportFailed, match=rf"of accuracy .* --most-loss allows {allowed:g}"):
+        quantize_model(order(model, allowed), judged, silent_console())
+    assert files_of(model) == before
+
+
+def test_a_graph_that_answers_otherwise_is_refused_and_leaves_nothing(
+    model: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quantize_wrongly(source: Path, target: Path, batches: object) -> None:
+        import onnx
+        from onnx import numpy_helper
+
+        graph = onnx.load(source)
+        for weight in graph.graph.initializer:
+            values = numpy_helper.to_array(weight)
+            if values.ndim == 4:
+                weight.CopyFrom(numpy_helper.from_array(-values, weight.name))
+        onnx.save(graph, target)
+
+    monkeypatch.setattr(quantize, "quantize_graph", quantize_wrongly)
+    before = files_of(model)
+    with pytest.raises(ExportFailed, match="golden/"):
+        quantize_model(order(model), subject, silent_console())
+    assert files_of(model) == before
+
+
+def test_a_model_without_a_version_or_without_fp32_cannot_be_quantised(
+    model: Path, subject: Subject, tmp_path: Path
+) -> None:
+    facts = read(model / "1" / VERSION_FILE, VersionFacts)
+    half = facts.variants[0].model_copy(update={"precision": "fp16"})
+    write(model / "1" / VERSION_FILE, facts.model_copy(update={"variants": (half,)}))
+    with pytest.raises(DataRejected, match="no fp32 variant"):
+        quantize_model(order(model), subject, silent_console())
+    with pytest.raises(DataRejected, match="no version"):
+        quantize_model(order(tmp_path / "nothing"), subject, silent_console())
+
+
+def test_points_are_lost_where_less_is_better_too() -> None:
+    before = {"accuracy": 0.9, "word_error_rate": 0.05}
+    after = {"accuracy": 0.88, "word_error_rate": 0.08}
+    points = lost_points(before, after, {"accuracy": True, "word_error_rate": False})
+    assert points == pytest.approx({"accuracy": 2.0, "word_error_rate": 3.0})
+
+
+def test_a_variant_must_be_faster_at_every_size_of_batch() -> None:
+    assert Comparison("int8", {}, {}, {1: 1.2, 8: 1.5}).worth_it
+    assert not Comparison("int8", {}, {}, {1: 1.0, 8: 1.5}).worth_it
+
+
+# --- the command -----------------------------------------------------------------------------
+
+
+def test_the_command_makes_a_version_or_ends_with_1(
+    model: Path,
+    picture_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = tmp_path / "shapes.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_recipe(picture_folder).model_dump(mode="json")), encoding="utf-8")
+
+    def run(*more: str) -> int:
+        arguments = ["quantize", str(model), "--recipe", str(recipe), *more]
+        monkeypatch.setattr(sys, "argv", ["kotae-train", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            command_line.main()
+        return int(stopped.value.code or 0)
+
+    assert run("--most-loss", "20") == 0
+    assert variants(model / "2").keys() == {"fp32", "int8"}
+    assert run("--most-loss", "20", "--version", "2") == 1
+    assert "--overwrite" in capsys.readouterr().err

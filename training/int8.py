@@ -1,0 +1,152 @@
+"""Static int8: an fp32 graph and typical inputs -> the same graph with int8 convolutions and matrix products.
+
+Scales are found once, on the inputs given, so that an item's answer does not depend on its batch. Weights
+have a scale a channel, activations one a tensor. What gains nothing or would lose too much stays float:
+attention's products of two activations, softmax, norms, and everything in front of a logarithm.
+
+Letters in shapes: `C` channels, `W` width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+Batch = dict[str, NDArray[Any]]
+
+_FEW_CHANNELS = 4
+_PRODUCTS = ("Gemm", "MatMul")
+_CARRIED = ("Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the library has no types
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches: Iterator[Batch] = iter(batches)
+
+    def get_next(self) -> Batch | None:
+        return next(self._batches, None)
+
+
+def quantize_graph(source: Path, target: Path, batches: Sequence[Batch]) -> None:
+    """Write the int8 graph of an fp32 one.
+
+    Args:
+        source: The fp32 graph.
+        target: The file to write.
+        batches: Inputs by name, as the graph takes them, to find the scales on.
+    """
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.ERROR)  # the library advises on the root logger what is done here anyway
+    try:
+        with TemporaryDirectory() as folder:
+            named, prepared = Path(folder, "named.onnx"), Path(folder, "prepared.onnx")
+            _prepare(source, named)
+            # Symbolic inference gives up on graphs of texts; the plain one is enough.
+            quant_pre_process(str(named), str(prepared), skip_symbolic_shape=True)
+            quantize_static(
+                str(prepared),
+                str(target),
+                _Reader(batches),
+                quant_format=QuantFormat.QDQ,
+                nodes_to_quantize=choose_nodes(onnx.load(prepared).graph),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,  # beside int8 weights the fast kind on x86
+                weight_type=QuantType.QInt8,
+                # A product whose float result is wanted is one kernel, bias and scale included.
+                extra_options={"OpTypesToExcludeOutputQuantization": list(_PRODUCTS)},
+            )
+    finally:
+        log.setLevel(level)
+    onnx.checker.check_model(str(target), full_check=True)
+
+
+def choose_nodes(graph: onnx.GraphProto) -> list[str]:
+    """Choose what becomes int8: the names of nodes."""
+    weights = {weight.name for weight in graph.initializer}
+    sources = {name: node for node in graph.node for name in node.output}
+    before_logarithms = _ancestors([node for node in graph.node if node.op_type == "Log"], sources)
+    chosen: list[str] = []
+    carried: set[str] = set()  # values that come out of int8 convolutions
+    for node in graph.node:
+        given = [name for name in node.input if name and name not in weights]
+        if node.name in before_logarithms:
+            continue
+        if node.op_type in ("Conv", *_PRODUCTS):
+            wanted = node.input[1] in weights
+        else:
+            wanted = node.op_type in _CARRIED and bool(given) and carried.issuperset(given)
+        if wanted:
+            chosen.append(node.name)
+            carried |= set(node.output) if node.op_type not in _PRODUCTS else set()
+    return chosen
+
+
+def _ancestors(nodes: list[onnx.NodeProto], sources: dict[str, onnx.NodeProto]) -> set[str]:
+    """Name everything that nodes are computed from."""
+    found: set[str] = set()
+    waiting = list(nodes)
+    while waiting:
+        for name in waiting.pop().input:
+            before = sources.get(name)
+            if before is not None and before.name not in found:
+                found.add(before.name)
+                waiting.append(before)
+    return found
+
+
+def _prepare(source: Path, target: Path) -> None:
+    """Copy a graph with a name for every node, by which nodes are chosen, and with wide constants."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(source))
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{number}"
+    _widen_constants(model.graph)
+    onnx.save(model, target)
+
+
+def _widen_constants(graph: onnx.GraphProto) -> None:
+    """Repeat means and deviations of channels, [C, 1, 1], along a picture's rows: [C, 1, W].
+
+    int8 convolutions want channels last, and the runtime then moves the arithmetic before them there too,
+    where it is ten times as slow with constants of three numbers.
+    """
+    weights = {weight.name: weight for weight in graph.initializer}
+    widths = {value.name: _fixed_width(value) for value in graph.value_info}
+    for node in graph.node:
+        if node.op_type not in ("Add", "Sub", "Mul", "Div"):
+            continue
+        width = widths.get(node.output[0])
+        for place, name in enumerate(node.input):
+            constant = weights.get(name)
+            if (
+                width is None
+                or constant is None
+                or list(constant.dims)[-2:] != [1, 1]
+                or len(constant.dims) < 3
+            ):
+                continue
+            values = numpy_helper.to_array(constant)
+            wide = f"{node.name}_{place}_wide"
+            repeated = np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:-1], width)))
+            graph.initializer.append(numpy_helper.from_array(repeated, wide))
+            node.input[place] = wide
+    used = {name for node in graph.node for name in node.input}
+    for weight in [weight for weight in graph.initializer if weight.name not in used]:
+        graph.initializer.remove(weight)
+
+
+def _fixed_width(value: onnx.ValueInfoProto) -> int | None:
+    """Give the last size of a picture [N, C, H, W], if it is fixed and there are few channels."""
+    sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]  # 0 where it is not known
+    few = len(sizes) == 4 and 0 < sizes[1] <= _FEW_CHANNELS and sizes[3] > 0
+    return sizes[3] if few else None

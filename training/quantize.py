@@ -1,0 +1,239 @@
+"""`kotae-train quantize`: a version with a smaller variant beside the fp32 one, measured, or nothing.
+
+The new version holds every file of the model's newest one and the int8 graph. Scales are found on the
+validation part; what is lost is measured on the held-out part as the card's figures are, from raw file to
+answer. If that is more than is allowed, nothing is written.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from service.engine.session import Device, Session
+from service.golden import Run, read_golden_arrays
+from service.manifest import (
+    GOLDEN_CASES_FILE,
+    MANIFEST_FILE,
+    VERSION_FILE,
+    GoldenCases,
+    ModelManifest,
+    Variant,
+    VersionFacts,
+    read,
+    write,
+)
+from service.tasks import TASKS, Limits, Task, answer_one
+from service.tasks.task import Raw
+from training.card import CARD_FILE
+from training.comparison import Comparison, comparison_table, extend_card, lost_points, measure_speeds
+from training.errors import DataRejected, ExportFailed
+from training.int8 import Batch, quantize_graph
+from training.job import current_commit, newest_version
+from training.version_folder import Place, hashes, publish
+
+INT8_FILE = "model.int8.onnx"
+CALIBRATION_ITEMS = 200
+_MARGIN = 2.0  # a tolerance over the difference that was seen, for machines that round otherwise
+_LARGEST_ANSWER_DIFFERENCE = 0.25  # of a score; a graph further off than that is another model
+_HALVINGS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a smaller variant is made with and judged by.
+
+    Attributes:
+        items: Raw items of the validation part; some of them are used.
+        measure: Gives the figures of the first variant of the facts on the held-out part.
+        guarded: The figures that count, by name, and whether more of them is better.
+    """
+
+    items: Sequence[Raw]
+    measure: Callable[[Path, VersionFacts], Mapping[str, float]]
+    guarded: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked for.
+
+    Attributes:
+        model: The model's folder.
+        place: Where the version goes.
+        most_loss: Points that a guarded figure may lose.
+        command: What was typed, for provenance.
+    """
+
+    model: Path
+    place: Place
+    most_loss: float
+    command: str
+
+
+def quantize_model(order: Order, subject: Subject, console: Console) -> Path:
+    """Give a model a version with an int8 variant.
+
+    Args:
+        order: Which model, and how much it may lose.
+        subject: The recipe's data and figures.
+        console: Where to say how it goes.
+
+    Returns:
+        The new version's folder.
+
+    Raises:
+        DataRejected: The model has no version with an fp32 variant, or the place is taken.
+        ExportFailed: It loses more than is allowed, or fails its golden check; nothing was written.
+    """
+    source = newest_version(order.model)
+    if source is None:
+        raise DataRejected(f"there is no version of {order.model}: export one first")
+    manifest = read(order.model / MANIFEST_FILE, ModelManifest)
+    facts = read(source / VERSION_FILE, VersionFacts)
+    plain = next((variant for variant in facts.variants if variant.precision == "fp32"), None)
+    if plain is None:
+        raise DataRejected(f"{source} has no fp32 variant to start from")
+
+    def fill(folder: Path) -> tuple[VersionFacts, Comparison]:
+        _copy_version(source, folder, facts)
+        task = TASKS[manifest.task](folder, facts)
+        batches = _batches(task, subject.items)
+        console.print(f"int8 out of {source}, scales from {len(batches)} inputs", highlight=False)
+        quantize_graph(folder / plain.file, folder / INT8_FILE, batches)
+        small = _variant(folder, task, plain)
+        before, after = (
+            subject.measure(folder, facts.model_copy(update={"variants": (variant,)}))
+            for variant in (plain, small)
+        )
+        _refuse_losses(before, after, subject.guarded, order.most_loss)
+        slow, fast = (Session(folder / variant.file, Device("cpu")) for variant in (plain, small))
+        comparison = Comparison(small.precision, before, after, measure_speeds(slow, fast, batches))
+        made = _facts(folder, facts, (plain, small), comparison, order.command)
+        write(folder / VERSION_FILE, made)
+        return made, comparison
+
+    folder, comparison = publish(manifest, order.place, fill)
+    card = order.model / CARD_FILE
+    if card.exists() and folder.parent.resolve() == order.model.resolve():
+        extend_card(card, folder.name, source.name, comparison, order.command)
+    console.print(comparison_table(comparison, f"{manifest.name}: int8 beside fp32"))
+    if not comparison.worth_it:
+        console.print("int8 is hardly faster here: fp32 stays the first choice", highlight=False)
+    console.print(f"quantised and checked: {folder}", highlight=False)
+    return folder
+
+
+def _refuse_losses(
+    before: Mapping[str, float], after: Mapping[str, float], guarded: Mapping[str, bool], most_loss: float
+) -> None:
+    for name, points in lost_points(before, after, guarded).items():
+        if not points <= most_loss:  # also refuses NaN
+            raise ExportFailed(
+                f"int8 loses {points:.2f} points of {name} ({before[name]:.2%} becomes {after[name]:.2%}), "
+                f"and --most-loss allows {most_loss:g}. Nothing was written"
+            )
+
+
+def _copy_version(source: Path, folder: Path, facts: VersionFacts) -> None:
+    """Copy what a version consists of, without smaller variants made before."""
+    dropped = {variant.file for variant in facts.variants if variant.precision != "fp32"}
+    for name in facts.files.keys() - dropped:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+
+
+def _batches(task: Task, items: Sequence[Raw]) -> list[Batch]:
+    """Decode raw items as the service does, long ones cut; every part is a batch of one."""
+    cut = {"truncate": True} if "truncate" in task.parameters.model_fields else {}
+    parameters = task.parameters(**cut)
+    return [
+        {name: array[np.newaxis] for name, array in part.items()}
+        for item in items[:CALIBRATION_ITEMS]
+        for part in task.decode(item, Limits(), parameters).parts
+    ]
+
+
+def _variant(folder: Path, task: Task, plain: Variant) -> Variant:
+    """Describe the int8 graph; its tolerances follow from what it answers to the golden inputs.
+
+    Raises:
+        ExportFailed: Its answers are too far from those of PyTorch.
+    """
+    run = Session(folder / INT8_FILE, Device("cpu")).run
+    inputs, expected = read_golden_arrays(folder)
+    tolerance = {}
+    for name, difference in task.differences(expected, run(inputs)).items():
+        if not math.isfinite(difference):
+            raise ExportFailed(f"output {name} of the int8 graph is another one. Nothing was written")
+        tolerance[name] = _rounded_up(max(plain.tolerance[name], difference * _MARGIN))
+    seen = _largest_answer_difference(folder, task, run)
+    return Variant(
+        file=INT8_FILE,
+        precision="int8",
+        devices=("cpu",),
+        tolerance=tolerance,
+        answer_tolerance=_rounded_up(max(1e-3, seen * _MARGIN)),
+    )
+
+
+def _largest_answer_difference(folder: Path, task: Task, run: Run) -> float:
+    """Find the least tolerance with which all golden answers agree, and a little more.
+
+    Raises:
+        ExportFailed: There is none worth the name.
+    """
+    parameters = task.parameters()
+    largest = 0.0
+    for case in read(folder / GOLDEN_CASES_FILE, GoldenCases).cases:
+        raw = (folder / "golden" / case.file).read_bytes()
+        answer = answer_one(task, run, raw, Limits(), parameters)
+        if problem := task.agrees(case.answer, answer, _LARGEST_ANSWER_DIFFERENCE):
+            raise ExportFailed(f"the int8 graph fails golden/{case.file}: {problem}. Nothing was written")
+        low, high = largest, max(largest, _LARGEST_ANSWER_DIFFERENCE)
+        if task.agrees(case.answer, answer, low) is None:
+            continue
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if task.agrees(case.answer, answer, middle) is None else (middle, high)
+        largest = high
+    return largest
+
+
+def _rounded_up(number: float) -> float:
+    """Round up to two digits."""
+    unit = 10.0 ** (math.floor(math.log10(number)) - 1)
+    return float(f"{math.ceil(number / unit - 1e-9) * unit:.2g}")
+
+
+def _facts(
+    folder: Path,
+    facts: VersionFacts,
+    variants: tuple[Variant, Variant],
+    comparison: Comparison,
+    command: str,
+) -> VersionFacts:
+    plain, small = (
+        variant.model_copy(update={"metrics": {name: round(value, 5) for name, value in figures.items()}})
+        for variant, figures in zip(variants, (comparison.before, comparison.after), strict=True)
+    )
+    ordered = (small, plain) if comparison.worth_it else (plain, small)
+    provenance = facts.provenance.model_copy(
+        update={"command": f"{facts.provenance.command}\n{command}", "commit": current_commit()}
+    )
+    return facts.model_copy(
+        update={
+            "created": datetime.now(UTC).replace(microsecond=0),
+            "provenance": provenance,
+            "variants": ordered,
+            "metrics": {**facts.metrics, **ordered[0].metrics},
+            "files": hashes(folder),
+        }
+    )
