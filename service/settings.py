@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     )
     http_worker_memory_bytes: int = Field(
         256 * 2**20,
-        ge=2**20,
+        ge=2**24,
         description="Most bytes of tensors on their way from one HTTP worker to the models; "
         "as many may be on their way back.",
     )

@@ -6,6 +6,7 @@ started in a dead one's place counts on from where it stopped, so that no counte
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
@@ -61,7 +62,10 @@ class SharedMetrics(Metrics):
 
     def render(self) -> bytes:
         """Write all processes' metrics as text."""
-        return generate_latest(self._merged)
+        try:
+            return generate_latest(self._merged)
+        except struct.error:  # a process that was just starting had made a file, and not yet filled it
+            return generate_latest(self._merged)
 
 
 class _ProcessNumbers:

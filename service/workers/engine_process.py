@@ -41,10 +41,11 @@ async def _serve(settings: Settings, lifeline: Lifeline) -> None:
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     engine = EngineProcess(settings, lifeline)
     await engine.begin()
-    tasks = [asyncio.create_task(engine.lifecycle.watch()), asyncio.create_task(engine.tell_state())]
-    await ended.wait()
-    for task in tasks:
-        task.cancel()
+    async with asyncio.TaskGroup() as group:  # if one of them fails, the process ends and is started again
+        tasks = [group.create_task(engine.lifecycle.watch()), group.create_task(engine.tell_state())]
+        await ended.wait()
+        for task in tasks:
+            task.cancel()
     engine.close()
 
 

@@ -107,6 +107,9 @@ class RemoteCatalog(Catalog):
                 }
                 model.reason = told["reason"]
         self.loaded = state["loaded"]
+        if self.loaded:  # all are told: what is not among them is gone for good
+            told_of = {(version.model, version.number) for version in self.versions()}
+            self._parts = {key: parts for key, parts in self._parts.items() if key in told_of}
 
     def forget(self) -> None:
         """Take it that nothing answers: the engine is gone."""

@@ -88,24 +88,30 @@ class Connection:
             waiting, self._waiting = self._waiting, {}
         self._link.close()
         for ticket, _ in waiting.values():
+            ticket.over = None
             ticket.abandon(engine_is_gone(), "failed_sibling")
         self._on_lost()
 
     def _over(self, number: int, _: object = None) -> None:
         """Tell the engine, unless it was the engine that told us."""
-        entry = self._waiting.pop(number, None)
-        if entry is not None:
-            self._inputs.give_back(entry[1])
+        if self._take(number) is not None:
             self._link.send([Token(Kind.CANCEL, number)])
+
+    def _take(self, number: int) -> Ticket | None:
+        """Stop waiting for a ticket, and give it."""
+        ticket, offset = self._waiting.pop(number, (None, 0))
+        if ticket is not None:
+            ticket.over = None
+            self._inputs.give_back(offset)
+        return ticket
 
     def _on_tokens(self, tokens: Sequence[Token]) -> None:
         for token in tokens:
             header, rows = read(self._outputs.take(token.place, token.size))
             if token.kind == Kind.STATE:
                 self._on_state(header)
-            elif entry := self._waiting.pop(token.ticket, None):
-                self._inputs.give_back(entry[1])
-                _settle(entry[0], header, rows)
+            elif ticket := self._take(token.ticket):
+                _settle(ticket, header, rows)
 
 
 class RemoteEngine:

@@ -30,6 +30,8 @@ _FIRST_PAUSE_SECONDS = 0.5  # before a process that never got ready is started a
 _LONGEST_PAUSE_SECONDS = 30.0
 _ENGINE_END_SECONDS = 10.0  # how long the engine may take to end
 
+_ROOT = str(Path(__file__).parents[2])  # of our own package, whatever lies in the working directory
+
 _log = logging.getLogger(__name__)
 
 
@@ -107,9 +109,11 @@ class Supervisor:
         if self._stopping:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # A session of its own: Ctrl-C in a terminal is for the supervisor, which passes it on.
-        command = [sys.executable, "-u", "-m", "service.workers", child.name]
-        environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics_folder)}
+        command = [sys.executable, "-u", "-P", "-m", "service.workers", child.name]
+        environment = os.environ | {
+            "PROMETHEUS_MULTIPROC_DIR": str(self._metrics_folder),
+            "PYTHONPATH": os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
         # A session of its own: Ctrl-C in a terminal is for the supervisor, which passes it on.
         child.process = subprocess.Popen(
             command, stdin=theirs.fileno(), env=environment, start_new_session=True
@@ -190,12 +194,20 @@ class Supervisor:
         settings = self._settings
         limit = settings.heartbeat_seconds + settings.event_loop_lag_limit_seconds
         while True:
+            asleep = time.monotonic()
             await asyncio.sleep(settings.heartbeat_seconds)
+            now = time.monotonic()
+            if now - asleep > limit:  # the whole machine stood still, and nobody could give a sign
+                self._forgive(now)
             for child in (self._engine, *self._workers):
-                silent = time.monotonic() - child.last_sign
+                silent = now - child.last_sign
                 if child.is_ready and child.process is not None and silent > limit:
                     _log.error("%s has been silent for %.1f s, killing it", child.name, silent)
                     child.signal(signal.SIGKILL)
+
+    def _forgive(self, now: float) -> None:
+        for child in (self._engine, *self._workers):
+            child.last_sign = now
 
     def _stop(self, number: int) -> None:
         """Pass a signal on to the workers; the engine ends after the last of them."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import values
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.telemetry.metrics import Metrics, ModelState
@@ -88,6 +89,23 @@ def test_cpu_time_is_counted_once(process: Process) -> None:
     for _ in range(5):
         metrics.watch_process()
     assert sums(metrics)["process_cpu_seconds_total"] < 2 * first
+
+
+def test_a_file_that_is_just_being_made_is_no_reason_to_fail(
+    process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = process("engine")
+    collect, unfilled = MultiProcessCollector.collect, tmp_path / "counter_http-0.db"
+
+    def fill_after_the_first(collector: MultiProcessCollector) -> object:
+        try:
+            return collect(collector)  # type: ignore[no-untyped-call]
+        finally:
+            unfilled.unlink(missing_ok=True)
+
+    monkeypatch.setattr(MultiProcessCollector, "collect", fill_after_the_first)
+    unfilled.touch()
+    assert b"kotae_inflight_requests" in metrics.render()
 
 
 def test_names_and_the_state_are_those_of_a_single_process(process: Process) -> None:

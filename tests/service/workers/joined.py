@@ -65,13 +65,13 @@ class Joined:
         for memory in memories:
             os.truncate(memory, memory_bytes)
         self.states: list[Mapping[str, Any]] = []
-        self.lost: list[str] = []
+        lost = self.lost = list[str]()
         self.tickets: list[Ticket] = []
         queues = {("m", "1"): queue}
         theirs = Ends(far.detach(), *map(os.dup, memories))
-        self.relay = Relay(theirs, lambda *name: queues.get(name), lambda _: self.lost.append("worker"))
+        self.relay = Relay(theirs, lambda *name: queues.get(name), lambda _: lost.append("worker"))
         ours = Ends(near.detach(), *memories)
-        self.connection = Connection(ours, self.states.append, lambda: self.lost.append("engine"))
+        self.connection = Connection(ours, self.states.append, lambda: lost.append("engine"))
 
     def submit(self, ticket: Ticket) -> None:
         """Send a ticket to the model m."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +82,19 @@ async def test_a_task_is_loaded_once(models: Path, catalog: Catalog) -> None:
     copy.forget()
     copy.apply(told(catalog))
     assert copy.find(TASK).task is task and copy.find(TASK).batcher is queue
+
+
+async def test_the_task_of_a_version_that_is_gone_is_let_go(models: Path, catalog: Catalog) -> None:
+    copy = copy_of(models)
+    copy.apply(told(catalog))
+    task = weakref.ref(copy.find(TASK).task)
+    state = told(catalog)
+    state["models"]["tiny"]["versions"] = []  # type: ignore[index]
+    copy.apply({**state, "loaded": False})  # a new engine, which has not come to it yet
+    assert task() is not None
+    copy.apply(state)
+    gc.collect()
+    assert task() is None
 
 
 async def test_without_an_engine_nothing_answers(models: Path, catalog: Catalog) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -243,6 +245,23 @@ async def test_a_lost_worker_leaves_nothing_behind() -> None:
         await until(lambda: both.lost == ["worker"])
         assert there.dropped == "gone"
         ticket.close()
+
+
+async def test_the_memory_of_a_lost_connection_is_free_at_once() -> None:
+    held = Held()
+    gc.collect()
+    gc.disable()
+    try:
+        with joined(held) as both:
+            ticket = ticket_of(3)
+            both.submit(ticket)
+            held.answer(await held.next())
+            await ticket.outputs()
+            connection, relay = weakref.ref(both.connection), weakref.ref(both.relay)
+        del both
+        assert connection() is None and relay() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_worker_that_ends_fails_what_it_waits_for() -> None:
