@@ -63,6 +63,9 @@ def _quota(path: Path, period_file: str | None = None) -> Iterator[float]:
         yield quota / period
 
 
+_ENOUGH = 4  # CPUs; of fewer a session's threads take all, and share them with the rest of the service
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """What one model wants of the CPUs; None is the process's own number.
@@ -83,12 +86,14 @@ class CpuPlan:
     Attributes:
         lanes: CPU lanes on which a model has an instance, if it wants no other number.
         threads: Of a session, if its model wants no other number.
+        asked: Whether somebody named the number of threads; else a small graph gets by with one.
         spinning: Whether the threads of a running session wait for their next work awake. That is worth up
             to half of the speed while all of them have a CPU, and costs most of it when they do not.
     """
 
     lanes: int = 1
     threads: int = 1
+    asked: bool = False
     spinning: bool = False
 
 
@@ -98,6 +103,8 @@ def plan_cpus(
     """Divide the CPUs.
 
     A lane runs one batch at a time, so the threads that run at once are those of each lane's largest session.
+    The event loop and the decoders need CPUs too: where there are enough, one is left to them, and where
+    there is none left, threads that wait awake would take theirs.
 
     Args:
         cpus: How many there are to use; see `usable_cpus`.
@@ -106,7 +113,8 @@ def plan_cpus(
         shares: Of the models that want something else.
     """
     most = max([lanes, *(share.lanes or lanes for share in shares)])
-    each = threads or max(1, math.ceil(cpus) // most)
+    whole = math.ceil(cpus)
+    each = threads or max(1, (whole - 1 if whole >= _ENOUGH else whole) // most)
     wanted = [(lanes, each), *((share.lanes or lanes, share.threads or each) for share in shares)]
     running = sum(max(count for held, count in wanted if held > lane) for lane in range(most))
-    return CpuPlan(lanes, each, spinning=running <= cpus)
+    return CpuPlan(lanes, each, asked=threads is not None, spinning=running + 1 <= cpus)

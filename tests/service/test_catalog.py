@@ -15,12 +15,13 @@ import pytest
 import yaml
 
 from service.catalog import Catalog, Model
+from service.engine.cpus import CpuPlan
 from service.engine.lanes import Lanes
 from service.engine.observer import Observer
-from service.engine.session import Device, cuda_problem
+from service.engine.session import Device, Session, cuda_problem
 from service.engine.ticket import Ticket
 from service.errors import InvalidInput, NotFound, NotReady, StartFailed
-from service.loader import LoadOptions
+from service.loader import Loader, LoadOptions
 from service.manifest import Batching, Variant, VersionPolicy
 from service.overrides import ModelOverrides, Overrides
 from tests.tiny_models import LABELS, finish_version, make_model, tiny_graph
@@ -28,6 +29,10 @@ from tests.tiny_models import LABELS, finish_version, make_model, tiny_graph
 TASK = "image-classification"
 
 Load = Callable[..., Catalog]
+
+
+def two_threads() -> Overrides:
+    return Overrides().with_model("tiny", ModelOverrides(threads=2))
 
 
 @pytest.fixture
@@ -498,3 +503,44 @@ def test_of_several_variants_the_first_for_the_device_serves_unless_the_host_wan
         assert version.variant.precision == served
     model = load(overrides=Overrides().with_model("tiny", ModelOverrides(precision="fp16"))).models["tiny"]
     assert "no fp16 variant is for cpu" in model.problem
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds", "expected"),
+    [
+        ({"cpu": CpuPlan(threads=3)}, 0.0001, [1]),  # a small graph
+        ({"cpu": CpuPlan(threads=3)}, 0.01, [1, 3]),  # timed with one thread, then opened with all
+        ({"cpu": CpuPlan(threads=3, asked=True)}, 0.0001, [3]),
+        ({"cpu": CpuPlan(threads=3), "overrides": two_threads()}, 0.01, [2]),
+        ({"cpu": CpuPlan(threads=1)}, 0.01, [1]),
+    ],
+)
+def test_threads_are_for_graphs_that_gain_by_them_unless_somebody_named_a_number(
+    tmp_path: Path,
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    options: dict[str, Any],
+    seconds: float,
+    expected: list[int],
+) -> None:
+    make_model(tmp_path)
+    opened: list[int] = []
+
+    def open_session(path: Path, device: Device, *, threads: int, spinning: bool) -> Session:
+        opened.append(threads)
+        return Session(path, device, threads=threads, spinning=spinning)
+
+    monkeypatch.setattr("service.loader.Session", open_session)
+    monkeypatch.setattr(Loader, "_seconds", lambda *_: seconds)
+    assert load(**options).find(TASK).state == "ready"
+    assert opened == expected
+
+
+def test_how_long_a_graph_takes_is_seen_on_its_golden_row(tmp_path: Path, load: Load, lanes: Lanes) -> None:
+    folder = make_model(tmp_path)
+    loader = Loader(load().find(TASK), lanes, Observer(), LoadOptions())
+    session = Session(folder / "model.onnx", Device("cpu"))
+    assert loader._seconds(session) > 0
+    (folder / "golden.npz").write_bytes(b"words")
+    assert loader._seconds(session) == 0

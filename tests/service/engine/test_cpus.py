@@ -89,29 +89,41 @@ def test_this_process_has_at_least_one_cpu_and_no_more_than_the_machine() -> Non
     assert 1 <= available_cpus() <= (os.cpu_count() or 1)
 
 
-def test_one_lane_has_all_cpus_and_spins() -> None:
-    assert plan_cpus(2) == CpuPlan(lanes=1, threads=2, spinning=True)
+def test_of_few_cpus_one_lane_takes_all_and_does_not_spin_beside_the_rest_of_the_service() -> None:
+    assert plan_cpus(1) == CpuPlan(lanes=1, threads=1, spinning=False)
+    assert plan_cpus(2) == CpuPlan(lanes=1, threads=2, spinning=False)
+
+
+def test_of_more_cpus_one_is_left_to_the_rest_of_the_service_and_the_others_spin() -> None:
+    assert plan_cpus(4) == CpuPlan(lanes=1, threads=3, spinning=True)
+    assert plan_cpus(16) == CpuPlan(lanes=1, threads=15, spinning=True)
 
 
 def test_lanes_divide_the_cpus() -> None:
-    assert plan_cpus(8, lanes=2) == CpuPlan(lanes=2, threads=4, spinning=True)
+    assert plan_cpus(9, lanes=2) == CpuPlan(lanes=2, threads=4, spinning=True)
     assert plan_cpus(8, lanes=3) == CpuPlan(lanes=3, threads=2, spinning=True)
     assert plan_cpus(2, lanes=4) == CpuPlan(lanes=4, threads=1, spinning=False)
 
 
+def test_a_number_of_threads_that_is_named_holds() -> None:
+    assert plan_cpus(16, threads=3) == CpuPlan(lanes=1, threads=3, asked=True, spinning=True)
+    assert plan_cpus(2, threads=8) == CpuPlan(lanes=1, threads=8, asked=True, spinning=False)
+
+
 def test_threads_of_which_some_would_wait_for_a_cpu_do_not_spin() -> None:
-    assert not plan_cpus(1.5).spinning  # two threads
-    assert not plan_cpus(2, threads=3).spinning
-    assert not plan_cpus(2, lanes=2, threads=2).spinning
+    assert not plan_cpus(2.5, threads=2).spinning
+    assert not plan_cpus(3, threads=3).spinning
+    assert not plan_cpus(4, lanes=2, threads=2).spinning
+    assert plan_cpus(5, lanes=2, threads=2).spinning
 
 
 def test_the_wish_of_a_model_counts_where_it_runs() -> None:
-    assert plan_cpus(4, shares=[Share(lanes=2)]) == CpuPlan(lanes=1, threads=2, spinning=True)
-    assert not plan_cpus(4, shares=[Share(lanes=2, threads=3)]).spinning
-    assert plan_cpus(4, shares=[Share(threads=1)]) == CpuPlan(lanes=1, threads=4, spinning=True)
+    assert plan_cpus(5, shares=[Share(lanes=2)]) == CpuPlan(lanes=1, threads=2, spinning=True)
+    assert not plan_cpus(5, shares=[Share(lanes=2, threads=3)]).spinning
+    assert plan_cpus(5, shares=[Share(threads=1)]) == CpuPlan(lanes=1, threads=4, spinning=True)
     # One model has lane 0 with three threads, the other a second lane with one: four at once.
-    assert plan_cpus(4, threads=1, shares=[Share(1, 3), Share(2, 1)]).spinning
-    assert not plan_cpus(4, threads=1, shares=[Share(1, 3), Share(2, 2)]).spinning
+    assert plan_cpus(5, threads=1, shares=[Share(1, 3), Share(2, 1)]).spinning
+    assert not plan_cpus(5, threads=1, shares=[Share(1, 3), Share(2, 2)]).spinning
 
 
 @given(st.floats(0.01, 64), st.integers(1, 8))
@@ -119,4 +131,4 @@ def test_without_wishes_the_lanes_never_want_more_than_a_thread_too_many(cpus: f
     plan = plan_cpus(cpus, lanes=lanes)
     assert plan.threads >= 1
     assert plan.threads * lanes < max(lanes, cpus + 1) + 1e-9 or plan.threads == 1
-    assert plan.spinning == (plan.threads * lanes <= cpus)
+    assert plan.spinning == (plan.threads * lanes + 1 <= cpus)
