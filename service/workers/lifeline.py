@@ -63,11 +63,12 @@ def send(line: socket.socket, word: str, text: str = "", descriptors: tuple[int,
 def receive(line: socket.socket) -> Message:
     """Receive a message."""
     try:
-        data, descriptors, _, _ = socket.recv_fds(line, _LARGEST_BYTES, _MOST_DESCRIPTORS)
-    except ConnectionError:
-        data, descriptors = b"", []
-    word, _, text = data.decode().partition(" ")
-    return Message(word, text, descriptors)
+        received = socket.recv_fds(line, _LARGEST_BYTES, _MOST_DESCRIPTORS)
+    except ConnectionResetError:
+        # Told once if the other side ended with messages of ours unread; its own last one comes after that.
+        received = socket.recv_fds(line, _LARGEST_BYTES, _MOST_DESCRIPTORS)
+    word, _, text = received[0].decode().partition(" ")
+    return Message(word, text, received[1])
 
 
 def send_setup(line: socket.socket, setup: Setup, census: int, listeners: list[socket.socket]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import struct
 import threading
@@ -132,9 +131,3 @@ class Link:
 
 def _ignore(*_: object) -> None:
     """Nobody is there any more."""
-
-
-def close_all(ends: Ends) -> None:
-    """Close the descriptors of a connection that is not wanted."""
-    for descriptor in ends:
-        os.close(descriptor)
