@@ -28,6 +28,8 @@ class ScriptedServer:
         self.connections = 0
         self.port = 0
         self.loop = asyncio.new_event_loop()
+        self.serving: set[asyncio.Task[None] | None] = set()
+        self.writers: list[asyncio.StreamWriter] = []
         self._respond = respond
 
     async def listen(self) -> asyncio.Server:
@@ -36,6 +38,8 @@ class ScriptedServer:
         return server
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.serving.add(asyncio.current_task())
+        self.writers.append(writer)
         self.connections += 1
         try:
             while True:
@@ -61,11 +65,17 @@ def scripted(respond: Respond = says_ok) -> Iterator[ScriptedServer]:
     thread.start()
 
     async def end() -> None:
+        # A connection that is only just accepted belongs to nobody who could close it: let it get that far.
+        while asyncio.all_tasks() - scripted_server.serving - {asyncio.current_task()}:
+            await asyncio.sleep(0)
         server.close()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        tasks = asyncio.all_tasks() & scripted_server.serving
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in scripted_server.writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.01)  # a transport closes in a later turn of the loop
 
     try:
         yield scripted_server
