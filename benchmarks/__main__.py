@@ -14,7 +14,10 @@ import sys
 from benchmarks.machine import REPOSITORY
 
 MAIN = ("throughput", "efficiency", "mixed_text", "overload", "startup")
-REST = ("refusals", "mixed_deadlines", "two_models", "priorities", "quota", "hop", "http_workers", "soak")
+REST = (
+    *("refusals", "mixed_deadlines", "two_models", "priorities", "quota", "decode", "int8"),
+    *("hop", "http_workers", "soak"),
+)
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 Scales are found once, on the inputs given, so that an item's answer does not depend on its batch. Weights
 have a scale a channel, activations one a tensor. What gains nothing or would lose too much stays float:
-attention's products of two activations, softmax, norms, and everything in front of a logarithm.
+attention's products of two activations, softmax, norms, the last convolutions, whose results would be rounded
+to 256 levels, and everything in front of a logarithm.
 
 Letters in shapes: `C` channels, `W` width.
 """
@@ -75,18 +76,17 @@ def choose_nodes(graph: onnx.GraphProto) -> list[str]:
     """Choose what becomes int8: the names of nodes."""
     weights = {weight.name for weight in graph.initializer}
     sources = {name: node for node in graph.node for name in node.output}
-    before_logarithms = _ancestors([node for node in graph.node if node.op_type == "Log"], sources)
+    heavy = [node for node in graph.node if node.op_type in ("Conv", *_PRODUCTS) and node.input[1] in weights]
+    spared = _ancestors([node for node in graph.node if node.op_type == "Log"], sources)
+    spared |= {node.name for node in heavy if node.op_type == "Conv"} - _ancestors(heavy, sources)
+    names = {node.name for node in heavy}
     chosen: list[str] = []
     carried: set[str] = set()  # values that come out of int8 convolutions
     for node in graph.node:
         given = [name for name in node.input if name and name not in weights]
-        if node.name in before_logarithms:
+        if node.name in spared:
             continue
-        if node.op_type in ("Conv", *_PRODUCTS):
-            wanted = node.input[1] in weights
-        else:
-            wanted = node.op_type in _CARRIED and bool(given) and carried.issuperset(given)
-        if wanted:
+        if node.name in names or (node.op_type in _CARRIED and given and carried.issuperset(given)):
             chosen.append(node.name)
             carried |= set(node.output) if node.op_type not in _PRODUCTS else set()
     return chosen

@@ -104,8 +104,9 @@ def test_a_text_has_the_same_int8_answer_alone_and_beside_a_longer_one(texts: Pa
     assert (alone * plain).sum() > 0.98  # vectors of length 1
 
 
-def test_what_a_logarithm_is_taken_of_stays_float() -> None:
-    weights = [numpy_helper.from_array(np.ones((4, 8, 3), np.float32), name) for name in ("front", "behind")]
+def test_what_a_logarithm_is_taken_of_and_what_is_last_stay_float() -> None:
+    values = np.ones((4, 8, 3), np.float32)
+    weights = [numpy_helper.from_array(values, name) for name in ("front", "behind", "last")]
     nodes = [
         helper.make_node("Conv", ["sound", "front"], ["power"], name="front-conv"),
         helper.make_node("Log", ["power"], ["level"], name="log"),
@@ -114,6 +115,8 @@ def test_what_a_logarithm_is_taken_of_stays_float() -> None:
         helper.make_node("Relu", ["level"], ["other"], name="other-relu"),
         helper.make_node("Add", ["kept", "heard"], ["sum"], name="add"),
         helper.make_node("Add", ["kept", "level"], ["mixed"], name="mixed-add"),
+        helper.make_node("Conv", ["sum", "last"], ["scores"], name="last-conv"),
+        helper.make_node("Sigmoid", ["scores"], ["shares"], name="sigmoid"),
     ]
     graph = helper.make_graph(nodes, "sounds", [], [], weights)
     assert choose_nodes(graph) == ["behind-conv", "relu", "add"]
