@@ -47,7 +47,6 @@ class Admission:
         full_seconds: Expected time of a full batch; 0 before any was timed.
         gain: Lane time of an item in a full batch over its time alone, 1 where batching gives nothing.
         lanes: How many serve the model.
-        answer_seconds: What passes from a batch's end until its answers reach their waiters.
     """
 
     def __init__(self, limits: BatchLimits, *, uniform: bool) -> None:
@@ -56,7 +55,6 @@ class Admission:
         self.full_seconds = 0.0
         self.gain = 1.0
         self.lanes = 1
-        self.answer_seconds = 0.0
         self._limits = limits
         self._uniform = uniform
         self._tight_seconds = limits.deadline_seconds
@@ -114,7 +112,7 @@ class Admission:
         added = sum(works)
         expected = self._expected_seconds(order.work_before(place) + ahead, added, newcomer, delay)
         left = newcomer.deadline - newcomer.now
-        late = self.margin * expected + self.answer_seconds - left
+        late = self.margin * expected - left
         if late <= 0 and place < waiting:
             late = self._displaced_lateness(order, place, added, newcomer, delay)
         if late > 0 and (waiting or not self._is_probe(newcomer.now)):
@@ -206,7 +204,7 @@ class Admission:
         """Tell by how much somebody of the same priority would be late, who would not be otherwise."""
         before = order.work_before(place)
         blocked, margin = delay(0.0, newcomer.deadline), self.margin
-        base = newcomer.now + self.answer_seconds
+        base = newcomer.now
         for key, item, work in order.from_position(place):
             if key[0] > newcomer.priority:
                 break
