@@ -28,9 +28,19 @@ def children(parent: int) -> dict[str, int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process is there, and not only its corpse."""
+    """Tell whether any thread of a process is there, and not only its corpse.
+
+    The first thread of a killed process may be a corpse while others still hold its sockets.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return any(_runs(thread) for thread in Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return False
+
+
+def _runs(thread: Path) -> bool:
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] not in "XZ"
     except OSError:
         return False
 
