@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from service.engine.session import cuda_problem
 from tests.tiny_models import make_model
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where no CUDA device can be used, and say why."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    problem = cuda_problem() if marked else None
+    for item in marked if problem else []:
+        item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {problem}"))
 
 
 @pytest.fixture(autouse=True)
