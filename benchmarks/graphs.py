@@ -75,6 +75,64 @@ def resnet18(
     return graph.classifier(value, inside, classes, image_size=size)
 
 
+def resnet50(*, size: int = 224, width: int = 64, classes: int = 1000) -> onnx.ModelProto:
+    """Build ResNet-50 with its batch norms folded into the convolutions.
+
+    He et al. (2015), table 1, column 50-layer, with the stride in the 3 × 3 convolution of a block, which is
+    how benchmarks have it ("ResNet-50 v1.5").
+
+    Args:
+        size: Pixels a side.
+        width: Channels of the first stage within its blocks; 64 in the paper.
+        classes: Labels.
+    """
+    graph = _Graph(seed=4)
+    value = graph.relu(graph.convolution(graph.image_input(size, False), 3, width, kernel=7, stride=2))
+    value = graph.node("MaxPool", value, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    inside = width
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        narrow = width * 2**stage
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            inner = graph.relu(graph.convolution(value, inside, narrow, kernel=1))
+            inner = graph.relu(graph.convolution(inner, narrow, narrow, kernel=3, stride=stride))
+            inner = graph.convolution(inner, narrow, 4 * narrow, kernel=1, gain=0.2)
+            if not block:
+                value = graph.convolution(value, inside, 4 * narrow, kernel=1, stride=stride)
+            value = graph.relu(graph.node("Add", value, inner))
+            inside = 4 * narrow
+    return graph.classifier(value, inside, classes, image_size=size)
+
+
+def keywords(*, samples: int = 16000, width: int = 64, classes: int = 12) -> onnx.ModelProto:
+    """Build a keyword spotter: a learnt front end, then four depthwise separable blocks.
+
+    About the size of the small DS-CNN of Zhang et al., "Hello edge" (2017).
+
+    Args:
+        samples: Length of a recording; a second at 16 kHz.
+        width: Channels of the blocks.
+        classes: Labels.
+
+    Returns:
+        A graph from `audio` f32 [N, samples] to `probabilities` f32 [N, classes].
+    """
+    graph = _Graph(seed=5)
+    graph.inputs.append(helper.make_tensor_value_info("audio", TensorProto.FLOAT, ["N", samples]))
+    wave = graph.node("Unsqueeze", "audio", graph.integers([1]))  # [N, 1, samples]
+    filters = graph.random((40, 1, 400), math.sqrt(2 / 400))  # 25 ms windows, every 10 ms
+    bands = graph.relu(graph.node("Conv", wave, filters, kernel_shape=[400], strides=[160]))
+    value = graph.node("Unsqueeze", bands, graph.integers([1]))  # [N, 1, bands, frames]
+    value = graph.relu(graph.convolution(value, 1, width, kernel=5, stride=2))
+    for _ in range(4):
+        weights = graph.random((width, 1, 3, 3), math.sqrt(2 / 9))
+        value = graph.relu(
+            graph.node("Conv", value, weights, kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=width)
+        )
+        value = graph.relu(graph.convolution(value, width, width, kernel=1))
+    return graph.classifier(value, width, classes, image_size=0)
+
+
 def text_encoder(size: EncoderSize) -> onnx.ModelProto:
     """Build a BERT-like encoder with masked mean pooling and vectors of length 1."""
     graph = _Graph(seed=3)

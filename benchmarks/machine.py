@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 _GAP_SECONDS = 0.0005  # a busy loop that sees no clock tick for longer was not running
-_LIBRARIES = ("kotae", "onnxruntime", "fastapi", "uvicorn", "numpy", "pillow", "tokenizers")
+_LIBRARIES = ("kotae", "onnxruntime", "onnxruntime-gpu", "fastapi", "uvicorn", "numpy", "pillow", "tokenizers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def facts() -> dict[str, str]:
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
     )
-    libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+    libraries = ", ".join(found for name in _LIBRARIES if (found := _installed(name)))
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cpus": f"{os.cpu_count()} of {cpu}",
@@ -114,6 +114,13 @@ def cache_folder() -> Path:
     folder = Path(base) / "kotae-benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return None
 
 
 def _lines(path: str) -> list[str]:

@@ -4,7 +4,7 @@
 
    STREAM is FILE,rate=R,deadline=MS (open loop: a Poisson process of R requests a second) or
    FILE,clients=N,deadline=MS (closed loop: N clients that each wait for their answer). FILE holds whole
-   requests, each behind its length as a native 32-bit number; every time one of them is drawn at random.
+   requests, each behind its length as a native 32-bit number; they are sent in turn, from one drawn at random on.
    All streams share one pool of keep-alive connections to 127.0.0.1:PORT.
 
    Latency counts from the moment at which a request was meant to leave. An arrival that finds no free
@@ -42,7 +42,7 @@ struct stream {
     double rate, deadline;         /* a second; seconds */
     int clients;
     double next;                   /* when the next arrival is meant to leave, in clock seconds */
-    uint64_t random;
+    uint64_t random, turn;         /* turn: of the requests, taken one after the other */
     long arrivals, sent, in_deadline, broken, unanswered, unsent;
     long statuses[MAX_STATUS];
     struct numbers answers, refusals, lags;   /* seconds */
@@ -198,7 +198,7 @@ static void arrive(struct stream *stream, double meant) {
         return;
     }
     c->stream = stream;
-    c->request = &stream->requests[draw(stream) % stream->request_count];
+    c->request = &stream->requests[stream->turn++ % stream->request_count];
     c->offset = c->head_length = 0;
     c->in_body = c->ends_with_connection = c->closes = false;
     c->meant = meant;
@@ -309,6 +309,7 @@ static void read_stream(struct stream *stream, char *text, uint64_t seed) {
     if (!path) die("a stream has no file");
     read_requests(stream, path);
     stream->random = seed;
+    stream->turn = draw(stream) >> 32;
     stream->deadline = INFINITY;
     while ((part = strtok(NULL, ","))) {
         if (!strncmp(part, "rate=", 5)) stream->rate = atof(part + 5);

@@ -24,7 +24,7 @@ class Stream:
     """One kind of request.
 
     Attributes:
-        requests: Whole HTTP requests; each time one is drawn at random.
+        requests: Whole HTTP requests, sent in turn from a random one on.
         clients: Closed loop, or 0.
         rate: Open loop: mean requests a second, or 0.
         deadline_ms: From when a request was meant to leave; None is no deadline.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 SHORTEST, MEDIAN, LONGEST = 8, 32, 256  # tokens
 SPREAD = 0.8  # standard deviation of the logarithm of a length
+_PHOTOGRAPHS = 16
 
 
 def photograph(width: int, height: int, seed: int) -> NDArray[np.uint8]:
@@ -46,6 +48,20 @@ def photograph(width: int, height: int, seed: int) -> NDArray[np.uint8]:
         inside = 0.7 / (1 + np.exp(np.clip((distance - radius) / 1.5, -60, 60)))[..., None]
         picture = picture * (1 - inside) + inside * random.uniform(20, 235, 3)
     return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def photographs(width: int, height: int, count: int) -> Iterator[NDArray[np.uint8]]:
+    """Make so many pictures, none like another: a few photographs, each shifted round by random steps.
+
+    Yields:
+        u8 [height, width, 3].
+    """
+    random = np.random.default_rng(0)
+    few = [photograph(width, height, seed) for seed in range(min(count, _PHOTOGRAPHS))]
+    yield from few
+    for number in range(len(few), count):
+        steps = int(random.integers(1, height)), int(random.integers(1, width))
+        yield np.roll(few[number % len(few)], steps, axis=(0, 1))
 
 
 def jpeg(pixels: NDArray[np.uint8], width: int | None = None) -> bytes:

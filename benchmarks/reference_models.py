@@ -50,6 +50,7 @@ from service.manifest import (
 from service.tasks import TASKS, Limits, answer_one
 
 GRAPH_FILE = "model.onnx"
+_PICTURES = 256  # more than ever wait at once, because equal pictures that do would share one run
 _DEADLINE_SECONDS = 60.0  # of a request that brings none
 
 
@@ -107,7 +108,7 @@ def reference_folder(*, small: bool = False) -> Path:
     try:
         for folder in ("models", "textbook", "payloads"):
             (draft / folder).mkdir()
-        photographs = [payloads.photograph(500, 375, seed) for seed in range(2 if small else 16)]
+        photographs = list(payloads.photographs(500, 375, 2 if small else _PICTURES))
         for name, picture in pictures(small=small).items():
             _write_picture_model(draft, name, picture, photographs)
         texts = 50 if small else 400
@@ -122,7 +123,7 @@ def reference_folder(*, small: bool = False) -> Path:
 def _write_picture_model(
     root: Path, name: str, picture: Picture, photographs: Sequence[NDArray[np.uint8]]
 ) -> None:
-    folder = _new_version(root, name)
+    folder = new_version(root, name)
     asked = root / "payloads" / name
     asked.mkdir()
     for number, pixels in enumerate(photographs):
@@ -132,7 +133,7 @@ def _write_picture_model(
     (folder / "labels.txt").write_text("".join(f"class {i}\n" for i in range(picture.classes)))
     shape = (3, picture.size, picture.size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    _finish(
+    finish_version(
         folder,
         ModelManifest(
             name=name,
@@ -148,7 +149,7 @@ def _write_picture_model(
 
 
 def _write_text_model(root: Path, name: str, size: graphs.EncoderSize, count: int) -> None:
-    folder = _new_version(root, name)
+    folder = new_version(root, name)
     asked = root / "payloads" / name
     asked.mkdir()
     tokens = payloads.vocabulary(size.vocabulary)
@@ -161,7 +162,7 @@ def _write_text_model(root: Path, name: str, size: graphs.EncoderSize, count: in
     longest = max(map(len, encoded))
     ids = np.array([row + [0] * (longest - len(row)) for row in encoded])
     mask = np.array([[1] * len(row) + [0] * (longest - len(row)) for row in encoded])
-    _finish(
+    finish_version(
         folder,
         ModelManifest(
             name=name,
@@ -175,13 +176,14 @@ def _write_text_model(root: Path, name: str, size: graphs.EncoderSize, count: in
     )
 
 
-def _new_version(root: Path, name: str) -> Path:
+def new_version(root: Path, name: str) -> Path:
+    """Make the folder of a model's version 1, below `models`."""
     folder = root / "models" / name / "1"
     (folder / "golden").mkdir(parents=True)
     return folder
 
 
-def _finish(
+def finish_version(
     folder: Path,
     manifest: ModelManifest,
     inputs: Mapping[str, NDArray[Any]],

@@ -17,6 +17,8 @@ RATE_INTERVAL = "20s"
 # What may be without data in a run where all goes well, and why.
 EXCEPTIONS = {
     "kotae_memory_limit_bytes": "only where the process has a memory limit",
+    "kotae_answer_cache_hits_total": "only where a model keeps answers",
+    "kotae_answer_cache_bytes": "only where a model keeps answers",
 }
 
 
