@@ -19,7 +19,7 @@ class BatchLimits:
 
     Attributes:
         deadline_seconds: What a request has that names no deadline of its own.
-        cache_bytes: Size of the cache of answers; 0 is none.
+        answer_cache_bytes: Size of the cache of answers; 0 is none.
     """
 
     max_items: int = 32
@@ -27,7 +27,7 @@ class BatchLimits:
     max_delay_seconds: float = 0.0
     max_queue_items: int = 512
     deadline_seconds: float = 1.0
-    cache_bytes: int = 0
+    answer_cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

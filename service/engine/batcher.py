@@ -18,27 +18,18 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from service.engine.admission import Admission, Newcomer
 from service.engine.batch import Batch, BatchLimits, RowSpec
 from service.engine.company import Bounds, ragged_company, uniform_company
+from service.engine.dropping import drop_error, is_wanted
 from service.engine.observer import Observer
 from service.engine.order import Order
-from service.engine.sharing import AnswerCache, Flights, content_of, kept
+from service.engine.sharing import Sharing, Sorted
+from service.engine.staging import Staging
 from service.engine.ticket import Item, Settlement, Ticket, deliver
-from service.errors import (
-    ClientGone,
-    DeadlineExceeded,
-    InferenceFailed,
-    NotReady,
-    Overloaded,
-    RequestError,
-    TooLarge,
-)
+from service.errors import DeadlineExceeded, NotReady, Overloaded, TooLarge
 
 _PATIENCE = 4  # times the model's own deadline, after which a request stands before those that are due then
 
@@ -83,24 +74,23 @@ class Batcher:
         self.lanes: tuple[LaneSeam, ...] = ()
         self.backlog_seconds = 0.0
         self.pressing = math.inf
-        self._rows = rows
+        self._uniform = rows is not None
         self._observer = observer
         self._clock = clock
         self._lock = threading.Lock()
         self._admission = Admission(limits, uniform=rows is not None)
         self._order = Order()
-        self._cache = AnswerCache(limits.cache_bytes) if limits.cache_bytes else None
-        self._flights = Flights(exact=self._cache is not None)
-        self._spare: list[dict[str, NDArray[Any]]] = []
-        self._staged = Batch(self._buffers())
+        self._sharing = Sharing(limits.answer_cache_bytes)
+        self._staging = Staging(rows, limits.max_items)
         self._purged = False
         self._closed: str | None = None
         observer.model_added(model, version)
+        self._tell_cache_size()
 
     @property
     def uniform(self) -> bool:
         """Whether all items have one shape."""
-        return self._rows is not None
+        return self._uniform
 
     @property
     def queue_items(self) -> int:
@@ -111,11 +101,6 @@ class Batcher:
     def full_seconds(self) -> float:
         """Expected time of one full batch."""
         return self._admission.full_seconds
-
-    @property
-    def cache_size_bytes(self) -> int:
-        """What the kept answers take."""
-        return self._cache.size_bytes if self._cache else 0
 
     @property
     def predicted_wait_seconds(self) -> float:
@@ -150,26 +135,26 @@ class Batcher:
         most = self.limits.max_queue_items
         if len(ticket.items) > most:
             raise TooLarge(f"the request makes {len(ticket.items)} items; the model's queue holds {most}")
-        self._check_rows(ticket)
+        self._staging.check(ticket.items)
         for item in ticket.items:
             item.submitted = now
-            item.content = content_of(item.inputs, exact=self._cache is not None)
-        answers: list[Settlement] = []
+            self._sharing.recognise(item)
         dead: list[Item] = []
         try:
             with self._lock:
                 if self._closed:
                     raise NotReady(self._closed, retry_after_seconds=1)
-                fresh = self._let_in(ticket, now, answers, dead)
-                staged = self._staged
+                found = self._let_in(ticket, now, dead)
+                staged = self._staging.open
         finally:
             self._tell_dropped(dead)
-        if answers:
-            ticket.post(answers)
-        if fresh:
+        if found.answers:
+            ticket.post(found.answers)
+        if found.fresh:
             for lane in self.lanes:
                 lane.wake()
             staged.write_rows()
+        self._tell_shared(ticket, found)
 
     def head(self) -> tuple[float, float] | None:
         """Tell about the next batch.
@@ -206,22 +191,20 @@ class Batcher:
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Hand results to all who wait for them, in one wake-up."""
-        if self._cache is not None:
-            answers = [(item.content, kept(r)) for item, r in settlements if not isinstance(r, RequestError)]
+        copies = self._sharing.copies(settlements)
         now = self._clock()
         with self._lock:
             self._end([item for item, _ in settlements], now)
-            if self._cache is not None:
-                for content, outputs in answers:
-                    self._cache.put(content, outputs)
+            self._sharing.keep(copies)
         deliver([(waiter, result) for item, result in settlements for waiter in item.waiters()])
+        if copies:
+            self._tell_cache_size()
 
     def recycle(self, batch: Batch, seconds: float | None = None) -> None:
         """Take a finished batch's buffers back, and learn from the time it took."""
         buffers = batch.release_buffers()
         with self._lock:
-            if buffers is not None and len(self._spare) < 2:
-                self._spare.append(buffers)
+            self._staging.reuse(buffers)
             if seconds is not None:
                 self._admission.record(batch.size, batch.work, seconds, saturated=batch.saturated)
                 net_seconds = seconds - self._admission.gain * batch.company_work
@@ -232,51 +215,32 @@ class Batcher:
         with self._lock:
             self._closed = reason
             items = self._order.take(range(len(self._order)))
-            self._staged = Batch(self._buffers())
+            self._staging.close(())
+            self._sharing.close()
         waiters = [waiter for item in items for waiter in item.waiters()]
         for waiter in waiters:
             self._observer.item_dropped(self.model, self.version, "shutdown")
             waiter.ticket.dropped = waiter.ticket.dropped or "shutdown"
         self.settle([(item, NotReady(reason, retry_after_seconds=1)) for item in items])
+        self._tell_cache_size()
 
     def expected_seconds(self, batch: Batch) -> float:
         """Expect a claimed batch to take so long."""
         return self._admission.table.seconds(batch.size)
 
-    def _check_rows(self, ticket: Ticket) -> None:
-        for item in ticket.items:
-            for name, row in (self._rows or {}).items():
-                array = item.inputs[name]
-                assert array.shape == row.shape and array.dtype == np.dtype(row.dtype), (
-                    f"the task made {name} {array.dtype} {array.shape}, the graph takes {row}"
-                )
-
-    def _let_in(self, ticket: Ticket, now: float, answers: list[Settlement], dead: list[Item]) -> list[Item]:
-        """Sort a request's items into answered, following and fresh ones, and admit these."""
-        fresh: list[Item] = []
-        follows: list[tuple[Item, Item]] = []
-        for item in ticket.items:
-            outputs = self._cache.get(item.content) if self._cache else None
-            if outputs is not None:
-                answers.append((item, outputs))
-                continue
-            leader = self._flights.find(item)
-            if leader is not None and _may_follow(leader, item):
-                follows.append((leader, item))
-            else:
-                fresh.append(item)
-                self._flights.add(item)
-        if fresh:
+    def _let_in(self, ticket: Ticket, now: float, dead: list[Item]) -> Sorted:
+        """Find out which of a request's items must run, and admit these."""
+        found = self._sharing.sort(ticket.items)
+        if found.fresh:
             try:
-                self._admit(fresh, ticket, now, dead)
+                self._admit(found.fresh, ticket, now, dead)
             except Overloaded:
-                for item in fresh:
-                    self._flights.remove(item)
+                for item in found.fresh:
+                    self._sharing.end(item)
                 raise
-        for leader, item in follows:
+        for leader, item in found.follows:
             leader.followers = [*(leader.followers or ()), item]
-        self._note_shared(ticket, len(answers), len(follows))
-        return fresh
+        return found
 
     def _admit(self, fresh: Sequence[Item], ticket: Ticket, now: float, dead: list[Item]) -> None:
         admission, order = self._admission, self._order
@@ -290,7 +254,7 @@ class Batcher:
             if self._purged:
                 raise
             self._purged = True  # once a batch: a refusal must stay cheap
-            gone = order.remove_unless(lambda item: _is_wanted(item, now))
+            gone = order.remove_unless(lambda item: is_wanted(item, now))
             dead += gone
             if not gone:
                 raise
@@ -298,8 +262,8 @@ class Batcher:
         for item, work in zip(fresh, works, strict=True):
             item.promised_seconds = promised
             order.insert(place, newcomer.priority, due, item, work)
-            if place < admission.batch_size and self._staged.has_free_row:
-                self._staged.stage(item)
+            if place < admission.batch_size:
+                self._staging.stage((item,))
             place += 1
         self._note_backlog()
 
@@ -307,12 +271,13 @@ class Batcher:
         order = self._order
         bounds = self._bounds(now)
         while order.items:
-            if self._rows is None:
-                positions: Sequence[int] = ragged_company(order, bounds)
-            else:
+            positions: Sequence[int]
+            if self._uniform:
                 positions = range(uniform_company(order, bounds))
+            else:
+                positions = ragged_company(order, bounds)
             least = bounds.seconds(order.items[0].cost) if len(positions) < len(order) else 0.0
-            lost = [i for i in positions if not _is_wanted(order.items[i], now, least)]
+            lost = [i for i in positions if not is_wanted(order.items[i], now, least)]
             if not lost:
                 return positions
             dead += order.take(lost)
@@ -321,7 +286,7 @@ class Batcher:
     def _bounds(self, now: float) -> Bounds:
         admission, limits = self._admission, self.limits
         size = admission.batch_size
-        if self._rows is not None:
+        if self._uniform:
             max_items, max_size = min(size, limits.max_items), limits.max_cost or 0
         else:
             max_items, max_size = limits.max_items, min(size, limits.max_cost or size)
@@ -337,20 +302,17 @@ class Batcher:
 
     def _take(self, positions: Sequence[int]) -> Batch:
         order = self._order
-        batch = self._staged
-        alike = order.rank_end(order.keys[0][0])
-        batch.priority = order.keys[0][0]
-        batch.work = sum(order.works[i] for i in positions)
-        batch.company_work = sum(order.works[i] for i in positions if i >= alike)
-        batch.close(order.take(positions))
+        priority = order.keys[0][0]
+        alike = order.rank_end(priority)
+        work = sum(order.works[i] for i in positions)
+        company_work = sum(order.works[i] for i in positions if i >= alike)
+        batch = self._staging.close(order.take(positions))
+        batch.priority, batch.work, batch.company_work = priority, work, company_work
         for item in batch.items:
             item.claimed = True
         batch.saturated = len(order) > 0
         self._note_backlog()
-        self._staged = Batch(self._buffers())
-        if self._rows is not None:
-            for item in order.items[: self._admission.batch_size]:
-                self._staged.stage(item)
+        self._staging.stage(order.items[: self._admission.batch_size])
         return batch
 
     def _note_backlog(self) -> None:
@@ -373,50 +335,25 @@ class Batcher:
         for waiter in waiters:
             reason = waiter.ticket.dropped or "expired"
             self._observer.item_dropped(self.model, self.version, reason)
-            settlements.append((waiter, _drop_error(reason)))
+            settlements.append((waiter, drop_error(reason)))
         deliver(settlements)
 
     def _end(self, items: Sequence[Item], now: float) -> None:
         worst = 0.0
         for item in items:
-            self._flights.remove(item)
+            self._sharing.end(item)
             if item.promised_seconds:
                 worst = max(worst, (now - item.submitted) / item.promised_seconds)
         if worst:
             self._admission.note_kept(worst)
 
-    def _note_shared(self, ticket: Ticket, answered: int, following: int) -> None:
-        if following:
-            self._observer.items_shared(self.model, self.version, following)
-        if self._cache is not None:
-            self._observer.cache_asked(self.model, self.version, answered, len(ticket.items) - answered)
+    def _tell_shared(self, ticket: Ticket, found: Sorted) -> None:
+        if found.follows:
+            self._observer.items_shared(self.model, self.version, len(found.follows))
+        if self._sharing.has_cache:
+            hits = len(found.answers)
+            self._observer.cache_asked(self.model, self.version, hits, len(ticket.items) - hits)
 
-    def _buffers(self) -> dict[str, NDArray[Any]] | None:
-        if self._rows is None:
-            return None
-        if self._spare:
-            return self._spare.pop()
-        size = self.limits.max_items
-        return {name: np.zeros((size, *row.shape), dtype=row.dtype) for name, row in self._rows.items()}
-
-
-def _may_follow(leader: Item, item: Item) -> bool:
-    """Tell whether an item that waits or runs will be done in time for an equal one."""
-    one, other = leader.ticket, item.ticket
-    return leader.claimed or (one.deadline <= other.deadline and one.priority <= other.priority)
-
-
-def _is_wanted(item: Item, now: float, least_seconds: float = 0.0) -> bool:
-    """Tell whether somebody still waits for an item that needs at least so long."""
-    return any(
-        waiter.ticket.dropped is None and waiter.ticket.deadline > now + least_seconds
-        for waiter in item.waiters()
-    )
-
-
-def _drop_error(reason: str) -> RequestError:
-    if reason == "expired":
-        return DeadlineExceeded("the deadline passed before the item could run")
-    if reason == "gone":
-        return ClientGone("the client hung up")
-    return InferenceFailed("another item of the request failed")
+    def _tell_cache_size(self) -> None:
+        if self._sharing.has_cache:
+            self._observer.cache_sized(self.model, self.version, self._sharing.cache_size_bytes)

@@ -54,6 +54,9 @@ class Observer:
     def cache_asked(self, model: str, version: str, hits: int, misses: int) -> None:
         """A request's items were looked up in the cache of answers."""
 
+    def cache_sized(self, model: str, version: str, size_bytes: int) -> None:
+        """A cache of answers was made, or takes another number of bytes now."""
+
     def lane_busy(self, device: str, seconds: float) -> None:
         """A lane spent this long on a batch."""
 

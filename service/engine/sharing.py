@@ -3,20 +3,22 @@
 Items are known by their content, not by their request: two files that decode to the same array are equal.
 What waits is found by a sample of its arrays and then compared in full, which is cheap where nothing is
 equal. A cache of answers cannot compare, so its models pay for a hash over everything. Used under the
-batcher's lock, except for `content_of`.
+batcher's lock, except for what only reads an item's own arrays.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.ticket import Inputs, Item, Outputs
+from service.engine.ticket import Inputs, Item, Outputs, Settlement
+from service.errors import RequestError
 
 _SMALL_BYTES = 4096  # arrays up to this size are their own sample
 _SAMPLES = 128
@@ -46,6 +48,78 @@ def are_equal(one: Inputs, other: Inputs) -> bool:
     )
 
 
+@dataclass(slots=True)
+class Sorted:
+    """A request's items, by what has to be done for them.
+
+    Attributes:
+        answers: Those whose answer was kept.
+        follows: Those that are equal to one that waits or runs, behind it.
+        fresh: Those that must run.
+    """
+
+    answers: list[Settlement] = field(default_factory=list)
+    follows: list[tuple[Item, Item]] = field(default_factory=list)
+    fresh: list[Item] = field(default_factory=list)
+
+
+class Sharing:
+    """What one queue knows of equal items.
+
+    Args:
+        cache_bytes: Size of the cache of answers; 0 is none.
+    """
+
+    def __init__(self, cache_bytes: int) -> None:
+        self.has_cache = cache_bytes > 0
+        self._cache = AnswerCache(cache_bytes)
+        self._flights = Flights(exact=self.has_cache)
+
+    @property
+    def cache_size_bytes(self) -> int:
+        """What the kept answers take."""
+        return self._cache.size_bytes
+
+    def recognise(self, item: Item) -> None:
+        """Find out what an item is known by. Needs no lock."""
+        item.content = content_of(item.inputs, exact=self.has_cache)
+
+    def sort(self, items: Iterable[Item]) -> Sorted:
+        """Look for answers and for equal items; the fresh ones can be found from now on."""
+        found = Sorted()
+        for item in items:
+            outputs = self._cache.get(item.content) if self.has_cache else None
+            if outputs is not None:
+                found.answers.append((item, outputs))
+                continue
+            leader = self._flights.find(item)
+            if leader is not None and _may_follow(leader, item):
+                found.follows.append((leader, item))
+            else:
+                found.fresh.append(item)
+                self._flights.add(item)
+        return found
+
+    def end(self, item: Item) -> None:
+        """Let nobody follow an item any more."""
+        self._flights.remove(item)
+
+    def copies(self, settlements: Sequence[Settlement]) -> Sequence[tuple[Hashable, Outputs]]:
+        """Make what can be kept of some results. Needs no lock."""
+        if not self.has_cache:
+            return ()
+        return [(item.content, kept(r)) for item, r in settlements if not isinstance(r, RequestError)]
+
+    def keep(self, copies: Sequence[tuple[Hashable, Outputs]]) -> None:
+        """Keep answers for those who ask the same again."""
+        for content, outputs in copies:
+            self._cache.put(content, outputs)
+
+    def close(self) -> None:
+        """Keep no answers from now on."""
+        self._cache.close()
+
+
 class Flights:
     """The items that wait or run, by content.
 
@@ -72,10 +146,6 @@ class Flights:
         """Let nobody find this item any more."""
         if self._items.get(item.content) is item:
             del self._items[item.content]
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._items.clear()
 
 
 class AnswerCache:
@@ -112,6 +182,11 @@ class AnswerCache:
             _, (_, freed) = self._entries.popitem(last=False)
             self.size_bytes -= freed
 
+    def close(self) -> None:
+        """Forget all, and keep nothing from now on."""
+        self._max_bytes = self.size_bytes = 0
+        self._entries.clear()
+
 
 def kept(outputs: Outputs) -> Mapping[str, NDArray[Any]]:
     """Copy one item's rows out of their batch, so that keeping them keeps nothing else; read-only."""
@@ -119,6 +194,12 @@ def kept(outputs: Outputs) -> Mapping[str, NDArray[Any]]:
     for array in copies.values():
         array.flags.writeable = False
     return copies
+
+
+def _may_follow(leader: Item, item: Item) -> bool:
+    """Tell whether an item that waits or runs will be done in time for an equal one."""
+    one, other = leader.ticket, item.ticket
+    return leader.claimed or (one.deadline <= other.deadline and one.priority <= other.priority)
 
 
 def _sample(array: NDArray[Any]) -> bytes:

@@ -36,6 +36,9 @@ class Recorder(Observer):
         self.dropped: list[str] = []
         self.failures = 0
         self.deaths: list[BaseException] = []
+        self.shared = 0
+        self.cache_asked_for: list[tuple[int, int]] = []
+        self.cache_sizes: list[int] = []
 
     def batch_done(self, report: BatchReport) -> None:
         self.batches.append(report)
@@ -45,6 +48,15 @@ class Recorder(Observer):
 
     def item_dropped(self, model: str, version: str, reason: str) -> None:
         self.dropped.append(reason)
+
+    def items_shared(self, model: str, version: str, items: int) -> None:
+        self.shared += items
+
+    def cache_asked(self, model: str, version: str, hits: int, misses: int) -> None:
+        self.cache_asked_for.append((hits, misses))
+
+    def cache_sized(self, model: str, version: str, size_bytes: int) -> None:
+        self.cache_sizes.append(size_bytes)
 
     def lane_died(self, device: str, error: BaseException) -> None:
         self.deaths.append(error)

@@ -12,7 +12,7 @@ from service.engine.batcher import Batcher
 from service.engine.sharing import AnswerCache
 from service.engine.ticket import Ticket
 from service.errors import InferenceFailed, RequestError
-from tests.service.engine.engine_tools import batcher_of, ticket_of
+from tests.service.engine.engine_tools import Recorder, batcher_of, ticket_of
 
 
 def run(batcher: Batcher, error: RequestError | None = None) -> list[float]:
@@ -109,7 +109,7 @@ async def test_large_items_that_differ_outside_of_the_sample_are_not_confused() 
 
 
 async def test_a_kept_answer_is_given_without_a_run_even_when_the_queue_is_full() -> None:
-    batcher = batcher_of(BatchLimits(cache_bytes=10_000, max_queue_items=1))
+    batcher = batcher_of(BatchLimits(answer_cache_bytes=10_000, max_queue_items=1))
     batcher.submit(ticket_of(1))
     assert run(batcher) == [1]
     batcher.submit(ticket_of(2))
@@ -120,7 +120,7 @@ async def test_a_kept_answer_is_given_without_a_run_even_when_the_queue_is_full(
 
 
 async def test_a_failure_is_not_kept() -> None:
-    batcher = batcher_of(BatchLimits(cache_bytes=10_000))
+    batcher = batcher_of(BatchLimits(answer_cache_bytes=10_000))
     failed = ticket_of(1)
     batcher.submit(failed)
     run(batcher, InferenceFailed("broken"))
@@ -128,6 +128,43 @@ async def test_a_failure_is_not_kept() -> None:
         await failed.outputs()
     batcher.submit(ticket_of(1))
     assert run(batcher) == [1]
+
+
+async def test_what_was_shared_and_what_was_kept_is_told() -> None:
+    seen = Recorder()
+    batcher = batcher_of(BatchLimits(answer_cache_bytes=10_000), observer=seen)
+    for ticket in (ticket_of(1, 2, 2), ticket_of(1)):
+        batcher.submit(ticket)
+    run(batcher)
+    batcher.submit(ticket_of(1, 3))
+    assert seen.shared == 2
+    assert seen.cache_asked_for == [(0, 3), (0, 1), (1, 1)]
+    assert seen.cache_sizes[0] == 0 < seen.cache_sizes[-1] < 10_000
+
+
+async def test_a_queue_without_a_cache_tells_nothing_of_one() -> None:
+    seen = Recorder()
+    batcher = batcher_of(observer=seen)
+    batcher.submit(ticket_of(1))
+    run(batcher)
+    assert (seen.cache_asked_for, seen.cache_sizes) == ([], [])
+
+
+async def test_the_memory_of_kept_answers_stays_within_its_bound_and_is_given_back_in_the_end() -> None:
+    seen = Recorder()
+    batcher = batcher_of(BatchLimits(answer_cache_bytes=2000), observer=seen)
+    running = None
+    for value in range(50):
+        batcher.submit(ticket_of(value))
+        if value < 49:
+            run(batcher)
+        else:
+            running = batcher.claim()
+    assert 1000 < max(seen.cache_sizes) <= 2000
+    batcher.close("unloaded")
+    assert running is not None
+    batcher.settle([(item, {"y": np.zeros(1)}) for item in running.items])
+    assert seen.cache_sizes[-1] == 0
 
 
 def test_a_cache_lets_go_of_what_was_unused_longest_and_never_grows_over_its_size() -> None:
