@@ -243,6 +243,7 @@ def _batch_limits(manifest: ModelManifest) -> BatchLimits:
         max_delay_seconds=batching.max_delay_seconds,
         max_queue_items=batching.max_queue_items,
         deadline_seconds=manifest.deadline_seconds,
+        answer_cache_bytes=manifest.answer_cache_bytes,
     )
 
 

@@ -82,6 +82,7 @@ class ModelManifest(_Strict):
         required: The service is ready only when this model is.
         deadline_seconds: Default deadline of a request, counted from when its body has arrived.
         deadline_per_second: Added to it for every second that a recording says it has.
+        answer_cache_bytes: Memory for answers to items that come again, by their content; 0 keeps none.
         devices: Devices to place the model on, one instance each.
     """
 
@@ -95,6 +96,7 @@ class ModelManifest(_Strict):
     batching: Batching = Batching()
     deadline_seconds: Annotated[float, Field(gt=0, le=86400)] = 1.0
     deadline_per_second: Annotated[float, Field(ge=0, le=100)] = 0.5
+    answer_cache_bytes: Annotated[int, Field(ge=0, le=2**40)] = 0
     devices: Annotated[tuple[DeviceName, ...], Field(min_length=1)] = ("auto",)
 
 

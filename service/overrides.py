@@ -32,6 +32,7 @@ class ModelOverrides(BaseModel):
         lanes: CPU lanes on which the model has an instance; None is the process's number.
         threads: Threads of ONNX Runtime of each such instance; None is the process's number.
         batching: Keys of the manifest's own; those that are not written stay the manifest's.
+        answer_cache_bytes: Memory for answers to items that come again; None is the manifest's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,13 +41,17 @@ class ModelOverrides(BaseModel):
     lanes: Annotated[int, Field(ge=1, le=64)] | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     batching: Batching | None = None
+    answer_cache_bytes: Annotated[int, Field(ge=0, le=2**40)] | None = None
 
     def applied_to(self, manifest: ModelManifest) -> ModelManifest:
         """Give the manifest as it holds on this host."""
-        if self.batching is None:
-            return manifest
-        written = {name: getattr(self.batching, name) for name in self.batching.model_fields_set}
-        return manifest.model_copy(update={"batching": manifest.batching.model_copy(update=written)})
+        changes: dict[str, object] = {}
+        if self.batching is not None:
+            written = {name: getattr(self.batching, name) for name in self.batching.model_fields_set}
+            changes["batching"] = manifest.batching.model_copy(update=written)
+        if self.answer_cache_bytes is not None:
+            changes["answer_cache_bytes"] = self.answer_cache_bytes
+        return manifest.model_copy(update=changes) if changes else manifest
 
 
 class Overrides(BaseModel):

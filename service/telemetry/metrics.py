@@ -129,6 +129,31 @@ class Metrics(Observer):
             (*version_labels, "reason"),
             registry=registry,
         )
+        self._shared = Counter(
+            "kotae_shared_items",
+            "Items that got the answer of an equal one that waited or ran.",
+            version_labels,
+            registry=registry,
+        )
+        self._cache_hits = Counter(
+            "kotae_answer_cache_hits",
+            "Items answered from the cache of answers; only of models that have one.",
+            version_labels,
+            registry=registry,
+        )
+        self._cache_misses = Counter(
+            "kotae_answer_cache_misses",
+            "Items that were not in the cache of answers; only of models that have one.",
+            version_labels,
+            registry=registry,
+        )
+        self._cache_bytes = Gauge(
+            "kotae_answer_cache_bytes",
+            "What the cache of answers takes; only of models that have one.",
+            version_labels,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._batch_failures = Counter(
             "kotae_batch_failures",
             "Runs that raised or gave wrong outputs.",
@@ -192,6 +217,21 @@ class Metrics(Observer):
         """Count an item that did not run."""
         self._dropped.labels(model, version, reason).inc()
 
+    def items_shared(self, model: str, version: str, items: int) -> None:
+        """Count items that follow an equal one."""
+        self._shared.labels(model, version).inc(items)
+
+    def cache_asked(self, model: str, version: str, hits: int, misses: int) -> None:
+        """Count items by whether their answer was kept."""
+        self._cache_hits.labels(model, version).inc(hits)
+        self._cache_misses.labels(model, version).inc(misses)
+
+    def cache_sized(self, model: str, version: str, size_bytes: int) -> None:
+        """Note what a cache takes; the first time, begin its counters at 0."""
+        self._cache_bytes.labels(model, version).set(size_bytes)
+        self._cache_hits.labels(model, version)
+        self._cache_misses.labels(model, version)
+
     def lane_busy(self, device: str, seconds: float) -> None:
         """Add to a lane's busy time."""
         self._lane_busy.labels(device).inc(seconds)
@@ -203,6 +243,7 @@ class Metrics(Observer):
     def model_added(self, model: str, version: str) -> None:
         """Begin a version's counters at 0, so that their first increase can be seen."""
         self._batch_failures.labels(model, version)
+        self._shared.labels(model, version)
         for reason in REFUSALS:
             self._rejected.labels(model, reason)
         for reason in DROPS:

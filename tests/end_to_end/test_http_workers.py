@@ -19,7 +19,7 @@ import pytest
 
 from tests.end_to_end.processes import Clients, children, client_ports, is_alive, kill
 from tests.end_to_end.server import Server, serving
-from tests.tiny_models import picture
+from tests.tiny_models import make_model, picture
 
 ROUTE = "/v1/image-classification"
 CLIENTS = 32
@@ -107,6 +107,18 @@ def counter(text: str, name: str, **labels: str) -> float:
     wanted = [f'{label}="{value}"' for label, value in labels.items()]
     lines = [line for line in text.splitlines() if re.match(rf"{name}[{{ ]", line)]
     return sum(float(line.split()[-1]) for line in lines if all(label in line for label in wanted))
+
+
+def test_an_answer_that_the_engine_keeps_is_given_to_every_worker(tmp_path: Path) -> None:
+    make_model(tmp_path, default=True, answer_cache_bytes=100_000)
+    with serving(tmp_path, *WORKERS) as server, one_more(server.url) as one, one_more(server.url) as other:
+        first, *again = [client.post(ROUTE, content=picture(1)).json() for client in (one, other, one, other)]
+        assert all(answer["results"] == first["results"] for answer in again)
+        text = metrics(server.url)
+        assert counter(text, "kotae_batch_items_sum") == 1
+        assert counter(text, "kotae_answer_cache_hits_total") == 3
+        assert counter(text, "kotae_answer_cache_misses_total") == 1
+        assert counter(text, "kotae_answer_cache_bytes") > 0
 
 
 def test_a_log_level_reaches_every_process(server: Server) -> None:

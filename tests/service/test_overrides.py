@@ -36,6 +36,14 @@ def test_keys_that_are_written_win_and_the_others_stay_the_manifests(file: Path)
     assert changed.model_copy(update={"batching": MANIFEST.batching}) == MANIFEST
 
 
+def test_the_cache_of_answers_can_be_given_and_taken_away(file: Path) -> None:
+    file.write_text("models: {digits: {answer_cache_bytes: 1000}, words: {answer_cache_bytes: 0}}")
+    overrides = read_overrides(file)
+    keeping = overrides.of("digits").applied_to(MANIFEST)
+    assert keeping == MANIFEST.model_copy(update={"answer_cache_bytes": 1000})
+    assert overrides.of("words").applied_to(keeping).answer_cache_bytes == 0
+
+
 def test_a_limit_can_be_taken_away(file: Path) -> None:
     file.write_text("models: {digits: {batching: {max_cost: null}}}")
     assert read_overrides(file).of("digits").applied_to(MANIFEST).batching.max_cost is None

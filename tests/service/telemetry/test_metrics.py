@@ -105,6 +105,9 @@ def all_in_use(metrics: Metrics) -> Metrics:
     metrics.batch_done(BATCH)
     metrics.batch_failed("digits", "1")
     metrics.item_dropped("digits", "1", "expired")
+    metrics.items_shared("digits", "1", 2)
+    metrics.cache_sized("digits", "1", 100)
+    metrics.cache_asked("digits", "1", 1, 2)
     metrics.lane_busy("cpu", 0.5)
     metrics.lane_died("cpu", RuntimeError("x"))
     metrics.process_restarted("engine")
@@ -307,6 +310,22 @@ def test_the_engines_mishaps_are_counted_each_by_its_own(metrics: Metrics) -> No
     assert value(metrics, "kotae_dropped_items_total", model="digits", version="1", reason="expired") == 2
     assert value(metrics, "kotae_lane_restarts_total", device="cuda:0") == 1
     assert value(metrics, "kotae_lane_busy_seconds_total", device="cuda:0") == 0.75
+
+
+def test_items_that_need_no_run_of_their_own_are_counted(metrics: Metrics) -> None:
+    labels = {"model": "digits", "version": "1"}
+    metrics.model_added("digits", "1")
+    assert value(metrics, "kotae_shared_items_total", **labels) == 0
+    assert value(metrics, "kotae_answer_cache_hits_total", **labels) is None  # there is no cache yet
+    metrics.cache_sized("digits", "1", 0)
+    assert value(metrics, "kotae_answer_cache_hits_total", **labels) == 0
+    metrics.items_shared("digits", "1", 2)
+    metrics.cache_asked("digits", "1", 3, 1)
+    metrics.cache_sized("digits", "1", 500)
+    assert value(metrics, "kotae_shared_items_total", **labels) == 2
+    assert value(metrics, "kotae_answer_cache_hits_total", **labels) == 3
+    assert value(metrics, "kotae_answer_cache_misses_total", **labels) == 1
+    assert value(metrics, "kotae_answer_cache_bytes", **labels) == 500
 
 
 def test_counters_of_a_new_model_and_lane_begin_at_zero(metrics: Metrics) -> None:

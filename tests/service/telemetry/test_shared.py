@@ -122,5 +122,6 @@ def test_names_and_the_state_are_those_of_a_single_process(process: Process) -> 
         metrics.model_added("m", "1")
         metrics.request_started()
         metrics.request_done(REQUEST)
+        metrics.cache_sized("m", "1", 0)
         metrics.batch_done(BATCH)
     assert names(shared) == names(single)
