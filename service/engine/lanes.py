@@ -44,7 +44,9 @@ class Lanes:
         with self._lock:
             lane = self._lanes.get(device)
             if lane is None:
-                lane = self._lanes[device] = Lane(device, self._observer, restart_limit=self._restart_limit)
+                hands = 1 if device.startswith("cpu") else 2  # the second copies while the first runs
+                lane = Lane(device, self._observer, restart_limit=self._restart_limit, hands=hands)
+                self._lanes[device] = lane
                 lane.start()
             return lane
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,19 @@ Arrays = Mapping[str, NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
 
 
+class Staged(Protocol):
+    """A batch whose inputs stand where the device reads them. Made, run and read by one thread."""
+
+    def run(self) -> None:
+        """Run it; one batch at a time."""
+
+    def outputs(self) -> Arrays:
+        """Bring what came out to the host, while another batch may run."""
+
+
+Stage = Callable[[Arrays], Staged]
+
+
 class WrongOutputs(KotaeError):
     """The graph gave another number of rows than it got: no halving would help."""
 
@@ -23,14 +36,51 @@ class NotFinite(KotaeError):
     """The graph gave NaN or infinity for some items."""
 
 
-def checked_run(run: Run, arrays: Arrays, count: int) -> Arrays:
-    """Run a batch and see that every item has its row.
+def in_place(run: Run) -> Stage:
+    """Stage for a device that reads inputs where they stand: nothing is copied."""
+    return lambda arrays: _InPlace(run, arrays)
+
+
+class _InPlace:
+    __slots__ = ("_arrays", "_outputs", "_run")
+
+    def __init__(self, run: Run, arrays: Arrays) -> None:
+        self._run = run
+        self._arrays = arrays
+        self._outputs: Arrays = {}
+
+    def run(self) -> None:
+        self._outputs = self._run(self._arrays)
+
+    def outputs(self) -> Arrays:
+        return self._outputs
+
+
+def attempt(stage: Stage, arrays: Callable[[], Arrays]) -> Staged:
+    """Bring a batch to the device; what goes wrong is raised when it runs, where a batch can be halved."""
+    try:
+        return stage(arrays())
+    except Exception as error:
+        return _NotStaged(error)
+
+
+class _NotStaged:
+    def __init__(self, reason: Exception) -> None:
+        self._reason = reason
+
+    def run(self) -> None:
+        raise self._reason
+
+    def outputs(self) -> Arrays:
+        raise self._reason
+
+
+def checked(outputs: Arrays, count: int) -> Arrays:
+    """See that every item has its row.
 
     Raises:
         WrongOutputs: Another number of rows came out than went in.
-        Exception: Whatever the run raised.
     """
-    outputs = run(arrays)
     for name, output in outputs.items():
         if output.ndim == 0 or output.shape[0] != count:
             raise WrongOutputs(f"output {name} has shape {output.shape} for {count} items")

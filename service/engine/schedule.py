@@ -8,9 +8,10 @@ single numbers without a lock.
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Generic, Protocol, TypeVar
 
-from service.engine.outputs import Run
+from service.engine.outputs import Run, Stage, in_place
 from service.engine.times import Meter
 
 FAIRNESS_SECONDS = 0.05  # models whose used time differs by less than this go by deadline
@@ -43,13 +44,16 @@ class Placement(Generic[AnyQueue]):
     """A model on a lane.
 
     Attributes:
+        run: Runs a batch.
+        stage: Brings a batch to the device, to be run in its turn.
         used_seconds: Device time charged so far, for the fair share.
         recent: Device time charged of late.
     """
 
-    def __init__(self, queue: AnyQueue, run: Run, used_seconds: float) -> None:
+    def __init__(self, queue: AnyQueue, run: Run, stage: Stage, used_seconds: float) -> None:
         self.queue = queue
         self.run = run
+        self.stage = stage
         self.used_seconds = used_seconds
         self.recent = Meter()
 
@@ -64,11 +68,22 @@ class Schedule(Generic[AnyQueue]):
     def __init__(self) -> None:
         self.placements: tuple[Placement[AnyQueue], ...] = ()
         self._frees_at: float | None = None
+        self._under_way: deque[float] = deque()
 
-    def add(self, queue: AnyQueue, run: Run) -> None:
-        """Serve a model from now on."""
+    @property
+    def frees_at(self) -> float | None:
+        """When all that was claimed is expected to be done, in clock seconds; None while nothing is."""
+        return self._frees_at
+
+    @property
+    def running_seconds(self) -> float:
+        """How long the batch that was claimed first is expected to take; 0 without one."""
+        return self._under_way[0] if self._under_way else 0.0
+
+    def add(self, queue: AnyQueue, run: Run, stage: Stage | None = None) -> None:
+        """Serve a model from now on. Without `stage`, a run reads its inputs where they stand."""
         least = min((p.used_seconds for p in self.placements), default=0.0)
-        self.placements = (*self.placements, Placement(queue, run, least))
+        self.placements = (*self.placements, Placement(queue, run, stage or in_place(run), least))
 
     def remove(self, queue: AnyQueue) -> None:
         """Serve a model no more."""
@@ -103,12 +118,21 @@ class Schedule(Generic[AnyQueue]):
         return chosen, None
 
     def began(self, now: float, seconds: float) -> None:
-        """Note that a batch runs, and how long it is expected to take at most."""
-        self._frees_at = now + seconds
+        """Note that a batch was claimed, and how long its run is expected to take.
+
+        It runs at once, or after the one that is under way.
+        """
+        self._under_way.append(seconds)
+        self._frees_at = max(now, self._frees_at or now) + seconds
 
     def ended(self, placement: Placement[AnyQueue], seconds: float, now: float) -> None:
-        """Charge a model for a batch."""
-        self._frees_at = None
+        """Charge a model for the batch that was claimed first."""
+        self._under_way.popleft()
+        self._frees_at = now + sum(self._under_way) if self._under_way else None
+        self.charge(placement, seconds, now)
+
+    def charge(self, placement: Placement[AnyQueue], seconds: float, now: float) -> None:
+        """Charge a model for device time."""
         placement.used_seconds += seconds
         placement.recent.add(seconds, now)
 

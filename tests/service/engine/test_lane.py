@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from service.engine.batch import BatchLimits
-from service.engine.lane import Lane, LaneStopped
+from service.engine.hands import LaneStopped
+from service.engine.lane import Lane
 from service.engine.observer import Observer
 from service.engine.ticket import Ticket
 from service.errors import InferenceFailed, NotReady
