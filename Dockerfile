@@ -1,6 +1,6 @@
 # The service and its models, without torch:
 #   docker build -t kotae .                               (CPU)
-#   docker build -t kotae:gpu --build-arg EXTRA=gpu .     (NVIDIA GPU; CUDA comes from pip, not from the base)
+#   docker build -t kotae:gpu --build-arg EXTRA=gpu .     (NVIDIA GPU, or tensorrt; CUDA comes from pip, not from the base)
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build

@@ -50,9 +50,9 @@ train: $(VENV)/.dev ## train, evaluate and export the shipped models again
 	$(BIN)/kotae-train build spoken-commands
 	$(BIN)/kotae-train build keywords
 
-image: ## build the container image; EXTRA=gpu for NVIDIA
+image: ## build the container image; EXTRA=gpu or tensorrt for NVIDIA
 	docker build --build-arg EXTRA=$(EXTRA) --build-arg VERSION=$(VERSION) \
-	  --build-arg REVISION=$$(git rev-parse HEAD) -t kotae:$(VERSION)$(if $(filter gpu,$(EXTRA)),-gpu) .
+	  --build-arg REVISION=$$(git rev-parse HEAD) -t kotae:$(VERSION)$(if $(filter-out cpu,$(EXTRA)),-$(EXTRA)) .
 
 chart: $(VENV)/.dev ## render and check the chart, its rules and dashboards
 	$(BIN)/pytest -m 'not slow' tests/deploy

@@ -11,7 +11,7 @@ from service.catalog import Catalog
 from service.engine.cpus import CpuPlan, Share, plan_cpus, usable_cpus
 from service.engine.lanes import Lanes, LaneState
 from service.engine.observer import Observer
-from service.engine.session import choose_device
+from service.engine.session import choose_devices, cuda_problem, gpu_names
 from service.loader import LoadOptions
 from service.overrides import Overrides, read_overrides
 from service.settings import Settings
@@ -63,10 +63,17 @@ def open_backend(settings: Settings, observer: Observer) -> Backend:
     Raises:
         StartFailed: The models folder or the device that was asked for is not there.
     """
-    device = choose_device(settings.device)
+    device = _device(settings)
     overrides = read_overrides(settings.overrides)
     plan = _cpu_plan(settings, overrides)
-    options = LoadOptions(device=str(device), cpu=plan, overrides=overrides, limits=limits_of(settings))
+    options = LoadOptions(
+        device=device,
+        gpu_provider=settings.gpu_provider,
+        tensorrt_cache=settings.tensorrt_cache,
+        cpu=plan,
+        overrides=overrides,
+        limits=limits_of(settings),
+    )
     lanes = Lanes(observer, restart_limit=settings.lane_restart_limit)
     catalog = Catalog(settings.models, lanes, observer, options)
     catalog.discover()
@@ -78,8 +85,26 @@ def open_backend(settings: Settings, observer: Observer) -> Backend:
         catalog=catalog,
         lanes=lanes,
         begin=begin,
-        described={"cpu": asdict(plan)},
+        described={"cpu": asdict(plan), "device": _described(settings, device)},
     )
+
+
+def _device(settings: Settings) -> str:
+    """Settle once what `auto` means in this process.
+
+    Raises:
+        StartFailed: The device that was asked for is not there.
+    """
+    devices = choose_devices(settings.device, settings.gpu_provider)
+    return devices[0].kind if settings.device == "auto" else settings.device
+
+
+def _described(settings: Settings, device: str) -> dict[str, object]:
+    """Say what models are placed on that leave it open, and why not on a GPU where that was open too."""
+    if device != "cpu":
+        return {"name": device, "gpu_provider": settings.gpu_provider, "gpus": list(gpu_names())}
+    why = cuda_problem(settings.gpu_provider) if settings.device == "auto" else None
+    return {"name": device, "no_gpu_because": why} if why else {"name": device}
 
 
 def limits_of(settings: Settings) -> Limits:

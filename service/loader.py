@@ -5,6 +5,7 @@ The catalog decides which versions are wanted; this module brings one up or says
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,16 +21,26 @@ from service.engine.batcher import Batcher
 from service.engine.cpus import CpuPlan
 from service.engine.lanes import Lanes
 from service.engine.observer import Observer
+from service.engine.providers import Device, GpuOptions, GpuProvider, ShapeRange, TensorRT
 from service.engine.queue import Queue
-from service.engine.session import Device, Session, choose_device
+from service.engine.session import Session, choose_devices
 from service.errors import KotaeError, ModelRejected
-from service.manifest import VERSION_FILE, ModelManifest, Variant, VersionFacts, read
+from service.manifest import (
+    VERSION_FILE,
+    AudioInput,
+    ImageInput,
+    ModelManifest,
+    TextInput,
+    Variant,
+    VersionFacts,
+    read,
+)
 from service.overrides import Overrides
 from service.tasks import TASKS, Limits, Task
 
 _SMALL_SECONDS = 0.002  # a graph that answers sooner loses more by waking threads than it gains
 _TIMED_RUNS = 3
-_WARM_UP_SECONDS = 0.25  # of one model on one device
+_WARM_UP_SECONDS = 0.25  # of one model on one CPU lane
 
 State = Literal["loading", "ready", "failed"]
 Check = Literal["manifest", "files", "load", "golden"]
@@ -41,12 +52,16 @@ class LoadOptions:
 
     Attributes:
         device: What `auto` in a manifest means.
+        gpu_provider: What runs graphs on GPUs.
+        tensorrt_cache: Folder in which TensorRT keeps its engines and timings.
         cpu: How CPU sessions share the CPUs.
         overrides: What this host changes about models.
         limits: Bounds on decoding, for the golden files.
     """
 
     device: str = "auto"
+    gpu_provider: GpuProvider = "cuda"
+    tensorrt_cache: Path = Path("~/.cache/kotae/tensorrt")
     cpu: CpuPlan = field(default_factory=CpuPlan)
     overrides: Overrides = field(default_factory=Overrides)
     limits: Limits = field(default_factory=Limits)
@@ -60,6 +75,7 @@ class Version:
         reason: Why it does not answer; empty while ready.
         failed_check: Which step failed; None unless the state is failed.
         golden_check_error: Largest difference from PyTorch, over all outputs.
+        provider: What runs the graph on its devices: `cpu`, `cuda` or `tensorrt`; empty before it is loaded.
     """
 
     model: str
@@ -72,6 +88,7 @@ class Version:
     facts: VersionFacts | None = None
     variant: Variant | None = None
     devices: tuple[Device, ...] = ()
+    provider: str = ""
     load_seconds: float = 0.0
     golden_check_error: float | None = None
     _task: Task | None = field(default=None, repr=False)
@@ -138,27 +155,71 @@ class Loader:
     def _devices(self) -> tuple[Device, ...]:
         """Resolve the manifest's devices; the CPU counts as often as there are lanes of it for the model."""
         wanted = (self._options.device if d == "auto" else d for d in self._version.manifest.devices)
-        devices = dict.fromkeys(choose_device(device) for device in wanted)
+        found = (device for name in wanted for device in choose_devices(name, self._gpu_provider))
         lanes = self._overrides.lanes or self._options.cpu.lanes
         return tuple(
             Device(device.kind, device.index + lane)
-            for device in devices
+            for device in dict.fromkeys(found)
             for lane in range(lanes if device.kind == "cpu" else 1)
         )
 
+    @property
+    def _gpu_provider(self) -> GpuProvider:
+        return self._overrides.provider or self._options.gpu_provider
+
     def _session(self, device: Device) -> Session:
-        facts = self._version.facts
-        assert facts is not None, "the facts are read first"
-        variant = self._version.variant = choose_variant(facts, device, self._overrides.precision)
-        plan, path = self._options.cpu, self._version.folder / variant.file
+        version = self._version
+        assert version.facts is not None, "the facts are read first"
+        variant = version.variant = choose_variant(version.facts, device, self._overrides.precision)
+        path = version.folder / variant.file
+        version.provider = "cpu" if device.kind == "cpu" else self._gpu_provider
+        if device.kind == "cpu":
+            return self._cpu_session(path, device)
+        session = Session(path, device, gpu=self._gpu_options(variant))
+        _check_signature(session, version.task)
+        return session
+
+    def _cpu_session(self, path: Path, device: Device) -> Session:
+        plan = self._options.cpu
         threads = self._overrides.threads or (plan.threads if plan.asked else None)
         session = Session(path, device, threads=threads or 1, spinning=plan.spinning)
         _check_signature(session, self._version.task)
-        if threads or plan.threads == 1 or device.kind != "cpu":
-            return session
-        if self._seconds(session) < _SMALL_SECONDS:
+        if threads or plan.threads == 1 or self._seconds(session) < _SMALL_SECONDS:
             return session
         return Session(path, device, threads=plan.threads, spinning=plan.spinning)
+
+    def _gpu_options(self, variant: Variant) -> GpuOptions:
+        if self._gpu_provider == "cuda":
+            return GpuOptions()
+        version, cache = self._version, self._options.tensorrt_cache.expanduser()
+        assert version.facts is not None, "the facts are read first"
+        content = version.facts.files[variant.file].partition(":")[2]
+        engines = cache / f"{version.model}-{version.number}-{content[:12]}"
+        try:
+            engines.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ModelRejected(f"TensorRT's engines cannot be kept: {error}") from error
+        return GpuOptions(tensorrt=TensorRT(engines, cache, variant.precision, self._profile()))
+
+    def _profile(self) -> dict[str, ShapeRange]:
+        """Give the range of shapes that batches of this version can have, by input."""
+        facts, batching = self._version.facts, self._version.manifest.batching
+        assert facts is not None, "the facts are read first"
+        shortest, longest = _axis_range(facts.input)
+        best = min(batching.max_items, max(1, (batching.max_cost or batching.max_items * longest) // longest))
+        inputs, _ = golden.read_golden_arrays(self._version.folder)
+
+        def shape(row: tuple[int, ...], items: int, size: int) -> tuple[int, ...]:
+            return (items, *row) if facts.input.kind == "image" else (items, *[size] * len(row))
+
+        return {
+            name: ShapeRange(
+                shape(array.shape[1:], 1, shortest),
+                shape(array.shape[1:], best, longest),
+                shape(array.shape[1:], batching.max_items, longest),
+            )
+            for name, array in inputs.items()
+        }
 
     def _seconds(self, session: Session) -> float:
         """Time one golden row; what does not run is left for the golden check to find."""
@@ -187,18 +248,19 @@ class Loader:
         version.golden_check_error = max(worst, version.golden_check_error or 0.0)
         tolerance = version.variant.answer_tolerance
         golden.check_cases(version.folder, task, run, self._options.limits, tolerance)
-        self._warm_up(run, batcher)
+        self._warm_up(run, batcher, math.inf if session.device.kind != "cpu" else _WARM_UP_SECONDS)
 
-    def _warm_up(self, run: golden.Run, batcher: Batcher) -> None:
+    def _warm_up(self, run: golden.Run, batcher: Batcher, limit_seconds: float) -> None:
         """Run a ladder of batch sizes, made of a golden input, and let the queue know what each costs.
 
-        Bounded in time: a step that would pass the limit is left out, the first one never is.
+        Bounded in time: a step that would pass the limit is left out, the first one never is. A GPU has no
+        limit, because the first run at a size is the slow one there, up to building an engine.
         """
         inputs, _ = golden.read_golden_arrays(self._version.folder)
         batching = self._version.manifest.batching
         cost = self._cost(inputs, batcher)
         most = min(batching.max_items, max(1, (batching.max_cost or batching.max_items * cost) // cost))
-        ends = time.monotonic() + _WARM_UP_SECONDS
+        ends = time.monotonic() + limit_seconds
         for items in [*(2**k for k in range(most.bit_length()) if 2**k < most), most]:
             batch = {name: np.repeat(array[:1], items, axis=0) for name, array in inputs.items()}
             run(batch)  # the first run at a size also allocates
@@ -245,6 +307,15 @@ def _batch_limits(manifest: ModelManifest) -> BatchLimits:
         deadline_seconds=manifest.deadline_seconds,
         answer_cache_bytes=manifest.answer_cache_bytes,
     )
+
+
+def _axis_range(spec: ImageInput | TextInput | AudioInput) -> tuple[int, int]:
+    """Give the least and the largest size of the axis of an item that is not fixed; 1 where all are."""
+    if isinstance(spec, TextInput):
+        return 1, spec.max_tokens
+    if isinstance(spec, AudioInput):
+        return int(spec.min_seconds * spec.sample_rate), int(spec.max_seconds * spec.sample_rate)
+    return 1, 1
 
 
 def _check_signature(session: Session, task: Task) -> None:

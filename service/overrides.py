@@ -2,7 +2,7 @@
 
 The model folder says what is right everywhere and may be read-only; this file, named by
 `KOTAE_OVERRIDES`, says what is best here. It is read once, at the start. Nothing of it changes an answer
-but `precision`, whose variants all pass their own golden check.
+but `precision` and `provider`, and each passes the golden check.
 
     models:
       digits:
@@ -29,6 +29,7 @@ class ModelOverrides(BaseModel):
 
     Attributes:
         precision: Which variant serves; `auto` is the one that the version lists first for the device.
+        provider: What runs the model on GPUs; None is the process's choice.
         lanes: CPU lanes on which the model has an instance; None is the process's number.
         threads: Threads of ONNX Runtime of each such instance; None is the process's number.
         batching: Keys of the manifest's own; those that are not written stay the manifest's.
@@ -38,6 +39,7 @@ class ModelOverrides(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
+    provider: Literal["cuda", "tensorrt"] | None = None
     lanes: Annotated[int, Field(ge=1, le=64)] | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     batching: Batching | None = None

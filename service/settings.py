@@ -57,7 +57,16 @@ class Settings(BaseSettings):
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="What `auto` in a manifest means: `auto`, `cpu`, `cuda` or `cuda:N`. "
-        "Asked for CUDA where there is none, the start fails.",
+        "`cuda` is every GPU that the process sees. Asked for CUDA where there is none, the start fails.",
+    )
+    gpu_provider: Literal["cuda", "tensorrt"] = Field(
+        "cuda",
+        description="What runs graphs on GPUs: `cuda`, or `tensorrt`, which builds engines when a model is "
+        "first loaded and leaves to CUDA what it cannot run.",
+    )
+    tensorrt_cache: Path = Field(
+        Path("~/.cache/kotae/tensorrt"),
+        description="Folder in which TensorRT keeps its engines and timings.",
     )
     cpu_threads: int | None = Field(
         None,

@@ -1,20 +1,35 @@
 """ONNX Runtime behind a small class: one graph on one device.
 
-The only module that imports onnxruntime. It picks providers and threads, refuses a silent fallback
-to the CPU, and turns ONNX Runtime's errors into ours. It knows nothing of batches or requests.
+The only module that imports onnxruntime. It says which devices can be used, picks threads, refuses a silent
+fallback to the CPU, and turns ONNX Runtime's errors into ours. It knows nothing of batches or requests.
 """
 
 from __future__ import annotations
 
-import ctypes
+import threading
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine import cuda
+from service.engine.providers import (
+    CUDA,
+    TENSORRT,
+    Device,
+    GpuOptions,
+    GpuProvider,
+    Placed,
+    has_heavy,
+    heavy_elsewhere,
+    providers_of,
+    without_what_failed,
+)
 from service.errors import KotaeError, ModelRejected, StartFailed
 
 try:
@@ -25,6 +40,18 @@ except ImportError as missing:
         "`pip install 'kotae[cpu]'` or `pip install 'kotae[gpu]'`"
     ) from missing
 
+__all__ = [
+    "Device",
+    "RunFailed",
+    "Session",
+    "TensorSpec",
+    "choose_devices",
+    "cuda_problem",
+    "example",
+    "gpu_names",
+    "runtime_version",
+]
+
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -34,6 +61,8 @@ _DTYPES = {
     "tensor(bool)": "bool",
 }
 
+# Sessions made at the same time on a GPU have crashed (microsoft/onnxruntime issue 26610).
+_ONE_AT_A_TIME = threading.Lock()
 
 # Seen with 1.31 on the CPU: the fused kernel of addition and norm takes four times as long as the two by
 # themselves, a fifth of an int8 text encoder's time.
@@ -42,17 +71,6 @@ _SLOWER_FUSIONS = ["SkipLayerNormFusion"]
 
 class RunFailed(KotaeError):
     """A run of the graph raised; the text is ONNX Runtime's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A place where sessions run: a lane of the CPU, or one CUDA device."""
-
-    kind: str
-    index: int = 0
-
-    def __str__(self) -> str:
-        return "cpu" if self == Device("cpu") else f"{self.kind}:{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,39 +87,70 @@ def runtime_version() -> str:
     return str(ort.__version__)
 
 
-def cuda_problem() -> str | None:
-    """Tell why CUDA cannot be used.
+def cuda_problem(provider: GpuProvider = "cuda") -> str | None:
+    """Tell why GPUs cannot be used, or load what they need.
+
+    Args:
+        provider: What is to run graphs on them.
 
     Returns:
-        None where it can be used, else what is missing and how to get it.
+        None where they can be used, else what is missing and how to get it.
     """
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
+    if CUDA not in ort.get_available_providers():
         return "this onnxruntime has no CUDA provider; install the gpu extra: pip install 'kotae[gpu]'"
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "the NVIDIA driver (libcuda.so.1) is not on this machine"
-    count = ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value < 1:
-        return "the NVIDIA driver finds no GPU"
-    ort.preload_dlls()
+        cuda.visible_gpus(_cuda_major())
+        with redirect_stdout(StringIO()):  # it prints what it does not find; that is told below
+            ort.preload_dlls()
+        cuda.load_libraries(_cuda_major())
+        if provider == "tensorrt":
+            cuda.load_tensorrt()
+    except cuda.CudaProblem as problem:
+        return str(problem)
     return None
 
 
-def choose_device(wanted: str) -> Device:
-    """Resolve `auto`, `cpu`, `cuda` or `cuda:N`. Only `auto` may choose by itself.
+def gpu_names() -> tuple[str, ...]:
+    """Name the GPUs that this process may use; `cuda:0` is the first one.
+
+    Raises:
+        StartFailed: There are none; the text says why.
+    """
+    try:
+        return cuda.visible_gpus(_cuda_major())
+    except cuda.CudaProblem as problem:
+        raise StartFailed(str(problem)) from problem
+
+
+def _cuda_major() -> int:
+    """Give the major version of CUDA that this onnxruntime is built for."""
+    return int(str(ort.cuda_version).partition(".")[0])
+
+
+def choose_devices(wanted: str, provider: GpuProvider = "cuda") -> tuple[Device, ...]:
+    """Resolve `auto`, `cpu`, `cuda` (every GPU) or `cuda:N`. Only `auto` may choose by itself.
+
+    Args:
+        wanted: The device.
+        provider: What is to run graphs on GPUs.
 
     Raises:
         StartFailed: CUDA was asked for and cannot be used; the text names what is missing.
     """
     if wanted == "cpu":
-        return Device("cpu")
-    problem = cuda_problem()
-    if wanted == "auto":
-        return Device("cpu") if problem else Device("cuda")
+        return (Device("cpu"),)
+    problem = cuda_problem(provider)
+    if problem and wanted == "auto":
+        return (Device("cpu"),)
     if problem:
         raise StartFailed(f"device {wanted} was asked for, but {problem}")
-    return Device("cuda", int(wanted.partition(":")[2] or 0))
+    count = len(gpu_names())
+    index = wanted.partition(":")[2]
+    if not index:
+        return tuple(Device("cuda", number) for number in range(count))
+    if int(index) >= count:
+        raise StartFailed(f"device {wanted} was asked for, but the last GPU here is cuda:{count - 1}")
+    return (Device("cuda", int(index)),)
 
 
 class Session:
@@ -113,12 +162,27 @@ class Session:
         threads: Threads of ONNX Runtime's pool, always explicit.
         spinning: Whether idle threads of the pool spin while the graph runs; pays only while the threads of
             all sessions that run at once fit the CPUs.
+        gpu: How to use the device if it is a GPU.
+
+    Attributes:
+        placed: Which provider runs each node of the graph, as ONNX Runtime assigned them before fusing any.
+        captures: Whether runs may be captured: it was asked for, and ONNX Runtime found that the graph has no
+            control flow and nothing on the CPU but arithmetic of shapes.
 
     Raises:
-        ModelRejected: The file is not a graph that loads, or the device was silently changed.
+        ModelRejected: The file is not a graph that loads, or some of it was silently moved to the CPU.
     """
 
-    def __init__(self, path: Path, device: Device, *, threads: int = 1, spinning: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: Device,
+        *,
+        threads: int = 1,
+        spinning: bool = False,
+        gpu: GpuOptions | None = None,
+    ) -> None:
+        gpu = gpu or GpuOptions()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads if device.kind == "cpu" else 1
         options.inter_op_num_threads = 1
@@ -126,17 +190,22 @@ class Session:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
         options.add_session_config_entry("session.force_spinning_stop", "1")  # never beside another's run
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            self._session = ort.InferenceSession(
-                str(path),
-                options,
-                providers=_providers(device),
-                disabled_optimizers=_SLOWER_FUSIONS if device.kind == "cpu" else [],
-            )
+            if device.kind == "cpu":
+                self._session = _open(path, options, device, gpu)
+            else:
+                self._session, gpu = _open_on_gpu(path, options, device, gpu)
         except Exception as error:  # onnxruntime raises many unrelated classes here
             raise ModelRejected(f"{path.name} does not load: {_first_line(error)}") from error
-        self._refuse_fallback(device, path)
+        self.placed = tuple(
+            Placed(part.ep_name, node.op_type, node.name)
+            for part in self._session.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+        )
+        self._refuse_fallback(device, gpu, path)
         self.device = device
+        self.captures = gpu.cuda_graph
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
@@ -159,16 +228,44 @@ class Session:
             raise RunFailed(_first_line(error)) from error
         return dict(zip(self._output_names, outputs, strict=True))
 
-    def _refuse_fallback(self, device: Device, path: Path) -> None:
-        if device.kind != "cpu" and "CUDAExecutionProvider" not in self._session.get_providers():
-            raise ModelRejected(f"{path.name} was asked to run on {device}, but ONNX Runtime chose the CPU")
+    def _refuse_fallback(self, device: Device, gpu: GpuOptions, path: Path) -> None:
+        """Compare what runs the graph with what was asked for."""
+        if device.kind == "cpu":
+            return
+        asked = f"{path.name} was asked to run on {device}"
+        wanted = [CUDA] if gpu.tensorrt is None else [TENSORRT, CUDA]
+        if missing := [name for name in wanted if name not in self._session.get_providers()]:
+            raise ModelRejected(f"{asked}, but ONNX Runtime left out {' and '.join(missing)}")
+        if not self.placed:
+            raise ModelRejected(f"{asked}, but ONNX Runtime does not say what runs where")
+        if elsewhere := heavy_elsewhere(self.placed, wanted):
+            raise ModelRejected(f"{asked}, but ONNX Runtime placed these on the CPU: {elsewhere}")
+        if gpu.tensorrt and not has_heavy(self.placed, TENSORRT) and has_heavy(self.placed, CUDA):
+            raise ModelRejected(f"{asked} by TensorRT, which takes none of its heavy nodes")
 
 
-def _providers(device: Device) -> list[Any]:
-    if device.kind == "cpu":
-        return ["CPUExecutionProvider"]
-    cuda = {"device_id": device.index, "cudnn_conv_algo_search": "HEURISTIC"}
-    return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+def _open(path: Path, options: Any, device: Device, gpu: GpuOptions) -> Any:
+    """Make ONNX Runtime's session; without `enable_fallback=0` it would move to the CPU by itself."""
+    return ort.InferenceSession(
+        str(path),
+        options,
+        providers=providers_of(device, gpu),
+        disabled_optimizers=_SLOWER_FUSIONS if device.kind == "cpu" else [],
+        enable_fallback=0,
+    )
+
+
+def _open_on_gpu(path: Path, options: Any, device: Device, gpu: GpuOptions) -> tuple[Any, GpuOptions]:
+    """Make the session with as much of the options as the graph allows, and say with which."""
+    with _ONE_AT_A_TIME:
+        while True:
+            try:
+                return _open(path, options, device, gpu), gpu
+            except Exception as error:
+                less = without_what_failed(gpu, str(error))
+                if less is None:
+                    raise
+                gpu = less
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from service.engine.cpus import available_cpus
-from service.engine.session import Device, Session, choose_device
+from service.engine.session import Device, Session, choose_devices
 from service.errors import StartFailed
 from service.loader import choose_variant
 from service.manifest import (
@@ -69,7 +69,8 @@ def tune(wanted: Tuning, console: Console) -> tuple[ModelManifest, list[Measured
         raise StartFailed(f"{wanted.folder} holds no version")
     folder = versions[0][1]
     facts = read(folder / VERSION_FILE, VersionFacts)
-    device = choose_device(wanted.device if manifest.devices[0] == "auto" else manifest.devices[0])
+    asked = wanted.device if manifest.devices[0] == "auto" else manifest.devices[0]
+    device = choose_devices(asked)[0]
     variant = choose_variant(facts, device, wanted.precision)
     cpus = available_cpus()
     places = placements(cpus) if device.kind == "cpu" else [Placement(1, 1)]

@@ -362,6 +362,21 @@ def test_a_gpu_pod_asks_for_the_gpu_and_never_falls_back() -> None:
     assert result.settings()["KOTAE_DEVICE"] == "cuda"
 
 
+def test_tensorrt_keeps_its_engines_in_a_volume_of_their_own() -> None:
+    gpu = {"enabled": True, "provider": "tensorrt"}
+    result = render({"gpu": gpu})
+    (container,) = pod_of(result)["containers"]
+    assert container["image"].endswith("-tensorrt")
+    folder = result.settings()["KOTAE_TENSORRT_CACHE"]
+    assert result.settings()["KOTAE_GPU_PROVIDER"] == "tensorrt"
+    assert {"name": "engines", "mountPath": folder} in container["volumeMounts"]
+    assert {"name": "engines", "emptyDir": {}} in pod_of(result)["volumes"]
+    kept = render({"gpu": {**gpu, "enginesClaim": "engines-a"}})
+    claim = {"name": "engines", "persistentVolumeClaim": {"claimName": "engines-a"}}
+    assert claim in pod_of(kept)["volumes"]
+    assert "engines" not in str(pod_of(rendered("values-gpu.yaml")))
+
+
 def test_rules_and_dashboards_are_the_files_of_the_chart() -> None:
     result = rendered("everything")
     groups = [

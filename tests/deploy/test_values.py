@@ -18,10 +18,12 @@ CHART_OWNS = {
     "device",
     "drain_grace_seconds",
     "drain_limit_seconds",
+    "gpu_provider",
     "keys_file",
     "models",
     "operations_port",
     "port",
+    "tensorrt_cache",
 }
 
 

@@ -30,7 +30,7 @@ labels:
 {{- end -}}
 
 {{- define "kotae.image" -}}
-{{- $tag := printf "%s%s" .Chart.AppVersion (ternary "-gpu" "" .Values.gpu.enabled) -}}
+{{- $tag := printf "%s%s" .Chart.AppVersion (ternary (ternary "-tensorrt" "-gpu" (eq .Values.gpu.provider "tensorrt")) "" .Values.gpu.enabled) -}}
 {{- printf "%s:%s" .Values.image.repository (default $tag .Values.image.tag) -}}
 {{- end -}}
 

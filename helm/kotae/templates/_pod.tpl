@@ -10,6 +10,11 @@
 {{- toYaml $resources -}}
 {{- end -}}
 
+{{/* Not empty where TensorRT's engines need a place. */}}
+{{- define "kotae.engines" -}}
+{{- if and .Values.gpu.enabled (eq .Values.gpu.provider "tensorrt") }}yes{{ end -}}
+{{- end -}}
+
 {{- define "kotae.terminationSeconds" -}}
 {{- with .Values.drain -}}
 {{- ceil (addf .graceSeconds .limitSeconds .marginSeconds) -}}
@@ -25,6 +30,14 @@
 {{- else if eq .Values.models.source "initContainer" }}
 - name: models
   emptyDir: {}
+{{- end }}
+{{- if include "kotae.engines" . }}
+- name: engines
+  {{- if .Values.gpu.enginesClaim }}
+  persistentVolumeClaim: {claimName: {{ .Values.gpu.enginesClaim }}}
+  {{- else }}
+  emptyDir: {}
+  {{- end }}
 {{- end }}
 {{- if eq (include "kotae.authMode" .) "required" }}
 - name: keys
