@@ -28,6 +28,10 @@ class Staged(Protocol):
 Stage = Callable[[Arrays], Staged]
 
 
+class RunFailed(KotaeError):
+    """A run of the graph raised; the text is ONNX Runtime's."""
+
+
 class WrongOutputs(KotaeError):
     """The graph gave another number of rows than it got: no halving would help."""
 
