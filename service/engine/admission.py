@@ -5,8 +5,9 @@ priority whom it displaces, is then late by
 
     (time until the lane is free) + margin · ⌈work ahead, itself included / a full batch⌉ · time(a full batch)
 
-Predicted with full batches: what joins a batch later makes it slower, and must not make it late. Until
-anything was timed there is only the bound on the queue's length. Used under the batcher's lock.
+Predicted with full batches: what joins a batch later makes it slower, and must not make it late. Several
+lanes take full batches in turn, each when it is free. Until anything was timed there is only the bound on
+the queue's length. Used under the batcher's lock.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from service.engine.ticket import LOWEST_PRIORITY
 from service.engine.times import Meter, Ratios, TimeTable
 from service.errors import Overloaded
 
-Delay = Callable[[float, float], float]
+Delays = Callable[[float, float], Sequence[float]]
 
 _GOOD_ENOUGH = 0.95  # of the best rate: larger batches than give this only make others wait
 _STILL_GOOD = 0.92  # at less than this, another size is chosen
@@ -46,7 +47,7 @@ class Admission:
         batch_size: Largest padded cost of a batch: items, where they are uniform.
         full_seconds: Expected time of a full batch; 0 before any was timed.
         gain: Lane time of an item in a full batch over its time alone, 1 where batching gives nothing.
-        lanes: How many serve the model.
+        lanes: How many serve the model; the batcher keeps it current.
     """
 
     def __init__(self, limits: BatchLimits, *, uniform: bool) -> None:
@@ -73,15 +74,20 @@ class Admission:
         return self.table.seconds(1 if self._uniform else cost)
 
     def wait_seconds(self, work: float) -> float:
-        """Predict the lane time of this much work, in full batches, without waiting for the lane."""
-        full = self.full_seconds
-        if full <= 0:
-            return 0.0
-        batches = math.ceil(self.gain * work / full - _ROUNDING)
-        return math.ceil(batches / self.lanes) * full
+        """Predict how long the lanes are busy with this much work, in full batches."""
+        return math.ceil(self._batches(work) / self.lanes) * self.full_seconds
+
+    def done_seconds(self, work: float, delays: Sequence[float]) -> float:
+        """Predict when this much work is done, in full batches.
+
+        Args:
+            work: Seconds alone.
+            delays: What keeps each lane from it, in seconds, ascending.
+        """
+        return _done_seconds(self._batches(work), delays, self.full_seconds)
 
     def check(
-        self, order: Order, works: Sequence[float], newcomer: Newcomer, delay: Delay, *, ahead: float = 0.0
+        self, order: Order, works: Sequence[float], newcomer: Newcomer, delays: Delays, *, ahead: float = 0.0
     ) -> tuple[int, float]:
         """Let a request in, or refuse it at once.
 
@@ -89,8 +95,8 @@ class Admission:
             order: Who waits.
             works: Seconds alone of each of the request's items.
             newcomer: Its urgency.
-            delay: Gives, for this much lane time of the model's work and its deadline, what keeps the lane
-                from doing it at once, in seconds.
+            delays: Gives, for this much lane time of the model's work and its deadline, what keeps each
+                lane from doing it at once, in seconds, ascending.
             ahead: Work that is on its way to the queue and will stand before the newcomer.
 
         Returns:
@@ -110,11 +116,11 @@ class Admission:
         if self.full_seconds <= 0:
             return place, 0.0
         added = sum(works)
-        expected = self._expected_seconds(order.work_before(place) + ahead, added, newcomer, delay)
+        expected = self._expected_seconds(order.work_before(place) + ahead, added, newcomer, delays)
         left = newcomer.deadline - newcomer.now
         late = self.margin * expected - left
         if late <= 0 and place < waiting:
-            late = self._displaced_lateness(order, place, added, newcomer, delay)
+            late = self._displaced_lateness(order, place, added, newcomer, delays)
         if late > 0 and (waiting or not self._is_probe(newcomer.now)):
             raise Overloaded(
                 "it would not be answered before its deadline",
@@ -191,36 +197,42 @@ class Admission:
         """Let batches grow slowly: those who wait were promised shorter ones."""
         return size if self._promises.empty else min(size, math.ceil(_GROWTH * self.batch_size))
 
-    def _expected_seconds(self, before: float, added: float, newcomer: Newcomer, delay: Delay) -> float:
-        own = self.wait_seconds(before + added)
-        blocked = delay(own, newcomer.deadline)
-        if before <= 0 and blocked <= 0:  # an idle lane starts at once, with what is there
-            own = min(own, added)
-        return blocked + own / (1 - self._taken_by_higher(newcomer))
+    def _batches(self, work: float) -> int:
+        if self.full_seconds <= 0:
+            return 0
+        return math.ceil(self.gain * work / self.full_seconds - _ROUNDING)
+
+    def _expected_seconds(self, before: float, added: float, newcomer: Newcomer, delays: Delays) -> float:
+        share = 1 - self._taken_by_higher(newcomer)
+        waits = delays(self.wait_seconds(before + added), newcomer.deadline)
+        expected = _done_seconds(self._batches(before + added), waits, self.full_seconds / share)
+        if before <= 0 and waits[0] <= 0:  # an idle lane starts at once, with what is there
+            return min(expected, added / share)
+        return expected
 
     def _displaced_lateness(
-        self, order: Order, place: int, added: float, newcomer: Newcomer, delay: Delay
+        self, order: Order, place: int, added: float, newcomer: Newcomer, delays: Delays
     ) -> float:
         """Tell by how much somebody of the same priority would be late, who would not be otherwise."""
         before = order.work_before(place)
-        blocked, margin = delay(0.0, newcomer.deadline), self.margin
+        waits, margin = delays(0.0, newcomer.deadline), self.margin
         base = newcomer.now
         for key, item, work in order.from_position(place):
             if key[0] > newcomer.priority:
                 break
             before += work
-            finish = base + margin * (blocked + self.wait_seconds(before + added))
+            finish = base + margin * self.done_seconds(before + added, waits)
             deadline = item.ticket.deadline
-            if finish > deadline >= base + blocked + self.wait_seconds(before):
+            if finish > deadline >= base + self.done_seconds(before, waits):
                 return finish - deadline
         return 0.0
 
     def _taken_by_higher(self, newcomer: Newcomer) -> float:
-        """Tell the share of the lane that more urgent requests have taken of late."""
+        """Tell the share of the lanes that more urgent requests have taken of late."""
         if newcomer.priority == 1 or len(self._taken) < 2:
             return 0.0
         share = sum(meter.rate(newcomer.now) for p, meter in self._taken.items() if p < newcomer.priority)
-        return min(share, _MOST_SHARE)
+        return min(share / self.lanes, _MOST_SHARE)
 
     def _is_probe(self, now: float) -> bool:
         """Let one into an empty queue now and then, so that a wrong time can be found out."""
@@ -228,6 +240,22 @@ class Admission:
             return False
         self._probed = now
         return True
+
+
+def _done_seconds(batches: int, delays: Sequence[float], full: float) -> float:
+    """Tell when the last of some full batches ends, if each lane takes one whenever it is free.
+
+    Args:
+        batches: How many.
+        delays: When each lane is free, in seconds, ascending.
+        full: Seconds of a batch.
+    """
+    if batches <= 1 or len(delays) == 1:
+        return delays[0] + batches * full
+    return min(  # over how many of the lanes take part: one that is busy for long does not
+        max(delays[(batches - 1) % n] + math.ceil(batches / n) * full, delays[n - 1] + batches // n * full)
+        for n in range(1, min(len(delays), batches) + 1)
+    )
 
 
 class Newcomer:

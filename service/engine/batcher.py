@@ -53,7 +53,6 @@ class Batcher:
         rows: Inputs of a fixed-shape model; None for a ragged one.
 
     Attributes:
-        lanes: Those that serve this model.
         backlog_seconds: Expected lane time of what waits, in full batches.
         pressing: Deadline of the head; infinite without one.
     """
@@ -71,13 +70,13 @@ class Batcher:
         self.model = model
         self.version = version
         self.limits = limits
-        self.lanes: tuple[LaneSeam, ...] = ()
         self.backlog_seconds = 0.0
         self.pressing = math.inf
         self._uniform = rows is not None
         self._observer = observer
         self._clock = clock
         self._lock = threading.Lock()
+        self._lanes: tuple[LaneSeam, ...] = ()
         self._admission = Admission(limits, uniform=rows is not None)
         self._order = Order()
         self._sharing = Sharing(limits.answer_cache_bytes)
@@ -86,6 +85,16 @@ class Batcher:
         self._closed: str | None = None
         observer.model_added(model, version)
         self._tell_cache_size()
+
+    @property
+    def lanes(self) -> tuple[LaneSeam, ...]:
+        """Those that serve this model."""
+        return self._lanes
+
+    @lanes.setter
+    def lanes(self, lanes: tuple[LaneSeam, ...]) -> None:
+        self._lanes = lanes
+        self._admission.lanes = max(1, len(lanes))
 
     @property
     def uniform(self) -> bool:
@@ -106,7 +115,7 @@ class Batcher:
     def predicted_wait_seconds(self) -> float:
         """How long a newcomer at the end of the queue would wait for its answer."""
         own = self._admission.wait_seconds(self._order.total_work) + self._admission.full_seconds
-        return self._delay(own, math.inf) + own
+        return self._delays(own, math.inf)[0] + own
 
     @property
     def closed(self) -> bool:
@@ -249,7 +258,7 @@ class Batcher:
         works = [admission.work(item.cost) for item in fresh]
         admission.note_deadline(newcomer, works[0])
         try:
-            place, promised = admission.check(order, works, newcomer, self._delay)
+            place, promised = admission.check(order, works, newcomer, self._delays)
         except Overloaded:
             if self._purged:
                 raise
@@ -258,7 +267,7 @@ class Batcher:
             dead += gone
             if not gone:
                 raise
-            place, promised = admission.check(order, works, newcomer, self._delay)
+            place, promised = admission.check(order, works, newcomer, self._delays)
         for item, work in zip(fresh, works, strict=True):
             item.promised_seconds = promised
             order.insert(place, newcomer.priority, due, item, work)
@@ -320,9 +329,9 @@ class Batcher:
         self.backlog_seconds = self._admission.wait_seconds(self._order.total_work)
         self.pressing = items[0].ticket.deadline if items else math.inf
 
-    def _delay(self, work_seconds: float, deadline: float) -> float:
+    def _delays(self, work_seconds: float, deadline: float) -> Sequence[float]:
         now = self._clock()
-        return min((lane.delay(self, work_seconds, deadline, now) for lane in self.lanes), default=0.0)
+        return sorted(lane.delay(self, work_seconds, deadline, now) for lane in self._lanes) or (0.0,)
 
     def _tell_dropped(self, items: Sequence[Item]) -> None:
         if not items:

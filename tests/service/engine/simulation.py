@@ -1,4 +1,4 @@
-"""A lane without threads and in made-up time: real queues, admission and schedule, a simulated device.
+"""Lanes without threads and in made-up time: real queues, admission and schedule, simulated devices.
 
 Arrivals are Poisson, a batch takes what a curve says of its padded cost, times noise. What comes out is
 how many requests were answered in time, late or not at all.
@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.engine.batch import BatchLimits, RowSpec
+from service.engine.batch import Batch, BatchLimits, RowSpec
 from service.engine.batcher import Batcher
 from service.engine.observer import Observer
-from service.engine.schedule import Schedule
+from service.engine.schedule import Placement, Schedule
 from service.engine.ticket import Settlement, Ticket
-from service.errors import Overloaded, RequestError
+from service.errors import InferenceFailed, Overloaded, RequestError
 from tests.service.engine.engine_tools import Clock
 
 Curve = Callable[[float], float]
@@ -72,12 +72,17 @@ class Load:
 
 @dataclass
 class Outcome:
-    """What became of the requests of one stream."""
+    """What became of the requests of one stream.
+
+    Attributes:
+        failed: Those that a lane took with it when it died.
+    """
 
     offered: int = 0
     refused: int = 0
     in_time: int = 0
     late: int = 0
+    failed: int = 0
     latencies: list[float] = field(default_factory=list)
 
     @property
@@ -112,6 +117,9 @@ class _Request(Ticket):
         self._settled = True
         self._world.unsettled -= 1
         now = self._world.clock.now
+        if isinstance(result, InferenceFailed):
+            self._outcome.failed += 1
+            return
         if isinstance(result, RequestError) or now > self.deadline:
             self._outcome.late += 1
             self.dropped = "expired"
@@ -121,14 +129,56 @@ class _Request(Ticket):
 
 
 class _SimulatedLane:
-    def __init__(self, schedule: Schedule[Batcher]) -> None:
-        self.schedule = schedule
+    """One device.
+
+    Attributes:
+        frees_at: When the running batch ends; infinite without one.
+    """
+
+    def __init__(self, clock: Clock, draw: random.Random) -> None:
+        self.schedule: Schedule[Batcher] = Schedule()
+        self.frees_at = math.inf
+        self._clock = clock
+        self._draw = draw
+        self._running: tuple[Placement[Batcher], Batch, float] | None = None
 
     def wake(self) -> None:
         pass
 
     def delay(self, queue: Batcher, work_seconds: float, deadline: float, now: float) -> float:
         return self.schedule.delay(queue, work_seconds, deadline, now)
+
+    def begin(self, loads: Sequence[Load], batchers: Sequence[Batcher]) -> None:
+        """Claim a batch if the lane is free."""
+        now = self._clock.now
+        placement = self.schedule.pick(now)[0] if self._running is None else None
+        batch = placement.queue.claim() if placement is not None else None
+        if placement is None or batch is None:
+            return
+        load = loads[batchers.index(placement.queue)]
+        took = load.curve(batch.size) * load.noise(self._draw)
+        self.schedule.began(now, placement.queue.expected_seconds(batch))
+        self.frees_at = now + took
+        self._running = placement, batch, took
+
+    def finish(self) -> None:
+        """Settle the batch that is over."""
+        assert self._running is not None, "a lane that runs nothing has nothing to finish"
+        placement, batch, took = self._running
+        self.frees_at, self._running = math.inf, None
+        self.schedule.ended(placement, took, self._clock.now)
+        placement.queue.settle([(item, {}) for item in batch.items])
+        placement.queue.recycle(batch, took)
+
+    def die(self, batchers: Sequence[Batcher]) -> None:
+        """Fail what runs, and serve nobody any more."""
+        for batcher in batchers:
+            self.schedule.remove(batcher)
+            batcher.lanes = tuple(lane for lane in batcher.lanes if lane is not self)
+        if self._running is not None:
+            placement, batch, _ = self._running
+            placement.queue.settle([(item, InferenceFailed("the lane died")) for item in batch.items])
+        self.frees_at = math.inf
 
 
 class _World:
@@ -139,78 +189,85 @@ class _World:
 
 
 def simulate(
-    loads: Sequence[Load], seconds: float, *, seed: int = 0, observer: Observer | None = None
+    loads: Sequence[Load],
+    seconds: float,
+    *,
+    seed: int = 0,
+    observer: Observer | None = None,
+    lanes: int = 1,
+    deaths: Sequence[float] = (),
 ) -> list[list[Outcome]]:
-    """Run the traffic of some models over one lane.
+    """Run the traffic of some models over some lanes.
+
+    Args:
+        deaths: After so many seconds one lane dies for good; fewer than there are lanes.
 
     Returns:
         For each model, the outcome of each of its streams; every request is settled once, or it fails.
     """
 
     async def run() -> list[list[Outcome]]:
-        return _run(loads, seconds, random.Random(seed), observer or Observer())
+        draw = random.Random(seed)
+        return _run(loads, seconds, draw, observer or Observer(), lane_count=lanes, deaths=deaths)
 
     return asyncio.run(run())
 
 
 def _run(
-    loads: Sequence[Load], seconds: float, draw: random.Random, observer: Observer
+    loads: Sequence[Load],
+    seconds: float,
+    draw: random.Random,
+    observer: Observer,
+    *,
+    lane_count: int,
+    deaths: Sequence[float],
 ) -> list[list[Outcome]]:
     world = _World()
     clock = world.clock
     begin = clock.now
-    schedule: Schedule[Batcher] = Schedule()
-    lane = _SimulatedLane(schedule)
+    lanes = [_SimulatedLane(clock, draw) for _ in range(lane_count)]
     batchers, outcomes, arrivals = [], [], []
     for index, load in enumerate(loads):
-        rows = {"x": RowSpec((1,), "int64")} if load.uniform else None
-        batcher = Batcher(f"m{index}", "1", load.limits, rows=rows, observer=observer, clock=clock)
-        for size in load.seeds:
-            if size <= (load.limits.max_items if load.uniform else load.limits.max_cost or size):
-                batcher.seed(size, load.curve(size))
-        schedule.add(batcher, lambda arrays: arrays)
-        batcher.lanes = (lane,)
-        batchers.append(batcher)
+        batchers.append(_batcher_of(load, f"m{index}", lanes, observer, clock))
         outcomes.append([Outcome() for _ in load.streams])
         for number, stream in enumerate(load.streams):
             now = begin
             while (now := now + draw.expovariate(stream.rate)) < begin + seconds:
                 arrivals.append((now, index, number))
     arrivals.sort(reverse=True)
-    frees_at = math.inf
-    finish: Callable[[], None] = _nothing
-    while arrivals or frees_at < math.inf or any(batcher.queue_items for batcher in batchers):
-        if arrivals and arrivals[-1][0] <= frees_at:
-            clock.now, index, number = arrivals.pop()
+    dies_at = [begin + moment for moment in sorted(deaths, reverse=True)]
+    while True:
+        next_lane = min(lanes, key=lambda lane: lane.frees_at)
+        next_arrival = arrivals[-1][0] if arrivals else math.inf
+        clock.now = min(next_arrival, next_lane.frees_at, dies_at[-1] if dies_at else math.inf)
+        if clock.now == math.inf:
+            break
+        if dies_at and clock.now == dies_at[-1]:
+            dies_at.pop()
+            lanes.pop().die(batchers)
+        elif clock.now == next_arrival:
+            _, index, number = arrivals.pop()
             _arrive(world, loads[index].streams[number], batchers[index], outcomes[index][number], draw)
-        elif frees_at < math.inf:
-            clock.now = frees_at
-            frees_at = math.inf
-            finish()
-        if frees_at < math.inf:
-            continue
-        placement, _ = schedule.pick(clock.now)
-        if placement is None:
-            continue
-        batch = placement.queue.claim()
-        if batch is None:
-            continue
-        load = loads[batchers.index(placement.queue)]
-        took = load.curve(batch.size) * load.noise(draw)
-        schedule.began(clock.now, placement.queue.expected_seconds(batch))
-        frees_at = clock.now + took
-
-        def finish(placement=placement, batch=batch, took=took) -> None:  # type: ignore[no-untyped-def]
-            schedule.ended(placement, took, clock.now)
-            placement.queue.settle([(item, {}) for item in batch.items])
-            placement.queue.recycle(batch, took)
-
+        else:
+            next_lane.finish()
+        for lane in lanes:
+            lane.begin(loads, batchers)
     assert world.unsettled == 0, "somebody was never settled"
     return outcomes
 
 
-def _nothing() -> None:
-    pass
+def _batcher_of(
+    load: Load, name: str, lanes: Sequence[_SimulatedLane], observer: Observer, clock: Clock
+) -> Batcher:
+    rows = {"x": RowSpec((1,), "int64")} if load.uniform else None
+    batcher = Batcher(name, "1", load.limits, rows=rows, observer=observer, clock=clock)
+    for size in load.seeds:
+        if size <= (load.limits.max_items if load.uniform else load.limits.max_cost or size):
+            batcher.seed(size, load.curve(size))
+    for lane in lanes:
+        lane.schedule.add(batcher, lambda arrays: arrays)
+    batcher.lanes = tuple(lanes)
+    return batcher
 
 
 def _arrive(world: _World, stream: Stream, batcher: Batcher, outcome: Outcome, draw: random.Random) -> None:

@@ -76,6 +76,31 @@ def test_texts_of_unequal_length_are_batched_with_their_like_and_kept_in_time(ti
     assert outcome.late_share <= 0.005
 
 
+@pytest.mark.parametrize("lanes", [2, 4])
+def test_several_lanes_are_kept_busy_and_promised_no_more_than_they_do(lanes: int) -> None:
+    load = Load(
+        pictures, limits(0.2), [Stream(1.5 * lanes * NOISY_PEAK, always(0.2))], noise=one_sided(NOISE)
+    )
+    [[outcome]] = simulate([load], 30, lanes=lanes)
+    assert outcome.in_time / 30 >= 0.95 * lanes * NOISY_PEAK
+    assert outcome.late_share <= 0.005
+
+
+def test_several_lanes_refuse_next_to_nothing_below_their_limit() -> None:
+    load = Load(pictures, limits(0.1), [Stream(4 * 0.85 / PICTURE_SECONDS, always(0.1))])
+    [[outcome]] = simulate([load], 60, lanes=4)
+    assert outcome.refused + outcome.late <= 0.001 * outcome.offered
+
+
+def test_after_a_lane_died_the_others_are_promised_to_do_their_own_share_only() -> None:
+    load = Load(pictures, limits(0.2), [Stream(3 * NOISY_PEAK, always(0.2))], noise=one_sided(NOISE))
+    [[outcome]] = simulate([load], 40, lanes=2, deaths=[20])
+    assert outcome.in_time >= 0.95 * NOISY_PEAK * (20 * 2 + 20)
+    waited = 2 * 0.2 / PICTURE_SECONDS  # at most so many had been promised an answer by two
+    assert outcome.late <= waited / 2 + 0.005 * outcome.in_time
+    assert outcome.failed <= 1
+
+
 def test_below_its_limit_the_lane_refuses_next_to_nothing() -> None:
     load = Load(pictures, limits(1.0), [Stream(0.7 / PICTURE_SECONDS, always(1.0))])
     [[outcome]] = simulate([load], 60)

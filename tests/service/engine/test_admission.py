@@ -1,0 +1,61 @@
+"""Admission: known queues give known predictions."""
+
+from __future__ import annotations
+
+import heapq
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine.admission import Admission
+from service.engine.batch import BatchLimits
+
+delays = st.lists(st.integers(0, 4), min_size=1, max_size=5).map(sorted)
+
+
+def one_second_each(lanes: int) -> Admission:
+    """A model whose items take a second, one at a time."""
+    admission = Admission(BatchLimits(max_items=1, deadline_seconds=100), uniform=True)
+    admission.table.seed(1, 1.0)
+    admission.refresh()
+    admission.lanes = lanes
+    return admission
+
+
+def in_turn(items: int, delays: list[int]) -> float:
+    """When the last item is done if whichever lane is free first takes the next."""
+    free = [float(delay) for delay in delays]
+    heapq.heapify(free)
+    done = free[0]
+    for _ in range(items):
+        done = free[0] + 1
+        heapq.heapreplace(free, done)
+    return done
+
+
+@given(st.integers(1, 20), delays)
+def test_lanes_that_take_the_next_batch_in_turn_are_never_promised_to_be_faster(
+    items: int, delays: list[int]
+) -> None:
+    admission = one_second_each(len(delays))
+    expected = admission.done_seconds(items * admission.work(1), delays)
+    assert in_turn(items, delays) <= expected <= in_turn(items, delays) + 4
+
+
+@given(st.integers(1, 20), st.lists(st.floats(0, 1), min_size=1, max_size=5).map(sorted))
+def test_the_prediction_is_exact_where_every_lane_is_free_within_a_batch(
+    items: int, delays: list[float]
+) -> None:
+    admission = one_second_each(len(delays))
+    expected = admission.done_seconds(items * admission.work(1), delays)
+    rounds, last = divmod(items - 1, len(delays))
+    assert abs(expected - (delays[last] + rounds + 1)) < 1e-9
+
+
+def test_a_lane_that_is_busy_for_long_is_not_waited_for() -> None:
+    admission = one_second_each(2)
+    assert admission.done_seconds(3 * admission.work(1), [0.0, 60.0]) == 3
+
+
+def test_several_lanes_are_busy_for_a_shorter_time() -> None:
+    assert [one_second_each(lanes).wait_seconds(4) for lanes in (1, 2, 3, 4)] == [4, 2, 2, 1]
