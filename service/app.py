@@ -177,6 +177,7 @@ def _model_states(catalog: Catalog) -> Iterator[ModelState]:
                 task=item.manifest.task,
                 device=",".join(map(str, item.devices)),
                 precision=item.variant.precision if item.variant else "",
+                provider=item.provider,
                 ready=item.state == "ready" and not (queue and queue.closed),
                 failed_check=item.failed_check,
                 load_seconds=item.load_seconds,

@@ -270,6 +270,7 @@ class Catalog:
             version.model,
             ", ".join(map(str, version.devices)),
             extra={
+                "provider": version.provider,
                 "load_seconds": round(version.load_seconds, 3),
                 "golden_check_error": version.golden_check_error,
             },

@@ -19,6 +19,7 @@ class VersionEntry(BaseModel):
     state: Literal["loading", "ready", "failed"]
     reason: str
     devices: list[str]
+    provider: str
     precision: str | None
     golden_check_error: float | None
     metrics: dict[str, float | str]
@@ -92,6 +93,7 @@ def _version_entry(version: Version) -> VersionEntry:
         state=version.state,
         reason=version.reason,
         devices=[str(device) for device in version.devices],
+        provider=version.provider,
         precision=version.variant.precision if version.variant else None,
         golden_check_error=version.golden_check_error,
         metrics=version.facts.metrics if version.facts else {},

@@ -57,6 +57,7 @@ class ModelState:
     task: str = ""
     device: str = ""
     precision: str = ""
+    provider: str = ""
     ready: bool = False
     failed_check: str | None = None
     load_seconds: float = 0.0
@@ -304,7 +305,7 @@ class StateCollector(Collector):
         info = GaugeMetricFamily(
             "kotae_model_info",
             "1 for each loaded version of a model.",
-            labels=(*labels, "task", "device", "precision"),
+            labels=(*labels, "task", "device", "precision", "provider"),
         )
         ready = GaugeMetricFamily("kotae_model_ready", "1 where the version answers.", labels=labels)
         failed = GaugeMetricFamily(
@@ -323,7 +324,7 @@ class StateCollector(Collector):
         )
         for state in self._models():
             names = (state.model, state.version)
-            info.add_metric((*names, state.task, state.device, state.precision), 1)
+            info.add_metric((*names, state.task, state.device, state.precision, state.provider), 1)
             ready.add_metric(names, float(state.ready))
             if state.failed_check:
                 failed.add_metric((*names, state.failed_check), 1)

@@ -131,6 +131,7 @@ class RemoteCatalog(Catalog):
             reason=told["reason"],
             failed_check=told["failed_check"],
             devices=tuple(Device(**device) for device in told["devices"]),
+            provider=told["provider"],
             load_seconds=told["load_seconds"],
             golden_check_error=told["golden_check_error"],
         )

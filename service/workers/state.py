@@ -41,6 +41,7 @@ def _version(version: Version) -> dict[str, Any]:
         "failed_check": version.failed_check,
         "file": version.variant.file if version.variant else None,
         "devices": [asdict(device) for device in version.devices],
+        "provider": version.provider,
         "load_seconds": version.load_seconds,
         "golden_check_error": version.golden_check_error,
         "closed": bool(queue and queue.closed),

@@ -71,6 +71,7 @@ def test_models_are_listed_in_openais_shape_with_our_facts(client: TestClient) -
     assert entry["id"] == "tiny" and entry["object"] == "model" and entry["created"] > 0
     assert entry["labels"] == ["zero", "one", "two", "three"]
     assert entry["versions"][0]["devices"] == ["cpu"]
+    assert entry["versions"][0]["provider"] == "cpu"
     assert client.get("/v1/models/tiny").json() == entry
     assert client.get("/v1/models/nope").json()["error"]["code"] == "not_found"
 

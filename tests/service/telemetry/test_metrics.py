@@ -28,6 +28,7 @@ LABELS = {
     "reason",
     "device",
     "precision",
+    "provider",
     "process",
 }
 _ADDED_BY_THE_FORMAT = {"le", "quantile"}
@@ -64,6 +65,7 @@ STATE = ModelState(
     task="image-classification",
     device="cpu",
     precision="fp32",
+    provider="cpu",
     ready=True,
     load_seconds=1.5,
     golden_check_error=2e-6,
@@ -348,7 +350,7 @@ def test_the_state_of_a_version_is_told_at_the_scrape(metrics: Metrics) -> None:
     states = [STATE]
     metrics.watch(lambda: states, lambda: [], None)
     names = {"model": "digits", "version": "1"}
-    info = {"task": "image-classification", "device": "cpu", "precision": "fp32"}
+    info = {"task": "image-classification", "device": "cpu", "precision": "fp32", "provider": "cpu"}
     assert value(metrics, "kotae_model_info", **names, **info) == 1
     assert value(metrics, "kotae_model_ready", **names) == 1
     assert value(metrics, "kotae_model_load_seconds", **names) == 1.5

@@ -68,7 +68,7 @@ async def test_the_catalog_becomes_as_the_engine_s(models: Path, catalog: Catalo
     ours, theirs = copy.models["tiny"].versions, catalog.models["tiny"].versions
     assert ours.keys() == theirs.keys() == {1, 2}
     for number, version in theirs.items():
-        for field in ("state", "reason", "failed_check", "devices", "variant", "load_seconds"):
+        for field in ("state", "reason", "failed_check", "devices", "provider", "variant", "load_seconds"):
             assert getattr(ours[number], field) == getattr(version, field), field
         assert ours[number].golden_check_error == version.golden_check_error
     found = copy.find(TASK)
