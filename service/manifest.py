@@ -192,6 +192,8 @@ class Variant(_Strict):
         tolerance: Largest absolute difference from PyTorch allowed, by output name.
         answer_tolerance: Largest difference of a score in a golden answer; None leaves each case its own.
         metrics: Held-out figures measured with this file.
+        measured_on: The kind of device that they were measured on; None is the CPU.
+        fp32_operators: In an fp16 graph, how many nodes stay fp32, by operator.
     """
 
     file: RelativePath
@@ -200,6 +202,8 @@ class Variant(_Strict):
     tolerance: dict[str, Annotated[float, Field(gt=0)]]
     answer_tolerance: Annotated[float, Field(gt=0)] | None = None
     metrics: dict[str, float] = {}
+    measured_on: Literal["cpu", "cuda"] | None = None
+    fp32_operators: dict[str, int] | None = None
 
 
 class Provenance(_Strict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,19 +27,23 @@ class Comparison:
 
     Attributes:
         precision: Of the smaller variant.
+        device: The kind of device that both were measured on.
         before: Held-out figures of the fp32 variant; `after` those of the smaller one.
-        speeds: Times as fast as fp32, by items in a batch: CPU time of one thread.
+        speeds: Times as fast as fp32, by items in a batch; empty where there is no device that it is for.
+        fp32_operators: In an fp16 graph, how many nodes stay fp32, by operator.
     """
 
     precision: str
+    device: str
     before: Mapping[str, float]
     after: Mapping[str, float]
     speeds: Mapping[int, float]
+    fp32_operators: Mapping[str, int] | None = None
 
     @property
     def worth_it(self) -> bool:
-        """Whether the variant is faster at every size of batch."""
-        return min(self.speeds.values()) >= WORTH_IT
+        """Whether the variant is known to be faster at every size of batch."""
+        return min(self.speeds.values(), default=0.0) >= WORTH_IT
 
 
 def lost_points(
@@ -61,11 +66,11 @@ def lost_points(
 
 
 def measure_speeds(plain: Session, small: Session, batches: Sequence[Batch]) -> dict[int, float]:
-    """Measure how many times as fast the small graph is: CPU time of one thread, in turn.
+    """Measure how many times as fast the small graph is, in turn: CPU time of one thread, or time on a GPU.
 
     Args:
         plain: The fp32 graph, with one thread.
-        small: The other, with one thread.
+        small: The other, with one thread, on the same device.
         batches: Typical inputs, each a batch of one; a few of them are timed.
 
     Returns:
@@ -77,18 +82,19 @@ def measure_speeds(plain: Session, small: Session, batches: Sequence[Batch]) -> 
         timed = [{name: np.repeat(array, size, axis=0) for name, array in batch.items()} for batch in chosen]
         ratios = []
         for number in range(_ROUNDS + 1):
-            slow, fast = _cpu_seconds(plain, timed), _cpu_seconds(small, timed)
+            slow, fast = _seconds(plain, timed), _seconds(small, timed)
             if number:  # the first round warms up
                 ratios.append(slow / fast)
         speeds[size] = round(statistics.median(ratios), 2)
     return speeds
 
 
-def _cpu_seconds(session: Session, batches: Sequence[Batch]) -> float:
-    started = time.thread_time()
+def _seconds(session: Session, batches: Sequence[Batch]) -> float:
+    clock = time.thread_time if session.device.kind == "cpu" else time.perf_counter
+    started = clock()
     for batch in batches:
         session.run(batch)
-    return max(1e-9, time.thread_time() - started)
+    return max(1e-9, clock() - started)
 
 
 def comparison_table(comparison: Comparison, title: str) -> Table:
@@ -110,17 +116,14 @@ def extend_card(card: Path, version: str, source: str, comparison: Comparison, c
         command: What was typed.
     """
     rows = "\n".join(f"| {' | '.join(row)} |" for row in _rows(comparison))
-    first = comparison.precision if comparison.worth_it else "fp32"
+    told = _int8_told(comparison) if comparison.precision == "int8" else _fp16_told(comparison)
     text = card.read_text(encoding="utf-8").rstrip("\n")
     card.write_text(
         f"""{text}
 
 ## Version {version}: {comparison.precision}
 
-Version {source} with an {comparison.precision} variant beside the fp32 one: static, a scale a channel of the
-weights, scales found on items of the validation part. Measured on the held-out part, from raw file to answer;
-speed is CPU time of one thread, over that of fp32. On a CPU {first} serves, unless the host's overrides say
-otherwise.
+Version {source} with an {comparison.precision} variant beside the fp32 one{told}
 
 ```
 {command}
@@ -132,6 +135,27 @@ otherwise.
 """,
         encoding="utf-8",
     )
+
+
+def _int8_told(comparison: Comparison) -> str:
+    first = "int8" if comparison.worth_it else "fp32"
+    return f""": static, a scale a channel of the
+weights, scales found on items of the validation part. Measured on the held-out part, from raw file to answer;
+speed is CPU time of one thread, over that of fp32. On a CPU {first} serves, unless the host's overrides say
+otherwise."""
+
+
+def _fp16_told(comparison: Comparison) -> str:
+    first = "fp16" if comparison.worth_it else "fp32"
+    where = (
+        "on a GPU;\nspeed is time on it, over that of fp32"
+        if comparison.device == "cuda"
+        else "on a CPU,\nwhich has no fp16 and rounds after each operator; so its speed was not measured"
+    )
+    kept = ", ".join(f"{name} ({count})" for name, count in (comparison.fp32_operators or {}).items())
+    return f""", for GPUs. Measured on the held-out part, from raw file to answer, {where}.
+On a GPU {first} serves, unless the host's overrides say otherwise. In fp32 stay, with the number of nodes:
+{textwrap.fill(kept, 110)}."""
 
 
 def _rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:

@@ -25,8 +25,6 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from service.engine.cpus import available_cpus
-from service.engine.session import Device, Session
 from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits
 from service.tasks.classification import Classification, ClassificationParameters
@@ -34,6 +32,7 @@ from service.tasks.image import ImageClassification
 from training.data.redraw import Look
 from training.data.source import PictureSource, decode_files
 from training.data.split import Indices
+from training.measured_graph import open_graph
 from training.networks.learner import Learner
 
 TEST_SEED = 2_000_003  # redrawings of the test part
@@ -142,7 +141,7 @@ def answers_of_version(folder: Path, pictures: HeldOut, facts: VersionFacts | No
     """
     facts = facts or read(folder / VERSION_FILE, VersionFacts)
     task = ImageClassification(folder, facts)
-    session = Session(folder / facts.variants[0].file, Device("cpu"), threads=available_cpus())
+    session = open_graph(folder, facts)
     everything = ClassificationParameters(top_k=len(task.labels))
 
     def classify_files(files: Sequence[bytes]) -> NDArray[np.float32]:

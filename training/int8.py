@@ -77,8 +77,8 @@ def choose_nodes(graph: onnx.GraphProto) -> list[str]:
     weights = {weight.name for weight in graph.initializer}
     sources = {name: node for node in graph.node for name in node.output}
     heavy = [node for node in graph.node if node.op_type in ("Conv", *_PRODUCTS) and node.input[1] in weights]
-    spared = _ancestors([node for node in graph.node if node.op_type == "Log"], sources)
-    spared |= {node.name for node in heavy if node.op_type == "Conv"} - _ancestors(heavy, sources)
+    spared = ancestors([node for node in graph.node if node.op_type == "Log"], sources)
+    spared |= {node.name for node in heavy if node.op_type == "Conv"} - ancestors(heavy, sources)
     names = {node.name for node in heavy}
     chosen: list[str] = []
     carried: set[str] = set()  # values that come out of int8 convolutions
@@ -92,8 +92,13 @@ def choose_nodes(graph: onnx.GraphProto) -> list[str]:
     return chosen
 
 
-def _ancestors(nodes: list[onnx.NodeProto], sources: dict[str, onnx.NodeProto]) -> set[str]:
-    """Name everything that nodes are computed from."""
+def ancestors(nodes: list[onnx.NodeProto], sources: dict[str, onnx.NodeProto]) -> set[str]:
+    """Name the nodes that others are computed from.
+
+    Args:
+        nodes: The others.
+        sources: The node that gives a value, by the value's name.
+    """
     found: set[str] = set()
     waiting = list(nodes)
     while waiting:

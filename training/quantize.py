@@ -1,8 +1,8 @@
 """`kotae-train quantize`: a version with a smaller variant beside the fp32 one, measured, or nothing.
 
-The new version holds every file of the model's newest one and the int8 graph. Scales are found on the
-validation part; what is lost is measured on the held-out part as the card's figures are, from raw file to
-answer. If that is more than is allowed, nothing is written.
+The new version holds every file of the model's newest one and the smaller graph: int8 for CPUs, its scales
+found on the validation part, or fp16 for GPUs. What is lost is measured on the held-out part as the card's
+figures are, from raw file to answer. If that is more than is allowed, nothing is written.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
 
-from service.engine.session import Device, Session
+from service.engine.session import Device, Session, cuda_problem
 from service.golden import Run, read_golden_arrays
 from service.manifest import (
     GOLDEN_CASES_FILE,
@@ -35,15 +36,40 @@ from service.tasks.task import Raw
 from training.card import CARD_FILE
 from training.comparison import Comparison, comparison_table, extend_card, lost_points, measure_speeds
 from training.errors import DataRejected, ExportFailed
+from training.fp16 import halve_graph
 from training.int8 import Batch, quantize_graph
 from training.job import current_commit, newest_version
 from training.version_folder import Place, hashes, publish
 
 INT8_FILE = "model.int8.onnx"
+FP16_FILE = "model.fp16.onnx"
 CALIBRATION_ITEMS = 200
-_MARGIN = 2.0  # a tolerance over the difference that was seen, for machines that round otherwise
 _LARGEST_ANSWER_DIFFERENCE = 0.25  # of a score; a graph further off than that is another model
 _HALVINGS = 10
+
+
+Precision = Literal["int8", "fp16"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What is particular to a precision.
+
+    Attributes:
+        device: The kind of device it is for; elsewhere its graph is right, but slow.
+        margin: A tolerance over the difference that was seen, for machines that round otherwise.
+    """
+
+    file: str
+    device: Literal["cpu", "cuda"]
+    margin: float
+
+
+# A GPU keeps sums in fp16 that a CPU, which has no arithmetic of it, rounds only when they are complete.
+_KINDS: dict[Precision, _Kind] = {
+    "int8": _Kind(INT8_FILE, "cpu", margin=2.0),
+    "fp16": _Kind(FP16_FILE, "cuda", margin=4.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +96,21 @@ class Order:
         place: Where the version goes.
         most_loss: Points that a guarded figure may lose.
         command: What was typed, for provenance.
+        precision: Of the variant.
     """
 
     model: Path
     place: Place
     most_loss: float
     command: str
+    precision: Precision = "int8"
 
 
 def quantize_model(order: Order, subject: Subject, console: Console) -> Path:
-    """Give a model a version with an int8 variant.
+    """Give a model a version with a smaller variant.
 
     Args:
-        order: Which model, and how much it may lose.
+        order: Which model, which precision, and how much it may lose.
         subject: The recipe's data and figures.
         console: Where to say how it goes.
 
@@ -101,22 +129,28 @@ def quantize_model(order: Order, subject: Subject, console: Console) -> Path:
     plain = next((variant for variant in facts.variants if variant.precision == "fp32"), None)
     if plain is None:
         raise DataRejected(f"{source} has no fp32 variant to start from")
+    precision, device = order.precision, _measuring_device(order.precision)
 
     def fill(folder: Path) -> tuple[VersionFacts, Comparison]:
-        _copy_version(source, folder, facts)
+        _copy_version(source, folder, facts, precision)
         task = TASKS[manifest.task](folder, facts)
         batches = _batches(task, subject.items)
-        console.print(f"int8 out of {source}, scales from {len(batches)} inputs", highlight=False)
-        quantize_graph(folder / plain.file, folder / INT8_FILE, batches)
-        small = _variant(folder, task, plain)
+        console.print(f"{precision} out of {source}, measured on {device}", highlight=False)
+        small = _variant(folder, task, plain, precision, batches)
         before, after = (
             subject.measure(folder, facts.model_copy(update={"variants": (variant,)}))
-            for variant in (plain, small)
+            for variant in (plain.model_copy(update={"measured_on": device.kind}), small)
         )
-        _refuse_losses(before, after, subject.guarded, order.most_loss)
-        slow, fast = (Session(folder / variant.file, Device("cpu")) for variant in (plain, small))
-        comparison = Comparison(small.precision, before, after, measure_speeds(slow, fast, batches))
-        made = _facts(folder, facts, (plain, small), comparison, order.command)
+        _refuse_losses(precision, before, after, subject.guarded, order.most_loss)
+        comparison = Comparison(
+            precision,
+            device.kind,
+            before,
+            after,
+            _speeds(folder, plain, small, batches),
+            small.fp32_operators,
+        )
+        made = _facts(folder, facts, small, comparison, order.command)
         write(folder / VERSION_FILE, made)
         return made, comparison
 
@@ -124,27 +158,47 @@ def quantize_model(order: Order, subject: Subject, console: Console) -> Path:
     card = order.model / CARD_FILE
     if card.exists() and folder.parent.resolve() == order.model.resolve():
         extend_card(card, folder.name, source.name, comparison, order.command)
-    console.print(comparison_table(comparison, f"{manifest.name}: int8 beside fp32"))
+    console.print(comparison_table(comparison, f"{manifest.name}: {precision} beside fp32"))
     if not comparison.worth_it:
-        console.print("int8 is hardly faster here: fp32 stays the first choice", highlight=False)
+        why = "is hardly faster here" if comparison.speeds else "was not timed, for want of a GPU"
+        console.print(f"{precision} {why}: fp32 stays the first choice", highlight=False)
     console.print(f"quantised and checked: {folder}", highlight=False)
     return folder
 
 
+def _measuring_device(precision: Precision) -> Device:
+    """Choose the kind of device that a variant is for if there is one, else the CPU."""
+    kind = _KINDS[precision].device
+    return Device("cpu" if kind == "cpu" or cuda_problem() else kind)
+
+
+def _speeds(folder: Path, plain: Variant, small: Variant, batches: Sequence[Batch]) -> dict[int, float]:
+    """Time both on the kind of device that the smaller one is for; nothing where there is none."""
+    if small.measured_on is None or small.measured_on not in small.devices:
+        return {}
+    slow, fast = (Session(folder / variant.file, Device(small.measured_on)) for variant in (plain, small))
+    return measure_speeds(slow, fast, batches)
+
+
 def _refuse_losses(
-    before: Mapping[str, float], after: Mapping[str, float], guarded: Mapping[str, bool], most_loss: float
+    precision: Precision,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    guarded: Mapping[str, bool],
+    most_loss: float,
 ) -> None:
     for name, points in lost_points(before, after, guarded).items():
         if not points <= most_loss:  # also refuses NaN
             raise ExportFailed(
-                f"int8 loses {points:.2f} points of {name} ({before[name]:.2%} becomes {after[name]:.2%}), "
-                f"and --most-loss allows {most_loss:g}. Nothing was written"
+                f"{precision} loses {points:.2f} points of {name} "
+                f"({before[name]:.2%} becomes {after[name]:.2%}), and --most-loss allows {most_loss:g}. "
+                "Nothing was written"
             )
 
 
-def _copy_version(source: Path, folder: Path, facts: VersionFacts) -> None:
-    """Copy what a version consists of, without smaller variants made before."""
-    dropped = {variant.file for variant in facts.variants if variant.precision != "fp32"}
+def _copy_version(source: Path, folder: Path, facts: VersionFacts, precision: Precision) -> None:
+    """Copy what a version consists of, without the variant of the precision that is made anew."""
+    dropped = {variant.file for variant in facts.variants if variant.precision == precision}
     for name in facts.files.keys() - dropped:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
@@ -161,30 +215,40 @@ def _batches(task: Task, items: Sequence[Raw]) -> list[Batch]:
     ]
 
 
-def _variant(folder: Path, task: Task, plain: Variant) -> Variant:
-    """Describe the int8 graph; its tolerances follow from what it answers to the golden inputs.
+def _variant(
+    folder: Path, task: Task, plain: Variant, precision: Precision, batches: Sequence[Batch]
+) -> Variant:
+    """Write the smaller graph and describe it; its tolerances follow from what it answers to golden inputs.
 
     Raises:
         ExportFailed: Its answers are too far from those of PyTorch.
     """
-    run = Session(folder / INT8_FILE, Device("cpu")).run
+    kind, device = _KINDS[precision], _measuring_device(precision)
+    fp32_operators = None
+    if precision == "fp16":
+        fp32_operators = halve_graph(folder / plain.file, folder / kind.file)
+    else:
+        quantize_graph(folder / plain.file, folder / kind.file, batches)
+    run = Session(folder / kind.file, device).run
     inputs, expected = read_golden_arrays(folder)
     tolerance = {}
     for name, difference in task.differences(expected, run(inputs)).items():
         if not math.isfinite(difference):
-            raise ExportFailed(f"output {name} of the int8 graph is another one. Nothing was written")
-        tolerance[name] = _rounded_up(max(plain.tolerance[name], difference * _MARGIN))
-    seen = _largest_answer_difference(folder, task, run)
+            raise ExportFailed(f"output {name} of the {precision} graph is another one. Nothing was written")
+        tolerance[name] = _rounded_up(max(plain.tolerance[name], difference * kind.margin))
+    seen = _largest_answer_difference(folder, task, run, precision)
     return Variant(
-        file=INT8_FILE,
-        precision="int8",
-        devices=("cpu",),
+        file=kind.file,
+        precision=precision,
+        devices=(kind.device,),
         tolerance=tolerance,
-        answer_tolerance=_rounded_up(max(1e-3, seen * _MARGIN)),
+        answer_tolerance=_rounded_up(max(1e-3, seen * kind.margin)),
+        measured_on="cpu" if device.kind == "cpu" else "cuda",
+        fp32_operators=fp32_operators,
     )
 
 
-def _largest_answer_difference(folder: Path, task: Task, run: Run) -> float:
+def _largest_answer_difference(folder: Path, task: Task, run: Run, precision: Precision) -> float:
     """Find the least tolerance with which all golden answers agree, and a little more.
 
     Raises:
@@ -196,7 +260,9 @@ def _largest_answer_difference(folder: Path, task: Task, run: Run) -> float:
         raw = (folder / "golden" / case.file).read_bytes()
         answer = answer_one(task, run, raw, Limits(), parameters)
         if problem := task.agrees(case.answer, answer, _LARGEST_ANSWER_DIFFERENCE):
-            raise ExportFailed(f"the int8 graph fails golden/{case.file}: {problem}. Nothing was written")
+            raise ExportFailed(
+                f"the {precision} graph fails golden/{case.file}: {problem}. Nothing was written"
+            )
         low, high = largest, max(largest, _LARGEST_ANSWER_DIFFERENCE)
         if task.agrees(case.answer, answer, low) is None:
             continue
@@ -214,17 +280,19 @@ def _rounded_up(number: float) -> float:
 
 
 def _facts(
-    folder: Path,
-    facts: VersionFacts,
-    variants: tuple[Variant, Variant],
-    comparison: Comparison,
-    command: str,
+    folder: Path, facts: VersionFacts, small: Variant, comparison: Comparison, command: str
 ) -> VersionFacts:
-    plain, small = (
-        variant.model_copy(update={"metrics": {name: round(value, 5) for name, value in figures.items()}})
-        for variant, figures in zip(variants, (comparison.before, comparison.after), strict=True)
+    """Add the variant to what is known of the version, in front if it is the faster one."""
+    measured = {"fp32": comparison.before, small.precision: comparison.after}
+    others = [variant for variant in facts.variants if variant.precision != small.precision]
+    ordered = tuple(
+        variant.model_copy(
+            update={"metrics": _rounded(measured[variant.precision]), "measured_on": small.measured_on}
+        )
+        if variant.precision in measured
+        else variant
+        for variant in ([small, *others] if comparison.worth_it else [*others, small])
     )
-    ordered = (small, plain) if comparison.worth_it else (plain, small)
     provenance = facts.provenance.model_copy(
         update={"command": f"{facts.provenance.command}\n{command}", "commit": current_commit()}
     )
@@ -237,3 +305,7 @@ def _facts(
             "files": hashes(folder),
         }
     )
+
+
+def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 5) for name, value in figures.items()}

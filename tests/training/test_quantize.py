@@ -1,4 +1,4 @@
-"""`kotae-train quantize`: a measured int8 variant in a version of its own, or nothing at all."""
+"""`kotae-train quantize`: a measured smaller variant in a version of its own, or nothing at all."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ import yaml
 from service.catalog import Catalog
 from service.engine.lanes import Lanes
 from service.engine.observer import Observer
+from service.engine.session import Device
 from service.loader import LoadOptions
 from service.manifest import VERSION_FILE, VersionFacts, read, sha256_of, write
 from service.overrides import ModelOverrides, Overrides
 from tests.training.conftest import Trained, silent_console, tiny_recipe
 from training import __main__ as command_line
-from training import quantize
+from training import measured_graph, quantize
 from training.build import picture_subject
 from training.comparison import Comparison, lost_points
 from training.errors import DataRejected, ExportFailed
-from training.quantize import INT8_FILE, Order, Subject, quantize_model
+from training.measured_graph import open_graph
+from training.quantize import FP16_FILE, INT8_FILE, Order, Precision, Subject, quantize_model
 from training.version_folder import Place
 
 
@@ -38,8 +40,8 @@ def model(exported: Path, tmp_path: Path) -> Path:
     return shutil.copytree(exported.parent, tmp_path / "shapes")
 
 
-def order(model: Path, most_loss: float = 20.0) -> Order:
-    return Order(model, Place(model.parent), most_loss, "kotae-train quantize shapes")
+def order(model: Path, most_loss: float = 20.0, precision: Precision = "int8") -> Order:
+    return Order(model, Place(model.parent), most_loss, "kotae-train quantize shapes", precision)
 
 
 def variants(version: Path) -> dict[str, str]:
@@ -111,6 +113,100 @@ def test_a_version_with_an_int8_variant_can_be_quantised_again(model: Path, subj
     )
 
 
+# --- fp16 -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def halved(exported: Path, subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose second version has an fp16 variant; not to be changed."""
+    model = shutil.copytree(exported.parent, tmp_path_factory.mktemp("halved") / "shapes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantize, "cuda_problem", lambda: "there is no GPU")
+        quantize_model(order(model, precision="fp16"), subject, silent_console())
+    return model
+
+
+def test_an_fp16_variant_is_for_gpus_and_says_where_it_was_measured_and_what_stays_fp32(
+    halved: Path, subject: Subject
+) -> None:
+    version = halved / "2"
+    facts = read(version / VERSION_FILE, VersionFacts)
+    plain, half = facts.variants
+    assert (plain.precision, half.precision, half.file) == ("fp32", "fp16", FP16_FILE)
+    assert half.devices == ("cuda",)
+    assert half.measured_on == plain.measured_on == "cpu"
+    assert half.metrics.keys() == plain.metrics.keys()
+    assert half.metrics["accuracy"] == pytest.approx(plain.metrics["accuracy"], abs=0.05)
+    assert half.tolerance["probabilities"] >= plain.tolerance["probabilities"]
+    assert half.fp32_operators is not None
+    assert half.fp32_operators["Softmax"] == 1
+    assert facts.metrics["accuracy"] == plain.metrics["accuracy"]  # of the first variant
+    assert (version / FP16_FILE).stat().st_size < 0.6 * (version / plain.file).stat().st_size
+    card = (halved / "README.md").read_text()
+    assert "## Version 2: fp16" in card
+    assert "on a CPU,\nwhich has no fp16" in card
+    assert "Softmax (1)" in card
+
+
+@pytest.mark.parametrize(("precision", "served"), [("auto", 2), ("fp16", 1)])
+def test_a_cpu_never_serves_fp16(halved: Path, precision: str, served: int) -> None:
+    lanes = Lanes(Observer())
+    overrides = Overrides().with_model("shapes", ModelOverrides.model_validate({"precision": precision}))
+    options = LoadOptions(device="cpu", overrides=overrides)
+    catalog = Catalog(halved.parent, lanes, Observer(), options)
+    catalog.discover()
+    catalog.load()
+    lanes.stop()
+    version = catalog.models["shapes"].serving
+    if precision == "auto":
+        assert version is not None
+        assert version.number == served
+        assert version.variant is not None
+        assert version.variant.precision == "fp32"
+    else:
+        assert version is None
+        assert "no fp16 variant is for cpu" in str(catalog.models["shapes"].problem)
+
+
+def test_a_version_can_have_int8_and_fp16_and_get_either_anew(model: Path, subject: Subject) -> None:
+    orders: list[Precision] = ["int8", "fp16", "fp16", "int8"]
+    made = [quantize_model(order(model, precision=wanted), subject, silent_console()) for wanted in orders]
+    assert variants(made[0]).keys() == {"fp32", "int8"}
+    for version in made[1:]:
+        assert variants(version) == {"int8": INT8_FILE, "fp32": "model.onnx", "fp16": FP16_FILE}
+        assert len(read(version / VERSION_FILE, VersionFacts).variants) == 3
+        facts = read(version / VERSION_FILE, VersionFacts)
+        assert all(sha256_of(version / name) == value for name, value in facts.files.items())
+
+
+@pytest.mark.gpu
+def test_with_a_gpu_fp16_is_measured_and_timed_on_it(model: Path, subject: Subject) -> None:
+    version = quantize_model(order(model, precision="fp16"), subject, silent_console())
+    facts = read(version / VERSION_FILE, VersionFacts)
+    assert {variant.measured_on for variant in facts.variants} == {"cuda"}
+    assert "speed, batches of 8" in (model / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("measured_on", "problem", "kind"),
+    [(None, None, "cpu"), ("cpu", None, "cpu"), ("cuda", None, "cuda"), ("cuda", "no GPU", "cpu")],
+)
+def test_figures_are_measured_where_they_were_measured_before_if_that_is_there(
+    halved: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    measured_on: str | None,
+    problem: str | None,
+    kind: str,
+) -> None:
+    facts = read(halved / "2" / VERSION_FILE, VersionFacts)
+    half = facts.variants[1].model_copy(update={"measured_on": measured_on})
+    monkeypatch.setattr(measured_graph, "cuda_problem", lambda: problem)
+    opened: list[tuple[Path, Device]] = []
+    monkeypatch.setattr(measured_graph, "Session", lambda path, device, **_: opened.append((path, device)))
+    open_graph(halved / "2", facts.model_copy(update={"variants": (half,)}))
+    assert opened == [(halved / "2" / FP16_FILE, Device(kind))]
+
+
 # --- refusals ---------------------------------------------------------------------------------
 
 
@@ -118,17 +214,18 @@ def files_of(model: Path) -> set[str]:
     return {path.relative_to(model).as_posix() for path in model.rglob("*")}
 
 
-@pytest.mark.parametrize(("int8_accuracy", "allowed"), [(0.9, 5.0), (0.89, 10.9), (float("nan"), 100.0)])
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+@pytest.mark.parametrize(("accuracy", "allowed"), [(0.9, 5.0), (0.89, 10.9), (float("nan"), 100.0)])
 def test_what_loses_more_than_is_allowed_is_refused_and_leaves_nothing(
-    model: Path, subject: Subject, int8_accuracy: float, allowed: float
+    model: Path, subject: Subject, accuracy: float, allowed: float, precision: Precision
 ) -> None:
     def measure(_: Path, facts: VersionFacts) -> Mapping[str, float]:
-        return {"accuracy": 1.0 if facts.variants[0].precision == "fp32" else int8_accuracy}
+        return {"accuracy": 1.0 if facts.variants[0].precision == "fp32" else accuracy}
 
     judged = dataclasses.replace(subject, measure=measure, guarded={"accuracy": True})
     before = files_of(model)
-    with pytest.raises(ExportFailed, match=rf"of accuracy .* --most-loss allows {allowed:g}"):
-        quantize_model(order(model, allowed), judged, silent_console())
+    with pytest.raises(ExportFailed, match=rf"{precision} loses .* of accuracy .* allows {allowed:g}"):
+        quantize_model(order(model, allowed, precision), judged, silent_console())
     assert files_of(model) == before
 
 
@@ -173,8 +270,9 @@ def test_points_are_lost_where_less_is_better_too() -> None:
 
 
 def test_a_variant_must_be_faster_at_every_size_of_batch() -> None:
-    assert Comparison("int8", {}, {}, {1: 1.2, 8: 1.5}).worth_it
-    assert not Comparison("int8", {}, {}, {1: 1.0, 8: 1.5}).worth_it
+    assert Comparison("int8", "cpu", {}, {}, {1: 1.2, 8: 1.5}).worth_it
+    assert not Comparison("int8", "cpu", {}, {}, {1: 1.0, 8: 1.5}).worth_it
+    assert not Comparison("fp16", "cpu", {}, {}, {}).worth_it  # not timed
 
 
 # --- the command -----------------------------------------------------------------------------
@@ -201,3 +299,7 @@ def test_the_command_makes_a_version_or_ends_with_1(
     assert variants(model / "2").keys() == {"fp32", "int8"}
     assert run("--most-loss", "20", "--version", "2") == 1
     assert "--overwrite" in capsys.readouterr().err
+    assert run("--most-loss", "20", "--precision", "fp16") == 0
+    assert variants(model / "3").keys() == {"fp32", "int8", "fp16"}
+    assert run("--precision", "fp8") == 2
+    assert "Invalid value for '--precision'" in capsys.readouterr().err

@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.engine.cpus import available_cpus
-from service.engine.session import Device, Session
 from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits
 from service.tasks.detection import DetectionParameters, Detections, ObjectDetection, unletterbox
 from service.tasks.image import fit_picture
 from training.detection.annotated import AnnotatedFile
 from training.detection.detector_learner import DetectorLearner
+from training.measured_graph import open_graph
 
 LEAST_SCORE = 0.01  # detections below are not counted in any figure
 _BATCH = 8
@@ -76,7 +75,7 @@ def answers_of_version(
     """
     facts = facts or read(folder / VERSION_FILE, VersionFacts)
     task = ObjectDetection(folder, facts)
-    session = Session(folder / facts.variants[0].file, Device("cpu"), threads=available_cpus())
+    session = open_graph(folder, facts)
     everything = DetectionParameters(threshold=LEAST_SCORE, max_detections=1_000)
     found = []
     for start in range(0, len(files), _BATCH):

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.engine.cpus import available_cpus
-from service.engine.session import Device, Session
 from service.manifest import VERSION_FILE, Transcription, VersionFacts, read
 from service.tasks import Decoded, Limits
 from service.tasks.speech import SpeechParameters, SpeechRecognition, Transcript
+from training.measured_graph import open_graph
 from training.networks.speech_encoder import SpeechEncoder
 from training.speech.utterances import SpokenFile
 
@@ -67,7 +66,7 @@ def answers_of_version(
     """
     facts = facts or read(folder / VERSION_FILE, VersionFacts)
     task = SpeechRecognition(folder, facts)
-    session = Session(folder / facts.variants[0].file, Device("cpu"), threads=available_cpus())
+    session = open_graph(folder, facts)
     return [answer_of(task, listen(task, session.run, file.content)) for file in files]
 
 

@@ -12,12 +12,11 @@ from typing import cast
 
 import torch
 
-from service.engine.cpus import available_cpus
-from service.engine.session import Device, Session
 from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits, answer_one
 from service.tasks.audio import AudioClassification, AudioClassificationParameters
 from service.tasks.classification import Classification
+from training.measured_graph import open_graph
 from training.networks.sound_classifier import SoundClassifier
 from training.speech.answers import Arrays, Run
 from training.speech.utterances import SpokenFile
@@ -49,7 +48,7 @@ def heard_by_version(
     """
     facts = facts or read(folder / VERSION_FILE, VersionFacts)
     task = AudioClassification(folder, facts)
-    session = Session(folder / facts.variants[0].file, Device("cpu"), threads=available_cpus())
+    session = open_graph(folder, facts)
     heard = []
     for file in files:
         best = answer_to(task, session.run, file.content, 1)["predictions"][0]

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from service.engine.cpus import available_cpus
-from service.engine.session import Device, Session
 from service.manifest import TaskName, VersionFacts
 from service.tasks import TASKS, Limits, Task
 from service.tasks.task import Result
+from training.measured_graph import open_graph
 from training.text.tokens import pad
 
 Run = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
@@ -31,7 +30,7 @@ def open_version(folder: Path, task: TaskName, facts: VersionFacts) -> tuple[Tas
     Returns:
         The task bound to it, and what runs its graph on a batch.
     """
-    session = Session(folder / facts.variants[0].file, Device("cpu"), threads=available_cpus())
+    session = open_graph(folder, facts)
     return TASKS[task](folder, facts), session.run
 
 
