@@ -31,6 +31,7 @@ BLOCKED = frozenset(
         *("Exp", "Log", "LogSoftmax", "Pow", "Reciprocal", "Sqrt", "CumSum"),
         *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd"),
         *("ReduceSum", "ReduceSumSquare"),
+        *("If", "Loop", "Scan"),
         *("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LpNormalization"),
     ]
 )
@@ -50,7 +51,7 @@ def halve_graph(source: Path, target: Path) -> dict[str, int]:
         How many nodes with floats stay fp32, by operator.
 
     Raises:
-        ExportFailed: The graph has nothing that can be float16.
+        ExportFailed: The graph has nothing that can be float16, or is of a kind that cannot be converted.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load(source))
     _constants_to_weights(model.graph)
@@ -66,7 +67,10 @@ def halve_graph(source: Path, target: Path) -> dict[str, int]:
     _limit_constants(model.graph, halves)
     _part_constants(model.graph, halves)
     onnx.save(_converted(model, exact), target)
-    onnx.checker.check_model(str(target), full_check=True)
+    try:
+        onnx.checker.check_model(str(target), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportFailed(f"{source.name} cannot be converted to float16: {error}") from error
     return dict(sorted(kept.items()))
 
 

@@ -300,6 +300,45 @@ def test_a_constant_of_both_kinds_of_nodes_stays_exact_for_those_in_fp32(tmp_pat
     np.testing.assert_allclose(half["answer"], plain["answer"], rtol=2e-3)
 
 
+def test_what_is_infinitely_far_stays_closed_and_finite(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["rows", "layer"], ["scores"]),
+        helper.make_node("Cast", ["mask"], ["open"], to=TensorProto.BOOL),
+        helper.make_node("Where", ["open", "scores", "far"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["shares"], axis=1),
+        helper.make_node("MatMul", ["shares", "layer"], ["answer"]),
+    ]
+    weights = [weight("layer", np.eye(3)), weight("far", -np.inf)]
+    mask = helper.make_tensor_value_info("mask", TensorProto.INT64, ["N", 3])
+    halved = Halved(
+        tmp_path, model_of(nodes, [floats("rows", "N", 3), mask], [floats("answer", "N", 3)], weights)
+    )
+    rows = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    plain, half = halved.both({"rows": rows, "mask": np.array([[1, 1, 0], [0, 0, 0]])})
+    np.testing.assert_allclose(half["answer"][0], plain["answer"][0], atol=1e-3)
+    assert np.isnan(plain["answer"][1]).all()  # nothing is open
+    assert np.isfinite(half["answer"]).all()
+
+
+def test_a_graph_whose_branches_read_float16_is_refused(tmp_path: Path) -> None:
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node(operator, ["hidden"], [f"{name}_value"])], name, [], [floats(f"{name}_value")]
+        )
+        for name, operator in (("then", "Relu"), ("else", "Neg"))
+    }
+    nodes = [
+        helper.make_node("MatMul", ["rows", "layer"], ["hidden"]),
+        helper.make_node("ReduceMax", ["rows"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["any"], to=TensorProto.BOOL),
+        helper.make_node("If", ["any"], ["chosen"], **branches),
+        helper.make_node("MatMul", ["chosen", "layer"], ["answer"]),
+    ]
+    inputs, outputs = [floats("rows", "N", 2)], [floats("answer", "N", 2)]
+    with pytest.raises(ExportFailed, match="cannot be converted to float16"):
+        Halved(tmp_path, model_of(nodes, inputs, outputs, [weight("layer", np.eye(2))]))
+
+
 def test_weights_in_constant_nodes_are_weights(tmp_path: Path) -> None:
     layer = helper.make_node("Constant", [], ["layer"], value=weight("", np.eye(2)))
     nodes = [layer, helper.make_node("MatMul", ["rows", "layer"], ["answer"])]
