@@ -56,11 +56,13 @@ TRAINING = {"manifest", "errors", "tasks", "golden", "engine.session", "engine.c
 
 # Library -> the modules (or packages) of `service` that alone may import it.
 CONFINED: dict[str, tuple[str, ...]] = {
-    "onnxruntime": ("service.engine.session",),
+    "onnxruntime": ("service.engine.session", "service.engine.binding"),
+    "cuda": ("service.engine.cuda_memory",),
     "fastapi": ("service.api", "service.app", "service.server", "service.telemetry.middleware"),
     "starlette": ("service.api", "service.app", "service.server", "service.telemetry.middleware"),
     "uvicorn": ("service.server", "service.protocol"),
     "prometheus_client": ("service.telemetry", "service.app"),
+    "pynvml": ("service.telemetry.devices",),
     "soundfile": ("service.tasks.sound",),
     "soxr": ("service.tasks.sound",),
     "flashlight": ("service.tasks.word_search",),

@@ -1,0 +1,73 @@
+"""The few shapes that a GPU sees: batches are padded up to the next one, and answers of padding are dropped.
+
+cuDNN chooses algorithms and TensorRT kernels for a shape, and a captured run belongs to one. Sizes of a batch
+go 1, 2, 3, 4, 6, 8, 12, …: padding adds less than half. Lengths have eight steps between powers of two: an
+eighth at most is added, for which attention and convolution pay. Pure arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LEAST_STEP = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """The shapes of one model.
+
+    Attributes:
+        max_items: The largest batch.
+        max_length: The longest row that the graph takes; None is no limit.
+    """
+
+    max_items: int
+    max_length: int | None = None
+
+    def ladder(self) -> list[int]:
+        """List the sizes of batches, ascending, up to `max_items` itself."""
+        sizes = {1, self.max_items}
+        for power in range(1, self.max_items.bit_length()):
+            sizes |= {2**power, 3 * 2 ** (power - 1)}
+        return sorted(size for size in sizes if size <= self.max_items)
+
+    def items(self, count: int) -> int:
+        """Round a number of items up to a bucket; one beyond the largest stays as it is."""
+        return next((size for size in self.ladder() if size >= count), count)
+
+    def length(self, size: int) -> int:
+        """Round a length up to a bucket, within what the graph takes."""
+        step = max(_LEAST_STEP, 2 ** ((size - 1).bit_length() - 4)) if size > 1 else _LEAST_STEP
+        rounded = -(-size // step) * step
+        return (
+            rounded if self.max_length is None or rounded <= self.max_length else max(size, self.max_length)
+        )
+
+    def shape(self, shape: Sequence[int], axes: Sequence[int | None]) -> tuple[int, ...]:
+        """Round the shape of an input.
+
+        Args:
+            shape: Of the batch.
+            axes: What the graph takes; None where an axis is dynamic, as the first one is.
+        """
+        pairs = zip(shape[1:], axes[1:], strict=True)
+        return (
+            self.items(shape[0]),
+            *(self.length(size) if axis is None else size for size, axis in pairs),
+        )
+
+
+def pad(array: NDArray[np.generic], target: NDArray[np.generic]) -> None:
+    """Write a batch into a larger array: zeros at the end of each axis, and the last item again.
+
+    An item of zeros only could be one that the graph never saw, so padding repeats one that is there.
+    """
+    count = len(array)
+    if array.shape[1:] != target.shape[1:]:
+        target[:count] = 0
+    target[(slice(count), *(slice(size) for size in array.shape[1:]))] = array
+    target[count:] = target[count - 1]

@@ -1,0 +1,51 @@
+"""A stand-in for a GPU's memory: blocks are arrays, so that ONNX Runtime's CPU provider runs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.cuda_memory import Block
+
+
+class HostMemory:
+    """Memory of a device that is the CPU.
+
+    Attributes:
+        blocks: How many were ever allocated.
+        hosts: Arrays that were allocated on the host.
+    """
+
+    kind = "cpu"
+    index = 0
+
+    def __init__(self) -> None:
+        self.blocks = 0
+        self.hosts: list[NDArray[Any]] = []
+
+    def block(self, size_bytes: int) -> Block:
+        self.blocks += 1
+        memory = np.zeros(max(1, size_bytes) + 64, dtype=np.uint8)
+        start = -memory.ctypes.data % 64  # ONNX Runtime's kernels like it
+        return Block(memory.ctypes.data + start, size_bytes, keeper=memory)
+
+    def host(self, shape: Sequence[int], dtype: str) -> NDArray[Any]:
+        self.hosts.append(np.zeros(shape, dtype=dtype))
+        return self.hosts[-1]
+
+    def to_device(self, block: Block, array: NDArray[Any]) -> None:
+        assert array.flags.c_contiguous and array.nbytes <= block.size_bytes
+        bytes_of(block)[: array.nbytes] = array.reshape(-1).view(np.uint8)
+
+    def to_host(self, array: NDArray[Any], block: Block) -> None:
+        assert array.flags.c_contiguous and array.nbytes <= block.size_bytes
+        array.reshape(-1).view(np.uint8)[...] = bytes_of(block)[: array.nbytes]
+
+
+def bytes_of(block: Block) -> NDArray[np.uint8]:
+    memory: NDArray[np.uint8] = block._keeper
+    start = block.pointer - memory.ctypes.data
+    return memory[start : start + block.size_bytes]
