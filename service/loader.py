@@ -19,11 +19,12 @@ from service import golden
 from service.engine.batch import BatchLimits, RowSpec
 from service.engine.batcher import Batcher
 from service.engine.cpus import CpuPlan
+from service.engine.cuda import tensorrt_version
 from service.engine.lanes import Lanes
 from service.engine.observer import Observer
 from service.engine.providers import Device, GpuOptions, GpuProvider, ShapeRange, TensorRT
 from service.engine.queue import Queue
-from service.engine.session import Session, choose_devices
+from service.engine.session import Session, choose_devices, runtime_version
 from service.errors import KotaeError, ModelRejected
 from service.manifest import (
     VERSION_FILE,
@@ -194,6 +195,7 @@ class Loader:
         version, cache = self._version, self._options.tensorrt_cache.expanduser()
         assert version.facts is not None, "the facts are read first"
         content = version.facts.files[variant.file].partition(":")[2]
+        cache /= f"tensorrt-{tensorrt_version()}-onnxruntime-{runtime_version()}"
         engines = cache / f"{version.model}-{version.number}-{content[:12]}"
         try:
             engines.mkdir(parents=True, exist_ok=True)

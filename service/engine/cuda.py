@@ -81,6 +81,12 @@ def load_tensorrt(load: Load = ctypes.CDLL) -> None:
         _load(name, load, "tensorrt")
 
 
+def tensorrt_version(load: Load = ctypes.CDLL) -> str:
+    """Name the version of TensorRT, once it is loaded: engines of another one cannot be read."""
+    number = load("libnvinfer.so.10").getInferLibVersion()
+    return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
+
+
 def _load(name: str, load: Load, extra: str) -> None:
     try:
         load(name)

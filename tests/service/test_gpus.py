@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from service import golden
+from service.backend import open_backend
 from service.catalog import Catalog
 from service.engine.lanes import Lanes
 from service.engine.observer import Observer
@@ -23,10 +24,12 @@ from service.engine.providers import (
     has_heavy,
     heavy_elsewhere,
 )
-from service.engine.session import Session, choose_devices, cuda_problem
+from service.engine.session import Session, choose_devices, cuda_problem, runtime_version
+from service.errors import StartFailed
 from service.loader import LoadOptions, Version, choose_variant
 from service.manifest import VERSION_FILE, Batching, VersionFacts, read
 from service.overrides import ModelOverrides, Overrides
+from service.settings import Settings
 from service.tasks import TASKS
 from tests.tiny_models import SIZE, make_model
 from tests.tiny_speech_models import RATE, make_keyword_model
@@ -64,6 +67,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[GpuOptions]:
         return session
 
     monkeypatch.setattr("service.loader.Session", stand_in)
+    monkeypatch.setattr("service.loader.tensorrt_version", lambda: "10.16.1")
     monkeypatch.setattr("service.engine.session.cuda_problem", lambda provider: None)
     monkeypatch.setattr("service.engine.session.gpu_names", lambda: ("NVIDIA H200", "NVIDIA H200"))
     return asked
@@ -108,7 +112,7 @@ def test_the_host_may_run_one_model_by_tensorrt(
     assert (version.state, version.provider) == ("ready", "tensorrt")
     (options,) = asked
     assert options.tensorrt is not None
-    assert options.tensorrt.timings == cache
+    assert options.tensorrt.timings == cache / f"tensorrt-10.16.1-onnxruntime-{runtime_version()}"
 
 
 def test_engines_have_a_folder_for_each_content_of_a_graph(
@@ -118,7 +122,7 @@ def test_engines_have_a_folder_for_each_content_of_a_graph(
         make_model(tmp_path / name, seed=seed)
         _load(tmp_path / name, lanes, device="cuda:0", gpu_provider="tensorrt", tensorrt_cache=tmp_path / "e")
     folders = [options.tensorrt.engines for options in asked if options.tensorrt]
-    assert all(folder.is_dir() and folder.parent == tmp_path / "e" for folder in folders)
+    assert all(folder.is_dir() and folder.parents[1] == tmp_path / "e" for folder in folders)
     same, again, other = folders
     assert same == again != other
 
@@ -132,6 +136,30 @@ def test_a_cache_that_cannot_be_written_is_told(
     version = _load(tmp_path / "models", lanes, **options)
     assert version.reason.startswith("TensorRT's engines cannot be kept: ")
     assert not asked
+
+
+def test_the_start_tells_what_auto_chose_and_why_no_gpu(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.engine.session.cuda_problem", lambda provider: "there is no driver")
+    monkeypatch.setattr("service.backend.cuda_problem", lambda provider: "there is no driver")
+    backend = open_backend(Settings(models=repository), Observer())
+    assert backend.described["device"] == {"name": "cpu", "no_gpu_because": "there is no driver"}
+    backend = open_backend(Settings(models=repository, device="cpu"), Observer())
+    assert backend.described["device"] == {"name": "cpu"}
+    with pytest.raises(StartFailed, match="there is no driver"):
+        open_backend(Settings(models=repository, device="cuda"), Observer())
+
+
+@pytest.mark.usefixtures("asked")
+def test_the_start_names_the_gpus(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.backend.gpu_names", lambda: ("NVIDIA H200", "NVIDIA H200"))
+    backend = open_backend(Settings(models=repository, gpu_provider="tensorrt"), Observer())
+    assert backend.described["device"] == {
+        "name": "cuda",
+        "gpu_provider": "tensorrt",
+        "gpus": ["NVIDIA H200", "NVIDIA H200"],
+    }
 
 
 def _pictures(folder: Path, batching: Batching) -> None:

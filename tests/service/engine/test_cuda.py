@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from service.engine.cuda import DRIVER, CudaProblem, load_libraries, load_tensorrt, visible_gpus
+from service.engine.cuda import (
+    DRIVER,
+    CudaProblem,
+    load_libraries,
+    load_tensorrt,
+    tensorrt_version,
+    visible_gpus,
+)
 
 
 @dataclass
@@ -106,3 +113,11 @@ def test_missing_tensorrt_is_named_with_the_extra_that_has_it(monkeypatch: pytes
     with pytest.raises(CudaProblem, match=r"libnvinfer\.so\.10 .*'kotae\[tensorrt\]'"):
         load_tensorrt(_without("libnvinfer"))
     load_tensorrt(_without("libnothing"))
+
+
+def test_the_version_of_tensorrt_is_what_its_library_says() -> None:
+    class Library:
+        def getInferLibVersion(self) -> int:
+            return 101601
+
+    assert tensorrt_version(lambda name: Library()) == "10.16.1"
