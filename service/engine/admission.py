@@ -46,7 +46,7 @@ class Admission:
         table: What batches cost in time.
         batch_size: Largest padded cost of a batch: items, where they are uniform.
         full_seconds: Expected time of a full batch; 0 before any was timed.
-        gain: Lane time of an item in a full batch over its time alone, 1 where batching gives nothing.
+        gain: Lane time, in seconds, of a unit of work in a full batch.
         lanes: How many serve the model; the batcher keeps it current.
     """
 
@@ -60,7 +60,7 @@ class Admission:
         self._uniform = uniform
         self._tight_seconds = limits.deadline_seconds
         self._taken: dict[int, Meter] = {}
-        self._promises = Ratios(remembered=512, fewest=32, quantile=0.99)
+        self._promises = Ratios(remembered=512, fewest=32, quantile=0.995)
         self._since_refresh = 0
         self._probed = -math.inf
 
@@ -70,8 +70,15 @@ class Admission:
         return self._promises.margin(self.table.margin)
 
     def work(self, cost: int) -> float:
-        """Give the seconds that an item needs alone."""
-        return self.table.seconds(1 if self._uniform else cost)
+        """Give an item's work: 1 where all have one shape, else the seconds that it needs alone.
+
+        What waits keeps its work while the times in the table move, so that items are counted exactly.
+        """
+        return 1.0 if self._uniform else self.table.seconds(cost)
+
+    def alone_seconds(self, work: float) -> float:
+        """Give the lane time of a request's work where nothing else waits."""
+        return self.table.seconds(work) if self._uniform else work
 
     def wait_seconds(self, work: float) -> float:
         """Predict how long the lanes are busy with this much work, in full batches."""
@@ -81,7 +88,7 @@ class Admission:
         """Predict when this much work is done, in full batches.
 
         Args:
-            work: Seconds alone.
+            work: As of `work`.
             delays: What keeps each lane from it, in seconds, ascending.
         """
         return _done_seconds(self._batches(work), delays, self.full_seconds)
@@ -93,7 +100,7 @@ class Admission:
 
         Args:
             order: Who waits.
-            works: Seconds alone of each of the request's items.
+            works: That of each of the request's items.
             newcomer: Its urgency.
             delays: Gives, for this much lane time of the model's work and its deadline, what keeps each
                 lane from doing it at once, in seconds, ascending.
@@ -145,7 +152,7 @@ class Admission:
         """Follow the tighter deadlines that are asked for, of those that can be kept under load at all."""
         seconds = newcomer.deadline - newcomer.now
         tight = self._tight_seconds
-        if seconds == tight or seconds < 2 * self.table.margin * work:
+        if seconds == tight or seconds < 2 * self.table.margin * self.alone_seconds(work):
             return
         if seconds < tight:
             self._tight_seconds = max(seconds, tight * _TIGHT_SHARE_DOWN)
@@ -157,7 +164,7 @@ class Admission:
 
         Args:
             size: Its padded cost.
-            works: Seconds alone of its items, summed.
+            works: That of its items, summed.
             seconds: The lane's time for it.
             saturated: Whether it was as large as it could be: others were left waiting.
         """
@@ -188,7 +195,7 @@ class Admission:
             chosen = next(s for s in sizes if self._rate(s) >= _GOOD_ENOUGH * best)
             self.batch_size = self._grown(chosen)
         self.full_seconds = table.seconds(self.batch_size)
-        self.gain = self.full_seconds / (self.batch_size * table.seconds(1))
+        self.gain = self.full_seconds / self.batch_size
 
     def _rate(self, size: int) -> float:
         return size / self.table.seconds(size)
@@ -207,7 +214,7 @@ class Admission:
         waits = delays(self.wait_seconds(before + added), newcomer.deadline)
         expected = _done_seconds(self._batches(before + added), waits, self.full_seconds / share)
         if before <= 0 and waits[0] <= 0:  # an idle lane starts at once, with what is there
-            return min(expected, added / share)
+            return min(expected, self.alone_seconds(added) / share)
         return expected
 
     def _displaced_lateness(

@@ -1,6 +1,6 @@
 """Who waits for a model, the most urgent first: by priority, then by when the answer is due.
 
-Beside each item stands its work: the seconds that the lane would need for it alone. Used under the
+Beside each item stands its work: what it adds to the lanes' load, in a unit of its model's. Used under the
 batcher's lock. Plain sorted lists: a queue holds hundreds, and slices of lists are summed in C.
 """
 
@@ -21,7 +21,7 @@ class Order:
     Attributes:
         keys: Priority, due time in clock seconds, and sequence number, ascending.
         items: In the order of the keys.
-        works: Seconds alone of each.
+        works: That of each.
         total_work: Their sum.
     """
 

@@ -57,5 +57,18 @@ def test_a_lane_that_is_busy_for_long_is_not_waited_for() -> None:
     assert admission.done_seconds(3 * admission.work(1), [0.0, 60.0]) == 3
 
 
+def test_items_of_one_shape_are_counted_exactly_whatever_their_times_do() -> None:
+    admission = Admission(BatchLimits(max_items=8, deadline_seconds=100), uniform=True)
+    for size in (1, 2, 4, 8):
+        admission.table.seed(size, 1 + 0.1 * size)
+    admission.refresh()
+    assert admission.batch_size == 8
+    waiting = [admission.work(1) for _ in range(16)]
+    for seconds in (2, 3, 2.5, 2):
+        admission.record(8, sum(waiting[:8]), seconds, saturated=True)
+        assert admission.wait_seconds(sum(waiting)) == 2 * admission.full_seconds
+        admission.refresh()
+
+
 def test_several_lanes_are_busy_for_a_shorter_time() -> None:
     assert [one_second_each(lanes).wait_seconds(4) for lanes in (1, 2, 3, 4)] == [4, 2, 2, 1]
