@@ -1,0 +1,1 @@
+"""How busy one GPU is kept: bare ONNX Runtime, the engine, HTTP, and what limits each."""

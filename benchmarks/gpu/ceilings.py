@@ -1,0 +1,59 @@
+"""The device alone: items a second of every way to run ResNet-50, each at its best batch."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from benchmarks.gpu.networks import PRECISIONS, Network
+from benchmarks.gpu.stage import BATCHES, Stage
+from benchmarks.gpu.ways import Bare, Unavailable, Way
+
+PART = "Device alone"
+_TENSORRT_BATCH = BATCHES[-2]
+_TENSORRT_SECONDS = 90.0  # what building an engine may take
+
+
+def measure_ways(stage: Stage) -> None:
+    """Measure the ways that need no building, in turn."""
+    plan, results = stage.plan, stage.results
+    ways = [Way("cpu", "fp32"), *(Way("cuda", precision) for precision in PRECISIONS)]
+    ways += [Way("cuda", precision, graph=True) for precision in PRECISIONS]
+    found: list[tuple[Way, Bare]] = []
+    for way in ways:
+        try:
+            found.append((way, stage.best(way)))
+        except Unavailable as reason:
+            results.skip(PART, str(way), str(reason))
+    rounds = plan.measure(*(partial(bare.rate, plan.seconds) for _, bare in found))
+    for (way, bare), rates in zip(found, zip(*rounds, strict=True), strict=True):
+        results.add(PART, str(way), rates, "items/s", note=f"batches of {bare.items}")
+
+
+def measure_tensorrt(stage: Stage) -> None:
+    """Measure TensorRT at one batch, beside CUDA at the same; its engine is built first."""
+    plan, results, network = stage.plan, stage.results, stage.resnet
+    way, other = Way("tensorrt", "fp16"), Way("cuda", "fp16")
+    batch = network.batch(_TENSORRT_BATCH)
+    try:
+        if way.problem is None:
+            plan.require(_TENSORRT_SECONDS)
+        ours = Bare(network.paths["fp32"], way, batch)
+        cuda = Bare(network.paths["fp16"], other, batch)
+    except Unavailable as reason:
+        results.skip(PART, str(way), str(reason))
+        return
+    pairs = plan.measure(partial(ours.rate, plan.seconds), partial(cuda.rate, plan.seconds))
+    note = f"batches of {_TENSORRT_BATCH}; answers within {largest_difference(network, way):.2g} of the CPU's"
+    results.add(PART, str(way), [a for a, _ in pairs], "items/s", note=note)
+    results.add(PART, f"{way} over {other}", [a / b for a, b in pairs], "times")
+
+
+def largest_difference(network: Network, way: Way) -> float:
+    """Compare a way's outputs with those of plain fp32 on the CPU: largest absolute difference."""
+    inputs = network.batch(4)
+    wanted = Bare(network.paths["fp32"], Way("cpu", "fp32", bound=False), inputs).outputs()
+    path = network.paths["fp32" if way.provider == "tensorrt" else way.precision]
+    given = Bare(path, way, inputs).outputs()
+    return max(float(np.abs(a - b).max()) for a, b in zip(wanted, given, strict=True))

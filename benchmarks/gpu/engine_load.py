@@ -1,0 +1,137 @@
+"""The engine without HTTP: the catalog's own queue and lane, single items submitted from threads."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import uvloop
+from numpy.typing import NDArray
+
+from service.catalog import Catalog
+from service.engine.lanes import Lanes
+from service.engine.observer import Observer
+from service.engine.queue import Queue
+from service.engine.ticket import Inputs, Ticket
+from service.errors import RequestError
+from service.loader import LoadOptions
+from service.overrides import read_overrides
+
+_DEADLINE_SECONDS = 60.0
+_THREADS = 4  # that submit
+
+
+@contextmanager
+def engine(models: Path, model: str, device: str, overrides: Path) -> Iterator[Queue]:
+    """Load a model as the service does, for the length of a block.
+
+    Args:
+        models: The model repository.
+        model: Which one of it.
+        device: `cpu` or `cuda`.
+        overrides: What is chosen for it.
+
+    Yields:
+        Its queue.
+
+    Raises:
+        SystemExit: It did not load.
+    """
+    lanes, observer = Lanes(Observer()), Observer()
+    options = LoadOptions(device=device, overrides=read_overrides(overrides))
+    catalog = Catalog(models, lanes, observer, options)
+    try:
+        catalog.discover()
+        catalog.load()
+        found = catalog.models[model]
+        if found.serving is None:
+            raise SystemExit(f"{model} did not load: {found.problem}")
+        yield found.serving.batcher
+    finally:
+        lanes.stop()
+
+
+def engine_rate(queue: Queue, rows: NDArray[Any], name: str, *, in_flight: int, seconds: float) -> float:
+    """Keep so many single items under way: answers a second.
+
+    As in the service, tickets belong to one event loop, and threads submit them and write their rows.
+
+    Args:
+        queue: Of the model.
+        rows: Items, batch axis first; more than are ever under way, so that no two of those are equal.
+        name: Of the graph's input.
+        in_flight: Items under way at once.
+        seconds: How long.
+
+    Raises:
+        RequestError: An item failed.
+    """
+    assert in_flight < len(rows), "equal items that wait would share one run"
+    return uvloop.run(_Feed(queue, [{name: row} for row in rows], seconds).run(in_flight))
+
+
+class _Feed:
+    """Asks anew whenever it is answered, until the time is over."""
+
+    def __init__(self, queue: Queue, items: Sequence[Inputs], seconds: float) -> None:
+        self._queue = queue
+        self._items = itertools.cycle(items)
+        self._seconds = seconds
+        self._end = 0.0
+        self._fresh: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._answers = 0
+        self._under_way = 0
+        self._failure: BaseException | None = None
+
+    async def run(self, in_flight: int) -> float:
+        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        threads = [threading.Thread(target=self._submit) for _ in range(_THREADS)]
+        for thread in threads:
+            thread.start()
+        began = time.monotonic()
+        self._end = began + self._seconds
+        for _ in range(in_flight):
+            self._under_way += 1
+            self._ask()
+        await self._over.wait()
+        spent = time.monotonic() - began
+        for _ in threads:
+            self._fresh.put(None)
+        for thread in threads:
+            thread.join()
+        if self._failure:
+            raise self._failure
+        return self._answers / spent
+
+    def _ask(self) -> None:
+        ticket = Ticket(deadline=time.monotonic() + _DEADLINE_SECONDS)
+        ticket.fill([next(self._items)], [1])
+        ticket.over = partial(self._answered, ticket)
+        self._fresh.put(ticket)
+
+    def _submit(self) -> None:
+        """Submit tickets, on a thread, until there is none for it."""
+        while ticket := self._fresh.get():
+            try:
+                self._queue.submit(ticket)
+            except RequestError as error:
+                self._loop.call_soon_threadsafe(ticket.abandon, error, "refused")
+
+    def _answered(self, ticket: Ticket, answer: asyncio.Future[Any]) -> None:
+        ticket.close()
+        self._failure = self._failure or answer.exception()
+        self._answers += 1
+        if self._failure is None and time.monotonic() < self._end:
+            self._ask()
+            return
+        self._under_way -= 1
+        if not self._under_way:
+            self._over.set()
