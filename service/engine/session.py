@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def cuda_problem(provider: GpuProvider = "cuda") -> str | None:
         None where they can be used, else what is missing and how to get it.
     """
     if CUDA not in ort.get_available_providers():
-        return "this onnxruntime has no CUDA provider; install the gpu extra: pip install 'kotae[gpu]'"
+        return _no_cuda_build()
     try:
         cuda.visible_gpus(_cuda_major())
         with redirect_stdout(StringIO()):  # it prints what it does not find; that is told below
@@ -108,6 +109,23 @@ def cuda_problem(provider: GpuProvider = "cuda") -> str | None:
     except cuda.CudaProblem as problem:
         return str(problem)
     return None
+
+
+def _no_cuda_build() -> str:
+    problem = "this onnxruntime has no CUDA provider; "
+    packages = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if len(packages) > 1:
+        names = " ".join(packages)
+        return f"{problem}two packages bring it: pip uninstall {names}, then pip install 'kotae[gpu]'"
+    return f"{problem}install the gpu extra: pip install 'kotae[gpu]'"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def gpu_names() -> tuple[str, ...]:
@@ -235,7 +253,7 @@ class Session:
         asked = f"{path.name} was asked to run on {device}"
         wanted = [CUDA] if gpu.tensorrt is None else [TENSORRT, CUDA]
         if missing := [name for name in wanted if name not in self._session.get_providers()]:
-            raise ModelRejected(f"{asked}, but ONNX Runtime left out {' and '.join(missing)}")
+            raise ModelRejected(f"{asked}, but ONNX Runtime left out {' and '.join(missing)} (see stderr)")
         if not self.placed:
             raise ModelRejected(f"{asked}, but ONNX Runtime does not say what runs where")
         if elsewhere := heavy_elsewhere(self.placed, wanted):

@@ -117,6 +117,17 @@ def test_cuda_is_not_asked_about_for_the_cpu(monkeypatch: pytest.MonkeyPatch) ->
     assert choose_devices("cpu") == (Device("cpu"),)
 
 
+def test_two_packages_that_overwrite_each_other_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "1.31.1")
+    assert "pip uninstall onnxruntime onnxruntime-gpu, then" in (cuda_problem() or "")
+
+
+def test_an_onnxruntime_for_the_cpu_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
+    assert (cuda_problem() or "").endswith("install the gpu extra: pip install 'kotae[gpu]'")
+
+
 @pytest.fixture
 def onnxruntime_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
@@ -175,7 +186,7 @@ def standing_in(monkeypatch: pytest.MonkeyPatch, *claimed: str, failing: tuple[s
 
 def test_a_provider_that_was_left_out_is_named(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     standing_in(monkeypatch)
-    with pytest.raises(ModelRejected, match=r"asked to run on cuda:1, .* left out CUDAExecutionProvider$"):
+    with pytest.raises(ModelRejected, match=r"asked to run on cuda:1, .* left out CUDAExecutionProvider \(see stderr\)"):
         Session(graph, Device("cuda", 1))
 
 
