@@ -182,7 +182,7 @@ class TaskEndpoint:
         if len(raws) != 1 or len(raws[0]) > job.version.task.quick_size:
             return None
         try:
-            return self._decode_and_submit(job, _QUICK)
+            return self._decode_and_submit(job, _QUICK, on_loop=True)
         except TooLarge:  # of the quick limits; the real ones decide in a worker
             return None
 
@@ -222,9 +222,9 @@ class TaskEndpoint:
     def _decode_share(self, job: Job, share: range) -> list[Decoded]:
         return [self.decode(job, index, self.limits) for index in share]
 
-    def _decode_and_submit(self, job: Job, limits: Limits) -> list[Decoded]:
+    def _decode_and_submit(self, job: Job, limits: Limits, *, on_loop: bool = False) -> list[Decoded]:
         decoded = [self.decode(job, 0, limits)]
-        self._submit(job, decoded)
+        self._submit(job, decoded, on_loop=on_loop)
         return decoded
 
     def decode(self, job: Job, index: int, limits: Limits) -> Decoded:
@@ -239,11 +239,11 @@ class TaskEndpoint:
         except RequestError as error:
             raise at_item(error, index) from error
 
-    def _submit(self, job: Job, decoded: Sequence[Decoded]) -> None:
+    def _submit(self, job: Job, decoded: Sequence[Decoded], *, on_loop: bool = False) -> None:
         parts = [part for item in decoded for part in item.parts]
         job.ticket.fill(parts, [cost for item in decoded for cost in item.costs])
         if parts:  # silence makes none
-            job.version.batcher.submit(job.ticket)
+            job.version.batcher.submit(job.ticket, on_loop=on_loop)
 
     async def answer(self, job: Job, decoded: Sequence[Decoded], outputs: Sequence[Outputs]) -> list[Result]:
         """Turn the outputs into one result an item; endpoints whose task is slow at it use a worker."""

@@ -22,7 +22,7 @@ class Queue(Protocol):
     def closed(self) -> bool:
         """Whether newcomers are refused for good."""
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, ticket: Ticket, *, on_loop: bool = False) -> None:
         """Let a request's items in, all or none, or raise the `RequestError` that the request shall get."""
 
     def close(self, reason: str) -> None:

@@ -79,6 +79,7 @@ class Ticket:
         queue_seconds: Longest wait of an item in the queue.
         infer_seconds: Longest run that an item was part of.
         batch_items: Largest batch that an item was part of.
+        loop: Its event loop.
         over: Called once, on the event loop, with the future that was answered, failed or given up.
     """
 
@@ -92,10 +93,10 @@ class Ticket:
         self.infer_seconds = 0.0
         self.batch_items = 0
         self.over: Callable[[asyncio.Future[list[Outputs]]], None] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[list[Outputs]] = self._loop.create_future()
+        self.loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[list[Outputs]] = self.loop.create_future()
         self._outputs: dict[int, Outputs] = {}
-        self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._expire)
+        self._timer = self.loop.call_later(max(0.0, deadline - time.monotonic()), self._expire)
 
     def fill(self, inputs: Sequence[Inputs], costs: Sequence[int]) -> None:
         """Give the ticket its items, in the request's order."""
@@ -161,7 +162,7 @@ class Ticket:
     def post(self, settlements: Sequence[Settlement]) -> None:
         """Settle on this ticket's event loop, from any thread; one wake-up for all of them."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(_settle_all, settlements)
+            self.loop.call_soon_threadsafe(_settle_all, settlements)
 
     def _tell(self) -> None:
         if self.over is not None:

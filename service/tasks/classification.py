@@ -126,7 +126,10 @@ def classify(
     Returns:
         The best `top_k` labels, highest probability first; ties in the labels' order.
     """
-    best = np.argsort(-probabilities, kind="stable")[:top_k]
+    candidates = np.arange(len(probabilities))
+    if top_k < len(probabilities):  # sorting a thousand labels would take longer than all the rest
+        candidates = np.flatnonzero(probabilities >= np.partition(probabilities, -top_k)[-top_k])
+    best = candidates[np.argsort(-probabilities[candidates], kind="stable")][:top_k]
     predictions = [Prediction(label=labels[i], score=float(probabilities[i])) for i in best]
     if unknown_below is not None and predictions[0]["score"] < unknown_below:
         unknown = Prediction(label=UNKNOWN, score=1.0 - predictions[0]["score"])

@@ -84,6 +84,9 @@ def configure_logging(level: str, process: str = "") -> None:
     root.handlers[:] = [handler]
     set_log_level(level)
     logging.captureWarnings(True)
+    # What no line shows need not be found out for each: "Optimization" in the documentation of logging.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

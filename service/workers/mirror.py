@@ -58,7 +58,7 @@ class RemoteQueue:
         self.predicted_wait_seconds = told["predicted_wait_seconds"]
         self._closed_there = told["closed"]
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, ticket: Ticket, *, on_loop: bool = False) -> None:
         """Send a request's items to the engine; what the engine refuses fails the ticket later.
 
         Raises:

@@ -88,7 +88,7 @@ class Relay:
         try:
             if queue is None:
                 raise NotReady(f"model {header['model']} is not ready", retry_after_seconds=1)
-            queue.submit(ticket)
+            queue.submit(ticket, on_loop=True)
         except RequestError as error:
             # A copy, whose traceback does not hold the inputs for as long as the error lives.
             ticket.abandon(unpack_error(pack_error(error)), "failed_sibling")

@@ -273,3 +273,32 @@ async def test_a_waiter_gets_504_at_its_deadline_even_if_nothing_ever_runs() -> 
     with pytest.raises(DeadlineExceeded):
         await asyncio.wait_for(ticket.outputs(), 5)
     assert ticket.dropped == "expired"
+
+
+class WakeCounter:
+    def __init__(self) -> None:
+        self.wakes = 0
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+    def delay(self, queue: Batcher, work_seconds: float, deadline: float, now: float) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize(("run_seconds", "at_once"), [(0.0005, 0), (0.02, 3)], ids=["quick", "slow"])
+async def test_one_turn_of_the_event_loop_wakes_the_lane_of_a_quick_model_once(
+    run_seconds: float, at_once: int
+) -> None:
+    batcher, lane = batcher_of(), WakeCounter()
+    batcher.seed(1, run_seconds)
+    batcher.lanes = (lane,)
+    for value in range(3):
+        batcher.submit(ticket_of(value), on_loop=True)
+    assert lane.wakes == at_once
+    await asyncio.sleep(0)
+    assert lane.wakes == (at_once or 1)
+    batcher.submit(ticket_of(3), on_loop=True)
+    await asyncio.sleep(0)
+    assert lane.wakes == (at_once or 1) + 1
+    batcher.close("over")

@@ -31,7 +31,7 @@ class Held:
         self.tickets: list[Ticket] = []
         self.refuse: Callable[[], Exception] | None = None
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, ticket: Ticket, *, on_loop: bool = False) -> None:
         if self.refuse is not None:
             raise self.refuse()
         self.tickets.append(ticket)
@@ -73,7 +73,7 @@ class Joined:
         ours = Ends(near.detach(), *memories)
         self.connection = Connection(ours, self.states.append, lambda: lost.append("engine"))
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, ticket: Ticket, *, on_loop: bool = False) -> None:
         """Send a ticket to the model m."""
         self.tickets.append(ticket)
         self.connection.submit("m", "1", ticket)
