@@ -133,8 +133,14 @@ def keywords(*, samples: int = 16000, width: int = 64, classes: int = 12) -> onn
     return graph.classifier(value, width, classes, image_size=0)
 
 
-def text_encoder(size: EncoderSize) -> onnx.ModelProto:
-    """Build a BERT-like encoder with masked mean pooling and vectors of length 1."""
+def text_encoder(size: EncoderSize, *, as_exported: bool = False) -> onnx.ModelProto:
+    """Build a BERT-like encoder with masked mean pooling and vectors of length 1.
+
+    Args:
+        size: Of the encoder.
+        as_exported: Write the mask in the steps that exports of BERT have, so that ONNX Runtime's optimiser
+            finds attention and puts it into one operator.
+    """
     graph = _Graph(seed=3)
     for name in ("input_ids", "attention_mask"):
         graph.inputs.append(helper.make_tensor_value_info(name, TensorProto.INT64, ["N", "T"]))
@@ -145,8 +151,14 @@ def text_encoder(size: EncoderSize) -> onnx.ModelProto:
     places = graph.random((size.positions, width), 0.5)
     value = graph.node("Add", words, graph.node("Slice", places, graph.integers([0]), length))
     value = graph.layer_norm(value, width)
-    closed = graph.node("Sub", graph.number(1.0), mask)
-    bias = graph.node("Mul", graph.node("Unsqueeze", closed, graph.integers([1, 2])), graph.number(-1e4))
+    if as_exported:
+        wide = graph.node("Unsqueeze", "attention_mask", graph.integers([1]))
+        wide = graph.node("Unsqueeze", wide, graph.integers([2]))
+        closed = graph.node("Sub", graph.number(1.0), graph.node("Cast", wide, to=TensorProto.FLOAT))
+    else:
+        closed = graph.node("Sub", graph.number(1.0), mask)
+        closed = graph.node("Unsqueeze", closed, graph.integers([1, 2]))
+    bias = graph.node("Mul", closed, graph.number(-1e4))
     for _ in range(size.layers):
         value = graph.layer_norm(graph.node("Add", value, graph.attention(value, bias, size)), width)
         inner = graph.gelu(graph.linear(value, width, size.inner))

@@ -17,7 +17,16 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 _GAP_SECONDS = 0.0005  # a busy loop that sees no clock tick for longer was not running
-_LIBRARIES = ("kotae", "onnxruntime", "onnxruntime-gpu", "fastapi", "uvicorn", "numpy", "pillow", "tokenizers")
+_LIBRARIES = (
+    "kotae",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "fastapi",
+    "uvicorn",
+    "numpy",
+    "pillow",
+    "tokenizers",
+)
 
 
 @dataclass(frozen=True, slots=True)

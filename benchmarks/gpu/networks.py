@@ -68,7 +68,7 @@ def build_networks(folder: Path, *, small: bool) -> dict[str, Network]:
         name: Network(name, _write(folder, name, graph), batch)
         for name, graph, batch in (
             ("resnet50", graphs.resnet50(size=size, width=width), pictures),
-            ("minilm", graphs.text_encoder(encoder), sentences),
+            ("minilm", graphs.text_encoder(encoder, as_exported=True), sentences),
             ("keywords", graphs.keywords(width=width), recordings),
         )
     }

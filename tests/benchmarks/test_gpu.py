@@ -63,6 +63,11 @@ def test_every_way_that_a_machine_can_do_gives_the_answers_of_plain_fp32(
     assert (bare.latencies_ms(0.01) > 0).all()
 
 
+def test_attention_is_one_operator_in_half_precision(networks: dict[str, Network]) -> None:
+    nodes = onnx.load(networks["minilm"].paths["fp16"]).graph.node
+    assert [node.op_type for node in nodes].count("Attention") == 1  # of one layer
+
+
 def test_a_way_that_a_machine_cannot_do_says_why(networks: dict[str, Network]) -> None:
     network = networks["keywords"]
     with pytest.raises(Unavailable, match="CUDA graphs need CUDA"):
