@@ -80,6 +80,7 @@ def configure_logging(level: str, process: str = "") -> None:
     """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter(process))
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # not in our lines
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_log_level(level)
