@@ -7,7 +7,6 @@ import contextlib
 import logging
 import platform
 from collections.abc import AsyncIterator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -18,12 +17,15 @@ from starlette.types import ASGIApp, Scope
 from service.api import docs, errors
 from service.api.admin import admin_router
 from service.api.auth import Gate, Keys, open_keys
+from service.api.backlog import Backlog
+from service.api.decoders import Decoders
 from service.api.detection import DetectionEndpoint
 from service.api.health import health_router
 from service.api.hot import Handler, HotRoutes
 from service.api.limits import Door
 from service.api.models import models_router
 from service.api.openai import EmbeddingsEndpoint
+from service.api.refusals import Refusals
 from service.api.speech import SpeechEndpoint
 from service.api.tasks import Dependencies, TaskEndpoint
 from service.api.transcriptions import TranscriptionsEndpoint
@@ -71,8 +73,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
         backend.beat(not lifecycle.not_ready())
 
     lifecycle = Lifecycle(settings, catalog, lanes, metrics.event_loop_lag.observe, every_heartbeat)
-    worker_count = settings.decode_threads or available_cpus()
-    workers = ThreadPoolExecutor(worker_count, "decode")
+    decoders = Decoders(settings.decode_threads or available_cpus())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -86,7 +87,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
         watch.cancel()
         catalog.close("the server is shutting down")
         lanes.stop()
-        workers.shutdown(wait=False, cancel_futures=True)
+        decoders.shutdown()
 
     app = FastAPI(
         title="Kotae",
@@ -110,8 +111,9 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
             max_inflight_bytes=settings.max_inflight_bytes,
             body_timeout_seconds=settings.body_timeout_seconds,
         ),
-        workers=workers,
-        worker_count=worker_count,
+        backlog=Backlog(),
+        refusals=Refusals(),
+        decoders=decoders,
         is_open=lambda: not lifecycle.closed,
     )
     handlers: dict[str, Handler] = {}

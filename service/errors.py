@@ -125,7 +125,7 @@ class Overloaded(RequestError):
 
     Args:
         message: What is full.
-        reason: The same for the metrics: `deadline`, `queue_full`, `permits` or `bytes`.
+        reason: The same for the metrics: `door`, `decode`, `deadline`, `queue_full`, `permits` or `bytes`.
         retry_after_seconds: When coming back makes sense.
     """
 

@@ -2,13 +2,15 @@
 
 A head over 64 KiB is answered 431, one that comes too slowly ends its connection. An offer to upgrade is
 ignored, as RFC 9110, section 7.8, allows: the parser would otherwise skip the body of such a request,
-which Java's and curl's clients send when they would rather speak HTTP/2.
+which Java's and curl's clients send when they would rather speak HTTP/2. Each request is told since when it
+may have waited to be read, and the rest of a body that was answered before it came has a limit too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -27,14 +29,48 @@ _ANSWER = (
 )
 
 
+class Rounds:
+    """The event loop's rounds: since when a request may have lain in the socket before it was read.
+
+    A busy loop reads what has come, works on it, and reads again. What came meanwhile has waited since the
+    reading before, at most; on an idle loop nothing has waited.
+    """
+
+    def __init__(self) -> None:
+        self._is_reading = False
+        self._is_busy = False
+        self._began = 0.0
+        self._before = 0.0
+
+    def since(self, loop: asyncio.AbstractEventLoop) -> float:
+        """Tell it for what is being read right now, in `time.monotonic()` seconds."""
+        if not self._is_reading:
+            now = time.monotonic()
+            self._before = self._began if self._is_busy else now
+            self._began = now
+            self._is_reading = self._is_busy = True
+            loop.call_soon(self._end_reading, loop)
+        return self._before
+
+    def _end_reading(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_reading = False
+        loop.call_soon(self._end_round)  # after the next reading, if there is one at once
+
+    def _end_round(self) -> None:
+        self._is_busy = self._is_reading
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Collects each head before the parser sees it.
 
     Attributes:
-        head_timeout_seconds: Longest time for a head to arrive, from the connection or its first byte.
+        head_timeout_seconds: Longest time for a head to arrive, from the connection or its first byte; and
+            for the rest of a body that was answered already.
+        rounds: Of the event loop, shared by all its connections.
     """
 
     head_timeout_seconds = 30.0
+    rounds: Rounds
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -43,6 +79,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._pipelined_bytes = 0
         self._parser_in_head = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
@@ -52,6 +89,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_timer()
+        self._stop_rest_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -86,7 +124,20 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """What comes next is another head."""
         self._collecting = True
+        cycle = self.cycle
+        cycle.scope["state"]["arrived"] = self.rounds.since(self.loop)
+        if self._rest_timer is not None:
+            self._stop_rest_timer()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Where the answer came before the end of the body, read on: a client that sends would miss it."""
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
+            self._rest_timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
 
     def _hand_on(self, data: bytes) -> None:
         super().data_received(data)
@@ -102,6 +153,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self.transport.write(_ANSWER)
         self.transport.close()
+
+    def _stop_rest_timer(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
 
     def _start_timer(self) -> None:
         if self._head_timer is None:

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from service.lifecycle import Lifecycle
 from service.listeners import operations_port, stop_connections
-from service.protocol import BoundedProtocol
+from service.protocol import BoundedProtocol, Rounds
 from service.settings import Settings
 
 _SETTLE_SECONDS = 0.25  # for requests on connections that were accepted just before the listener closed
@@ -42,10 +42,11 @@ def serve(
         server_class: By default one that has the listeners for itself.
     """
     app.state.operations_port = operations_port(listeners)
+    bounds = {"head_timeout_seconds": settings.body_timeout_seconds, "rounds": Rounds()}
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=type("Protocol", (BoundedProtocol,), {"head_timeout_seconds": settings.body_timeout_seconds}),
+        http=type("Protocol", (BoundedProtocol,), bounds),
         ws="none",
         log_config=None,
         access_log=False,

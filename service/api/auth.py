@@ -146,12 +146,12 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
         try:
             self._check_port(scope)
-            self._check_key(request)
+            if self._keys is not None:
+                self._check_key(self._keys, Request(scope))
         except RequestError as error:
-            await render_for(request, error)(scope, receive, send)
+            await render_for(Request(scope), error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -163,14 +163,14 @@ class Gate:
         if at_operations != (needed_scope(path) in ("admin", "metrics")):
             raise NotFound(f"there is no {path} on this port")
 
-    def _check_key(self, request: Request) -> None:
-        needed = needed_scope(request.url.path)
-        if self._keys is None or needed is None:
+    def _check_key(self, keys: Keys, request: Request) -> None:
+        needed = needed_scope(request.scope["path"])
+        if needed is None:
             return
         secret = _secret_of(request)
         if secret is None:
             raise Unauthorized("send an API key as `Authorization: Bearer <key>` or `X-API-Key: <key>`")
-        key = self._keys.find(secret)
+        key = keys.find(secret)
         if key is None:
             raise Unauthorized("this API key is not known here")
         request.state.key = key.name

@@ -112,7 +112,7 @@ def parse_parameters(
         raise ValidationFailed(f"{name}: {first['msg']}", param=name) from error
 
 
-def parse_timeout(header: str | None, default_seconds: float) -> float:
+def parse_timeout(header: bytes | None, default_seconds: float) -> float:
     """Read `X-Timeout-Ms`.
 
     Returns:
@@ -132,7 +132,7 @@ def parse_timeout(header: str | None, default_seconds: float) -> float:
     return milliseconds / 1000
 
 
-def parse_priority(header: str | None, default: int) -> int:
+def parse_priority(header: bytes | None, default: int) -> int:
     """Read `X-Priority`: 1 is highest; 0, as in the Open Inference Protocol, names none.
 
     Raises:
@@ -140,7 +140,7 @@ def parse_priority(header: str | None, default: int) -> int:
     """
     if header is None:
         return default
-    if not (header.isascii() and header.isdecimal() and len(header) < 10):
+    if not (header.isdigit() and len(header) < 10):
         raise ValidationFailed("X-Priority must be a whole number, 1 the highest", param="X-Priority")
     return int(header) or default
 

@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
 
+from service.api.answers import JsonAnswer
 from service.errors import (
     BodyTimeout,
     InferenceFailed,
@@ -27,7 +27,7 @@ _TYPES = {401: "authentication_error", 403: "authentication_error", 429: "rate_l
 _BY_STATUS: dict[int, type[RequestError]] = {404: NotFound, 405: MethodNotAllowed, 422: ValidationFailed}
 
 
-def render(error: RequestError, request_id: str, headers: dict[str, str] | None = None) -> Response:
+def render(error: RequestError, request_id: str, headers: dict[str, str] | None = None) -> JsonAnswer:
     """Turn an error into its response."""
     headers = dict(headers or {})
     if error.retry_after_seconds is not None:
@@ -44,10 +44,10 @@ def render(error: RequestError, request_id: str, headers: dict[str, str] | None 
         "param": error.param,
         "request_id": request_id,
     }
-    return Response(orjson.dumps({"error": body}), error.status, headers, "application/json")
+    return JsonAnswer(orjson.dumps({"error": body}), error.status, headers)
 
 
-def render_unexpected(request_id: str) -> Response:
+def render_unexpected(request_id: str) -> JsonAnswer:
     """Give the answer to a failure that nobody foresaw: a fixed text, no details."""
     return render(
         InferenceFailed("the server failed; the request id finds the reason in its log"), request_id
@@ -62,17 +62,17 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_unexpected)
 
 
-async def _on_kotae_error(request: Request, error: Exception) -> Response:
+async def _on_kotae_error(request: Request, error: Exception) -> JsonAnswer:
     if not isinstance(error, RequestError) or error.status == 499:
         raise error  # not an answer: the middleware counts and logs it
     return render_for(request, error)
 
 
-async def _on_unexpected(request: Request, error: Exception) -> Response:
+async def _on_unexpected(request: Request, error: Exception) -> JsonAnswer:
     return render_unexpected(request.state.request_id)  # and goes on to the middleware, which logs it
 
 
-async def _on_http_exception(request: Request, error: Exception) -> Response:
+async def _on_http_exception(request: Request, error: Exception) -> JsonAnswer:
     assert isinstance(error, HTTPException)
     kind = _BY_STATUS.get(error.status_code, InvalidInput)
     message = {
@@ -82,7 +82,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return render_for(request, kind(message), dict(error.headers or {}))
 
 
-async def _on_validation_error(request: Request, error: Exception) -> Response:
+async def _on_validation_error(request: Request, error: Exception) -> JsonAnswer:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
@@ -91,10 +91,12 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     return render_for(request, ValidationFailed(f"{param}: {first['msg']}", param=param))
 
 
-def render_for(request: Request, error: RequestError, headers: dict[str, str] | None = None) -> Response:
+def render_for(request: Request, error: RequestError, headers: dict[str, str] | None = None) -> JsonAnswer:
     """Turn an error into the response to a request, and leave a note of it for the log."""
-    request.state.error = error.code
-    request.state.error_message = error.message
+    state = request.scope["state"]
+    state["error"], state["error_message"] = error.code, error.message
     if isinstance(error, Overloaded):
-        request.state.refused = error.reason
-    return render(error, request.state.request_id, headers)
+        state["refused"] = error.reason
+    if "arrived" not in state and "expect" in request.headers:
+        headers = {**(headers or {}), "Connection": "close"}  # nobody knows whether the body is still sent
+    return render(error, state["request_id"], headers)

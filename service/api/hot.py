@@ -47,9 +47,9 @@ class HotRoutes:
         request = Request(scope, receive)
         await self._back()
         try:
-            response = await handler(request)
+            answer = await handler(request)
         except ClientGone:
             raise
         except RequestError as error:
-            response = render_for(request, error)
-        await response(scope, receive, send)
+            answer = render_for(request, error)
+        await answer(scope, receive, send)

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from starlette.responses import Response
 
+from service.api.answers import JsonAnswer
 from service.api.bodies import Body, read_json_items, read_json_object
 from service.api.tasks import Job, TaskEndpoint
 from service.errors import InvalidInput
@@ -52,9 +53,7 @@ class EmbeddingsEndpoint(TaskEndpoint):
             "model": job.version.model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
-        return Response(
-            orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"
-        )
+        return JsonAnswer(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def _floats(vector: Any) -> Any:

@@ -21,6 +21,8 @@ _Result = TypeVar("_Result")
 class SpeechEndpoint(TaskEndpoint):
     """The endpoint of speech recognition."""
 
+    deadline_grows = True
+
     async def extra_seconds(self, version: Version, body: Body) -> float:
         """Give more time to longer recordings, as their headers state their length: nothing is decoded yet.
 

@@ -1,6 +1,6 @@
 """`POST /v1/<task>`: a body in, one result an item out. Every task goes through this one handler.
 
-    permit ─▶ body ─▶ items ─▶ decode (worker threads) ─▶ queue … lane ─▶ answers ─▶ JSON
+    early refusal ─▶ body ─▶ items ─▶ permit ─▶ decode (worker threads) ─▶ queue … lane ─▶ answers ─▶ JSON
 
 A request of several items is one whole: a bad item is named, and nothing of the request runs.
 """
@@ -8,21 +8,24 @@ A request of several items is one whole: a bad item is named, and nothing of the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
 
 import orjson
 from pydantic import BaseModel
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
+from service.api.answers import JsonAnswer
+from service.api.backlog import Backlog
 from service.api.bodies import (
     Body,
     at_item,
@@ -33,10 +36,12 @@ from service.api.bodies import (
     parse_timeout,
     read_query,
 )
-from service.api.limits import Door
+from service.api.decoders import Decoders
+from service.api.limits import Door, Stay, stated_bytes
+from service.api.refusals import Refusals
 from service.catalog import Catalog
 from service.engine.ticket import DEFAULT_PRIORITY, Ticket
-from service.errors import ClientGone, DeadlineExceeded, NotReady, RequestError, TooLarge
+from service.errors import ClientGone, DeadlineExceeded, NotReady, Overloaded, RequestError, TooLarge
 from service.loader import Version
 from service.settings import Settings
 from service.tasks import TASKS, Decoded, Limits, Task
@@ -47,6 +52,8 @@ _Result = TypeVar("_Result")
 # What the event loop decodes itself, because handing it to a thread and back would take longer.
 _QUICK = Limits(max_pixels=2**16)
 _WATCH_AFTER_SECONDS = 0.005  # most answers are there before a task to watch the connection would pay
+_REMEMBERED_QUERIES = 256
+_LONGEST_REMEMBERED = 256
 _SHARES = 4  # how many parts of a large request each decoding thread gets, so that none ends up with it all
 
 
@@ -56,7 +63,6 @@ class Dependencies:
 
     Attributes:
         limits: What one item may unpack to.
-        workers: Threads that decode; there are `worker_count` of them.
         is_open: False once new work is refused, at the end of a drain.
     """
 
@@ -64,8 +70,9 @@ class Dependencies:
     settings: Settings
     limits: Limits
     door: Door
-    workers: Executor
-    worker_count: int
+    backlog: Backlog
+    refusals: Refusals
+    decoders: Decoders
     is_open: Callable[[], bool]
 
 
@@ -74,6 +81,7 @@ class Job:
     """One request on its way through.
 
     Attributes:
+        is_quick: Whether it is a single small item, which the event loop may decode itself.
         seconds: Of sound in each recording that was decoded so far; several threads append to it.
     """
 
@@ -81,11 +89,18 @@ class Job:
     body: Body
     parameters: BaseModel
     ticket: Ticket
+    is_quick: bool
     seconds: list[float] = field(default_factory=list)
 
 
 class TaskEndpoint:
-    """The endpoint of one task. OpenAI's shapes are subclasses with another `parse` and `respond`."""
+    """The endpoint of one task. OpenAI's shapes are subclasses with another `parse` and `respond`.
+
+    Attributes:
+        deadline_grows: Whether longer items have more time, so that the body must be there to know it.
+    """
+
+    deadline_grows: ClassVar[bool] = False
 
     def __init__(self, task: str, dependencies: Dependencies) -> None:
         self.name = task
@@ -93,9 +108,11 @@ class TaskEndpoint:
         self.parameters: type[BaseModel] = self.task.parameters
         self._catalog = dependencies.catalog
         self._door = dependencies.door
-        self._workers = dependencies.workers
-        self._worker_count = dependencies.worker_count
+        self._backlog = dependencies.backlog
+        self._refusals = dependencies.refusals
+        self._decoders = dependencies.decoders
         self._is_open = dependencies.is_open
+        self._parameters_in = lru_cache(_REMEMBERED_QUERIES)(self._read_parameters)
         settings = dependencies.settings
         self.max_items = settings.max_items_per_request
         self.limits = dependencies.limits
@@ -124,93 +141,158 @@ class TaskEndpoint:
         """Answer one request."""
         if not self._is_open():
             raise NotReady("the server is shutting down", retry_after_seconds=1)
-        state = request.state
-        state.task = self.name
-        content_type = request.headers.get("content-type", "")
-        query = read_query(request.query_params.multi_items())
-        version: Version | None = None
-        if not self.is_enveloped(content_type):  # no parameters in the body: refuse before reading it
-            version, parameters = self._choose(query, Body((), ()), request)
-        with contextlib.ExitStack() as inside:
-            held = inside.enter_context(self._door.room(request))
-            content = await self._door.read(request, held)
-            arrived = time.monotonic()  # the way here has a limit of its own
+        scope = request.scope
+        state: dict[str, Any] = scope["state"]
+        state["task"] = self.name
+        headers = dict(scope["headers"])
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        stay = self._door.enter(headers)
+        try:
+            query = scope["query_string"]
+            is_enveloped = self.is_enveloped(content_type)
+            if not is_enveloped:  # no parameters in the body: refuse before reading it
+                version, parameters = self._choose(query, {}, state)
+                self._turn_away(version, headers, state)
+            content = await self._door.read(request.receive, stay, is_there="arrived" in state)
             started = time.perf_counter()
-            body = await self._parse(content, content_type)
-            if version is None:
-                version, parameters = self._choose(query, body, request)
+            if not is_enveloped:
+                body = self.parse(content, content_type)
+            else:
+                body = await self.in_worker(self.parse, content, content_type)
+                version, parameters = self._choose(query, body.parameters, state)
+                self._turn_away(version, headers, state)
             self.check(version, body, parameters)
-            most = version.manifest.batching.max_queue_items
-            inside.enter_context(self._door.permit(version.model, most))
-            timeout_seconds = await self._timeout_seconds(request, version, body)
-            priority = parse_priority(request.headers.get("x-priority"), DEFAULT_PRIORITY)
-            ticket = state.ticket = Ticket(
-                deadline=arrived + timeout_seconds, label=state.request_id, priority=priority
-            )
-            job = Job(version, body, parameters, ticket)
-            with _watched(request.receive, ticket):
-                decoded = self._admit_quickly(job)
-                if decoded is None:
-                    decoded = await self._admit_in_workers(job, inside)
-                stages = state.stages = {"decode": time.perf_counter() - started}
-                outputs = await ticket.outputs() if ticket.items else []
+            stay.permit(version.model, version.manifest.batching.max_queue_items)
+            ticket = state["ticket"] = await self._ticket(headers, state, version, body)
+            is_quick = len(body.raws) == 1 and len(body.raws[0]) <= version.task.quick_size
+            job = Job(version, body, parameters, ticket, is_quick)
+            before = self._backlog.count
+            self._backlog.count += 1
+            try:
+                with _Watch(request.receive, ticket):
+                    decoded = await self._let_in(job, stay)
+                    stages = state["stages"] = {"decode": time.perf_counter() - started}
+                    outputs = await self._outputs(job)
+                if job.is_quick:
+                    waited = time.perf_counter() - started - ticket.queue_seconds - ticket.infer_seconds
+                    self._backlog.learn(waited, before)
+            finally:
+                self._backlog.count -= 1
             started = time.perf_counter()
             results = await self.answer(job, decoded, outputs)
-        response = await self.respond(job, decoded, results)
+        finally:
+            stay.leave()
+        answer = await self.respond(job, decoded, results)
         stages["encode"] = time.perf_counter() - started
-        return response
+        return answer
 
-    async def _timeout_seconds(self, request: Request, version: Version, body: Body) -> float:
-        header = request.headers.get("x-timeout-ms")
-        seconds = parse_timeout(header, version.manifest.deadline_seconds)
-        return seconds if header is not None else seconds + await self.extra_seconds(version, body)
+    def _turn_away(self, version: Version, headers: Mapping[bytes, bytes], state: Mapping[str, Any]) -> None:
+        """Refuse, before the body is read, what would be refused after it.
 
-    def _choose(self, query: dict[str, str], body: Body, request: Request) -> tuple[Version, BaseModel]:
-        model, number, parameters = parse_parameters(query, body.parameters, self.parameters)
+        Raises:
+            Overloaded: Its queue or the decoding threads would not be done in time.
+        """
+        asked = headers.get(b"x-timeout-ms")
+        if asked is None and self.deadline_grows:
+            return
+        now = time.monotonic()
+        priority = parse_priority(headers.get(b"x-priority"), DEFAULT_PRIORITY)
+        seconds = parse_timeout(asked, version.manifest.deadline_seconds)
+        deadline = state.get("arrived", now) + seconds
+        self._backlog.check(deadline - now)
+        self._refusals.check(version, priority, deadline, now)
+        if stated_bytes(headers) > version.task.quick_size:
+            self._decoders.check(version.model, priority, 1, deadline - now)
+
+    async def _ticket(
+        self, headers: Mapping[bytes, bytes], state: Mapping[str, Any], version: Version, body: Body
+    ) -> Ticket:
+        """Give the request its ticket; its deadline counts from when the body was there."""
+        arrived: float = state.get("arrived") or time.monotonic()
+        asked = headers.get(b"x-timeout-ms")
+        seconds = parse_timeout(asked, version.manifest.deadline_seconds)
+        if asked is None and self.deadline_grows:
+            seconds += await self.extra_seconds(version, body)
+        priority = parse_priority(headers.get(b"x-priority"), DEFAULT_PRIORITY)
+        return Ticket(deadline=arrived + seconds, label=state["request_id"], priority=priority)
+
+    async def _let_in(self, job: Job, stay: Stay) -> list[Decoded]:
+        """Decode and submit, here if that is a small thing."""
+        try:
+            decoded = self._admit_quickly(job)
+            return await self._admit_in_workers(job, stay) if decoded is None else decoded
+        except Overloaded as error:
+            self._refusals.note(job.version, job.ticket, error, time.monotonic())
+            raise
+
+    async def _outputs(self, job: Job) -> list[Outputs]:
+        if not job.ticket.items:  # silence
+            return []
+        try:
+            outputs = await job.ticket.outputs()
+        except Overloaded as error:  # an engine in another process says so later
+            self._refusals.note(job.version, job.ticket, error, time.monotonic())
+            raise
+        self._decoders.note_run(job.version.model, job.ticket.infer_seconds)
+        return outputs
+
+    def _choose(
+        self, query: bytes, given: Mapping[str, object], state: dict[str, Any]
+    ) -> tuple[Version, BaseModel]:
+        if given or len(query) > _LONGEST_REMEMBERED:
+            model, number, parameters = self._read_parameters(query, given)
+        else:
+            model, number, parameters = self._parameters_in(query)
         version = self._catalog.find(self.name, model, number)
-        request.state.model, request.state.version = version.model, str(version.number)
+        state["model"], state["version"] = version.model, str(version.number)
         return version, parameters
 
-    async def _parse(self, content: bytes, content_type: str) -> Body:
-        if self.is_enveloped(content_type) and content:
-            return await self.in_worker(self.parse, content, content_type)
-        return self.parse(content, content_type)
+    def _read_parameters(
+        self, query: bytes, given: Mapping[str, object] = MappingProxyType({})
+    ) -> tuple[str | None, str | None, BaseModel]:
+        return parse_parameters(read_query(QueryParams(query).multi_items()), given, self.parameters)
 
     def _admit_quickly(self, job: Job) -> list[Decoded] | None:
         """Decode and submit a single small item right here; None where that is no small thing."""
-        raws = job.body.raws
-        if len(raws) != 1 or len(raws[0]) > job.version.task.quick_size:
+        if not job.is_quick:
             return None
         try:
             return self._decode_and_submit(job, _QUICK, on_loop=True)
         except TooLarge:  # of the quick limits; the real ones decide in a worker
             return None
 
-    async def _admit_in_workers(self, job: Job, inside: contextlib.ExitStack) -> list[Decoded]:
+    async def _admit_in_workers(self, job: Job, stay: Stay) -> list[Decoded]:
         """Wait for the admission while somebody waits for the answer.
 
         Args:
             job: The request.
-            inside: Its room and its permit, kept until the workers have let go of its body.
+            stay: Kept until the workers have let go of its body.
         """
+        ticket = job.ticket
+        left = ticket.deadline - time.monotonic()
+        self._decoders.check(job.version.model, ticket.priority, len(job.body.raws), left)
         admission = asyncio.ensure_future(self._admit(job))
         try:
-            return await job.ticket.unless_failed(admission)
+            return await ticket.unless_failed(admission)
         finally:
             if not admission.done():
-                leave = inside.pop_all().close
-                admission.add_done_callback(lambda _: leave())
+                stay.keep_until(admission)
 
     async def _admit(self, job: Job) -> list[Decoded]:
         """Decode every item in the workers, then submit them all, or raise for the first bad one."""
-        count = len(job.body.raws)
+        count, decoders = len(job.body.raws), self._decoders
+        model, priority = job.version.model, job.ticket.priority
         if count == 1:
-            return await self.in_worker(self._decode_and_submit, job, self.limits)
-        step = math.ceil(count / (_SHARES * self._worker_count))
+            return await decoders.run(
+                self._decode_and_submit, job, self.limits, kind=model, priority=priority
+            )
+        step = math.ceil(count / (_SHARES * decoders.count))
         shares = [range(first, min(first + step, count)) for first in range(0, count, step)]
-        results = await asyncio.gather(
-            *(self.in_worker(self._decode_share, job, share) for share in shares), return_exceptions=True
-        )
+        parts = [
+            decoders.run(self._decode_share, job, share, kind=model, priority=priority, items=len(share))
+            for share in shares
+        ]
+        results = await asyncio.gather(*parts, return_exceptions=True)
         decoded: list[Decoded] = []
         for result in results:
             if isinstance(result, BaseException):
@@ -258,13 +340,11 @@ class TaskEndpoint:
             "task": self.name,
             "results": results,
         }
-        return Response(
-            orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"
-        )
+        return JsonAnswer(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
 
     def in_worker(self, function: Callable[..., _Result], *arguments: object) -> Awaitable[_Result]:
         """Call a function on one of the decoding threads."""
-        return asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+        return self._decoders.run(function, *arguments)
 
 
 def answer_all(job: Job, decoded: Sequence[Decoded], outputs: Sequence[Outputs]) -> list[Result]:
@@ -276,22 +356,29 @@ def answer_all(job: Job, decoded: Sequence[Decoded], outputs: Sequence[Outputs])
     ]
 
 
-@contextlib.contextmanager
-def _watched(receive: Receive, ticket: Ticket) -> Iterator[None]:
-    """Drop the ticket as soon as its client hangs up, and close it in the end."""
+class _Watch:
+    """For the length of a block: drops the ticket when its client hangs up, and closes it in the end."""
 
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
+    __slots__ = ("_receive", "_ticket", "_timer", "_watcher")
+
+    def __init__(self, receive: Receive, ticket: Ticket) -> None:
+        self._receive = receive
+        self._ticket = ticket
+        self._watcher: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_SECONDS, self._begin)
+
+    def __exit__(self, *exception: object) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self._ticket.close()
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
             pass
-        ticket.abandon(ClientGone("the client hung up"), "gone")
-
-    watchers: list[asyncio.Task[None]] = []
-    loop = asyncio.get_running_loop()
-    timer = loop.call_later(_WATCH_AFTER_SECONDS, lambda: watchers.append(loop.create_task(watch())))
-    try:
-        yield
-    finally:
-        timer.cancel()
-        for watcher in watchers:
-            watcher.cancel()
-        ticket.close()
+        self._ticket.abandon(ClientGone("the client hung up"), "gone")

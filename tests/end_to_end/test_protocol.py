@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from service.protocol import Rounds
 from tests.end_to_end.server import Server, serving
 from tests.tiny_models import picture
 
@@ -139,3 +141,81 @@ async def test_no_way_around_the_limit_of_a_head(server: Server, before: bytes) 
 
 async def test_empty_lines_before_a_request_are_passed_over(server: Server) -> None:
     assert (await exchange(server, b"\r\n\r\n" + HEAD + b"\r\n" + RAW)).startswith(b"HTTP/1.1 200")
+
+
+async def answer_of(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return head, await reader.readexactly(length)
+
+
+REFUSED = f"POST {ROUTE}?model=none HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize("size", [10, 5_000_000])
+async def test_who_is_refused_before_the_body_reads_the_answer_and_goes_on(server: Server, size: int) -> None:
+    reader, writer = await connect(server)
+    writer.write(f"{REFUSED}Content-Length: {size}\r\n\r\n".encode())
+    for _ in range(10):
+        writer.write(bytes(size // 10))
+        await writer.drain()
+    head, _ = await answer_of(reader)
+    assert head.startswith(b"HTTP/1.1 404") and b"connection: close" not in head
+    writer.write(HEAD + b"\r\n" + RAW)
+    assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def test_the_rest_of_a_refused_body_has_a_limit_of_time(server: Server) -> None:
+    reader, writer = await connect(server)
+    writer.write(f"{REFUSED}Content-Length: 1000\r\n\r\n".encode() + bytes(10))
+    assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 404")
+    for _ in range(3):
+        writer.write(bytes(10))  # dribbling does not help
+        await asyncio.sleep(0.2)
+    assert await asyncio.wait_for(reader.read(), 20) == b""
+    writer.close()
+
+
+async def test_a_client_that_waits_to_be_told_to_send_is_refused_and_closed(server: Server) -> None:
+    reader, writer = await connect(server)
+    writer.write(f"{REFUSED}Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n".encode())
+    head, _ = await answer_of(reader)
+    assert head.startswith(b"HTTP/1.1 404") and b"connection: close" in head
+    assert await asyncio.wait_for(reader.read(), 20) == b""
+    writer.close()
+
+
+class FakeLoop:
+    """Collects what shall be called soon; `go_round` is one round of it."""
+
+    def __init__(self) -> None:
+        self._soon: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+
+    def call_soon(self, function: Callable[..., object], *arguments: object) -> None:
+        self._soon.append((function, arguments))
+
+    def go_round(self) -> None:
+        soon, self._soon = self._soon, []
+        for function, arguments in soon:
+            function(*arguments)
+
+
+def test_what_a_busy_loop_reads_may_have_waited_since_it_read_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("service.protocol.time.monotonic", lambda: now)
+    rounds, loop = Rounds(), cast(Any, FakeLoop())
+    now = 5.0
+    assert rounds.since(loop) == 5.0  # it was idle
+    now = 5.1
+    assert rounds.since(loop) == 5.0  # read in one go with the first
+    loop.go_round()
+    now = 7.0  # its work took so long
+    assert rounds.since(loop) == 5.0
+    loop.go_round()
+    now = 8.0
+    assert rounds.since(loop) == 7.0
+    loop.go_round()
+    loop.go_round()  # nothing was there to read
+    now = 9.0
+    assert rounds.since(loop) == 9.0
