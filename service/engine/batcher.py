@@ -254,7 +254,7 @@ class Batcher:
 
     def _let_in(self, ticket: Ticket, now: float, dead: list[Item]) -> Sorted:
         """Find out which of a request's items must run, and admit these."""
-        found = self._sharing.sort(ticket.items)
+        found = self._sharing.sort(ticket.items, now)
         if found.fresh:
             try:
                 self._admit(found.fresh, ticket, now, dead)
@@ -279,7 +279,7 @@ class Batcher:
                 raise
             self._purged = True  # once a batch: a refusal must stay cheap
             gone = order.remove_unless(lambda item: is_wanted(item, now))
-            dead += gone
+            self._drop(gone, now, dead)
             if not gone:
                 raise
             place, promised = admission.check(order, works, newcomer, self._delays)
@@ -304,7 +304,7 @@ class Batcher:
             lost = [i for i in positions if not is_wanted(order.items[i], now, least)]
             if not lost:
                 return positions
-            dead += order.take(lost)
+            self._drop(order.take(lost), now, dead)
         return ()
 
     def _bounds(self, now: float) -> Bounds:
@@ -348,15 +348,14 @@ class Batcher:
         now = self._clock()
         return sorted(lane.delay(self, work_seconds, deadline, now) for lane in self._lanes) or (0.0,)
 
+    def _drop(self, items: Sequence[Item], now: float, dead: list[Item]) -> None:
+        """Let nobody follow items that left the queue; they are told outside of the lock."""
+        self._end(items, now)
+        dead += items
+
     def _tell_dropped(self, items: Sequence[Item]) -> None:
-        if not items:
-            return
-        waiters = [waiter for item in items for waiter in item.waiters()]
-        now = self._clock()
-        with self._lock:
-            self._end(items, now)
         settlements: list[Settlement] = []
-        for waiter in waiters:
+        for waiter in (waiter for item in items for waiter in item.waiters()):
             reason = waiter.ticket.dropped or "expired"
             self._observer.item_dropped(self.model, self.version, reason)
             settlements.append((waiter, drop_error(reason)))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.dropping import is_wanted
 from service.engine.ticket import Inputs, Item, Outputs, Settlement
 from service.errors import RequestError
 
@@ -84,7 +85,7 @@ class Sharing:
         """Find out what an item is known by. Needs no lock."""
         item.content = content_of(item.inputs, exact=self.has_cache)
 
-    def sort(self, items: Iterable[Item]) -> Sorted:
+    def sort(self, items: Iterable[Item], now: float) -> Sorted:
         """Look for answers and for equal items; the fresh ones can be found from now on."""
         found = Sorted()
         for item in items:
@@ -93,7 +94,7 @@ class Sharing:
                 found.answers.append((item, outputs))
                 continue
             leader = self._flights.find(item)
-            if leader is not None and _may_follow(leader, item):
+            if leader is not None and _may_follow(leader, item, now):
                 found.follows.append((leader, item))
             else:
                 found.fresh.append(item)
@@ -196,10 +197,12 @@ def kept(outputs: Outputs) -> Mapping[str, NDArray[Any]]:
     return copies
 
 
-def _may_follow(leader: Item, item: Item) -> bool:
-    """Tell whether an item that waits or runs will be done in time for an equal one."""
+def _may_follow(leader: Item, item: Item, now: float) -> bool:
+    """Tell whether an item that waits or runs will be done, and in time for an equal one."""
+    if leader.claimed:
+        return True
     one, other = leader.ticket, item.ticket
-    return leader.claimed or (one.deadline <= other.deadline and one.priority <= other.priority)
+    return one.deadline <= other.deadline and one.priority <= other.priority and is_wanted(leader, now)
 
 
 def _sample(array: NDArray[Any]) -> bytes:

@@ -69,6 +69,17 @@ async def test_the_first_one_hanging_up_does_not_take_the_answer_from_the_second
     assert await answers(other) == [2]
 
 
+async def test_nobody_follows_an_item_that_nobody_waits_for() -> None:
+    batcher = batcher_of(BatchLimits(max_queue_items=2))
+    gone = ticket_of(1)
+    batcher.submit(gone)
+    gone.close()
+    newcomer = ticket_of(1, 2)  # finds the queue full until what is gone makes room
+    batcher.submit(newcomer)
+    assert run(batcher) == [1, 2]
+    assert await answers(newcomer) == [2, 4]
+
+
 async def test_an_error_reaches_everybody_who_shared_the_run() -> None:
     batcher = batcher_of()
     tickets = [ticket_of(1), ticket_of(1)]

@@ -245,6 +245,7 @@ async def test_a_stopping_lane_finishes_what_runs_and_what_is_staged() -> None:
         await running(device)
         await until(lambda: len(device.staged) == 2)
         stopping = asyncio.get_running_loop().run_in_executor(None, lane.stop)
+        await until(lambda: lane._stopping)
         device.gate.set()
         assert [await answer(ticket) for ticket in tickets[:2]] == [[0], [2]]
         await stopping
