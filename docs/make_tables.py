@@ -12,6 +12,7 @@ from typing import Any, get_args
 from prometheus_client.metrics_core import Metric
 
 from service.settings import PREFIX, Settings
+from service.telemetry.devices import DeviceState
 from service.telemetry.metrics import Metrics, ModelState
 
 DOCS = Path(__file__).parent
@@ -51,6 +52,7 @@ def metrics_page() -> str:
     metrics = Metrics()
     state = ModelState("m", failed_check="load", golden_check_error=0.0)
     metrics.watch(lambda: [state], lambda: [("cpu", False)], 1)
+    metrics.watch_devices(lambda: [DeviceState("cuda:0", 0, 0, 0.0, 0.0, 0.0, 0)])
     families = [family for family in metrics.registry.collect() if family.name.startswith("kotae_")]
     rows = []
     for family in sorted(families, key=lambda family: family.name):

@@ -36,6 +36,7 @@ from service.engine.session import runtime_version
 from service.lifecycle import Lifecycle, memory_limit_bytes
 from service.settings import Settings
 from service.tasks import TASKS
+from service.telemetry.devices import this_process_devices
 from service.telemetry.logs import log_level
 from service.telemetry.metrics import Metrics, ModelState
 from service.telemetry.middleware import RequestMiddleware, RequestObserver, Surroundings
@@ -65,6 +66,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
         lambda: ((lane.device, lane.gave_up) for lane in lanes.states()),
         memory_limit_bytes(),
     )
+    metrics.watch_devices(this_process_devices().states)
     keys = open_keys(settings)
 
     def every_heartbeat() -> None:

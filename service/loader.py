@@ -190,8 +190,9 @@ class Loader:
         return Session(path, device, threads=plan.threads, spinning=plan.spinning)
 
     def _gpu_options(self, variant: Variant) -> GpuOptions:
+        memory_limit_bytes = self._version.manifest.memory_limit_bytes
         if self._gpu_provider == "cuda":
-            return GpuOptions()
+            return GpuOptions(memory_limit_bytes)
         version, cache = self._version, self._options.tensorrt_cache.expanduser()
         assert version.facts is not None, "the facts are read first"
         content = version.facts.files[variant.file].partition(":")[2]
@@ -201,7 +202,8 @@ class Loader:
             engines.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ModelRejected(f"TensorRT's engines cannot be kept: {error}") from error
-        return GpuOptions(tensorrt=TensorRT(engines, cache, variant.precision, self._profile()))
+        tensorrt = TensorRT(engines, cache, variant.precision, self._profile())
+        return GpuOptions(memory_limit_bytes, tensorrt=tensorrt)
 
     def _profile(self) -> dict[str, ShapeRange]:
         """Give the range of shapes that batches of this version can have, by input."""
@@ -251,6 +253,8 @@ class Loader:
         tolerance = version.variant.answer_tolerance
         golden.check_cases(version.folder, task, run, self._options.limits, tolerance)
         self._warm_up(run, batcher, math.inf if session.device.kind != "cpu" else _WARM_UP_SECONDS)
+        inputs, _ = golden.read_golden_arrays(version.folder)
+        lane.call(lambda: session.shrink(inputs)).result()
 
     def _warm_up(self, run: golden.Run, batcher: Batcher, limit_seconds: float) -> None:
         """Run a ladder of batch sizes, made of a golden input, and let the queue know what each costs.

@@ -83,6 +83,8 @@ class ModelManifest(_Strict):
         deadline_seconds: Default deadline of a request, counted from when its body has arrived.
         deadline_per_second: Added to it for every second that a recording says it has.
         answer_cache_bytes: Memory for answers to items that come again, by their content; 0 keeps none.
+        memory_limit_bytes: Most memory that an instance takes on a GPU for weights and batches, CUDA's own
+            not counted; None is all there is. On the CPU it says nothing: `batching` bounds memory there.
         devices: Devices to place the model on, one instance each.
     """
 
@@ -97,6 +99,7 @@ class ModelManifest(_Strict):
     deadline_seconds: Annotated[float, Field(gt=0, le=86400)] = 1.0
     deadline_per_second: Annotated[float, Field(ge=0, le=100)] = 0.5
     answer_cache_bytes: Annotated[int, Field(ge=0, le=2**40)] = 0
+    memory_limit_bytes: Annotated[int, Field(ge=2**20, le=2**50)] | None = None
     devices: Annotated[tuple[DeviceName, ...], Field(min_length=1)] = ("auto",)
 
 

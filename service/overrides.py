@@ -34,6 +34,7 @@ class ModelOverrides(BaseModel):
         threads: Threads of ONNX Runtime of each such instance; None is the process's number.
         batching: Keys of the manifest's own; those that are not written stay the manifest's.
         answer_cache_bytes: Memory for answers to items that come again; None is the manifest's.
+        memory_limit_bytes: Most memory that an instance takes on a GPU; None is the manifest's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +45,7 @@ class ModelOverrides(BaseModel):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     batching: Batching | None = None
     answer_cache_bytes: Annotated[int, Field(ge=0, le=2**40)] | None = None
+    memory_limit_bytes: Annotated[int, Field(ge=2**20, le=2**50)] | None = None
 
     def applied_to(self, manifest: ModelManifest) -> ModelManifest:
         """Give the manifest as it holds on this host."""
@@ -51,8 +53,9 @@ class ModelOverrides(BaseModel):
         if self.batching is not None:
             written = {name: getattr(self.batching, name) for name in self.batching.model_fields_set}
             changes["batching"] = manifest.batching.model_copy(update=written)
-        if self.answer_cache_bytes is not None:
-            changes["answer_cache_bytes"] = self.answer_cache_bytes
+        for name in ("answer_cache_bytes", "memory_limit_bytes"):
+            if getattr(self, name) is not None:
+                changes[name] = getattr(self, name)
         return manifest.model_copy(update=changes) if changes else manifest
 
 

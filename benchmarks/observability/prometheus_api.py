@@ -17,6 +17,11 @@ RATE_INTERVAL = "20s"
 # What may be without data in a run where all goes well, and why.
 EXCEPTIONS = {
     "kotae_memory_limit_bytes": "only where the process has a memory limit",
+    "kotae_device_memory_bytes": "only where there is a GPU",
+    "kotae_device_utilization_ratio": "only where there is a GPU",
+    "kotae_device_power_watts": "only where there is a GPU",
+    "kotae_device_temperature_celsius": "only where there is a GPU",
+    "kotae_device_memory_errors_total": "only where there is a GPU",
     "kotae_answer_cache_hits_total": "only where a model keeps answers",
     "kotae_answer_cache_bytes": "only where a model keeps answers",
 }

@@ -57,6 +57,7 @@ class Admission:
         self.gain = 1.0
         self.lanes = 1
         self._limits = limits
+        self._most = self.batch_size
         self._uniform = uniform
         self._tight_seconds = limits.deadline_seconds
         self._taken: dict[int, Meter] = {}
@@ -176,6 +177,14 @@ class Admission:
         if self._since_refresh >= _REFRESH_BATCHES or self.full_seconds <= 0:
             self.refresh()
 
+    def bound(self, size: int | None) -> None:
+        """Form no batches of more padded cost than this; None: as large as the limits allow."""
+        limits = self._limits
+        allowed = limits.max_items if self._uniform else limits.max_cost or 0
+        self._most = min(size, allowed or size) if size else allowed
+        self.batch_size = min(self.batch_size or self._most, self._most) if size else self._most
+        self.refresh()
+
     def refresh(self) -> None:
         """Choose the batch size anew from the table and the deadlines that clients ask for."""
         self._since_refresh = 0
@@ -185,10 +194,10 @@ class Admission:
         within = self._tight_seconds / (2 * table.margin)
         most = int(2 * table.largest)  # one step beyond what is known
         if not self._uniform:
-            self.batch_size = self._grown(table.largest_within(within, min(most, limits.max_cost or most)))
+            self.batch_size = self._grown(table.largest_within(within, min(most, self._most or most)))
             self.full_seconds = self.full_seconds or table.seconds(table.largest)
             return
-        feasible = table.largest_within(within, min(most, limits.max_items))
+        feasible = table.largest_within(within, min(most, self._most))
         sizes = [2**k for k in range(feasible.bit_length()) if 2**k < feasible] + [feasible]
         best = max(self._rate(size) for size in sizes)
         if not (self.batch_size <= feasible and self._rate(self.batch_size) >= _STILL_GOOD * best):

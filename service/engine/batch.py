@@ -73,7 +73,7 @@ class Batch:
     @property
     def size(self) -> int:
         """Padded cost."""
-        return max(item.cost for item in self.items) * len(self.items)
+        return padded_cost(self.items)
 
     @property
     def padding_ratio(self) -> float:
@@ -139,6 +139,14 @@ class Batch:
             return {name: buffer[: len(rows)] for name, buffer in self._buffers.items()}
         return {name: buffer[rows] for name, buffer in self._buffers.items()}
 
+    def note_times(self, infer_seconds: float) -> None:
+        """Tell the requests how long their items waited and ran."""
+        for waiter in (waiter for item in self.items for waiter in item.waiters()):
+            ticket = waiter.ticket
+            ticket.queue_seconds = max(ticket.queue_seconds, self.claimed - waiter.submitted)
+            ticket.infer_seconds = max(ticket.infer_seconds, infer_seconds)
+            ticket.batch_items = max(ticket.batch_items, len(self.items))
+
     def release_buffers(self) -> dict[str, NDArray[Any]] | None:
         """Give the buffers back, after the run; nobody writes to them any more."""
         self._finish_writing()
@@ -154,6 +162,11 @@ class Batch:
         self.write_rows()
         with self._written:
             self._written.wait_for(lambda: self._writing == 0)
+
+
+def padded_cost(items: Sequence[Item]) -> int:
+    """Give the cost of items that run together: each counts as the dearest."""
+    return max(item.cost for item in items) * len(items)
 
 
 def stack(rows: Sequence[Inputs]) -> dict[str, NDArray[Any]]:

@@ -24,6 +24,7 @@ from service.engine.admission import Admission, Newcomer
 from service.engine.batch import Batch, BatchLimits, RowSpec
 from service.engine.company import Bounds, ragged_company, uniform_company
 from service.engine.dropping import drop_error, is_wanted
+from service.engine.memory import KnownLimit
 from service.engine.observer import Observer
 from service.engine.order import Order
 from service.engine.sharing import Sharing, Sorted
@@ -79,6 +80,7 @@ class Batcher:
         self._lock = threading.Lock()
         self._lanes: tuple[LaneSeam, ...] = ()
         self._admission = Admission(limits, uniform=rows is not None)
+        self._memory = KnownLimit()
         self._order = Order()
         self._sharing = Sharing(limits.answer_cache_bytes)
         self._staging = Staging(rows, limits.max_items)
@@ -201,6 +203,8 @@ class Batcher:
         dead: list[Item] = []
         with self._lock:
             self._purged = False
+            if self._memory.lapses(now):
+                self._admission.bound(None)
             positions = self._choose(now, dead)
             batch = self._take(positions) if positions else None
         if batch is not None:
@@ -228,6 +232,11 @@ class Batcher:
                 self._admission.record(batch.size, batch.work, seconds, saturated=batch.saturated)
                 net_seconds = seconds - self._admission.gain * batch.company_work
                 self._admission.note_taken(batch.priority, net_seconds, self._clock())
+
+    def note_out_of_memory(self, size: int) -> None:
+        """Form batches of at most half this padded cost for some minutes: it did not fit the device."""
+        with self._lock:
+            self._admission.bound(self._memory.note_failure(size, self._clock()))
 
     def close(self, reason: str) -> None:
         """Refuse newcomers from now on and fail all that wait."""

@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from service.engine.batch import Batch, stack
+from service.engine.batch import Batch, padded_cost, stack
 from service.engine.batcher import Batcher
 from service.engine.hands import Hand, Job
+from service.engine.memory import OutOfMemory
 from service.engine.observer import BatchReport, Observer
 from service.engine.outputs import (
     Arrays,
@@ -129,6 +130,7 @@ class Lane:
             self._schedule.add(batcher, run, stage)
             batcher.lanes = (*batcher.lanes, self)
             self._changed.notify_all()
+        self._observer.model_placed(batcher.model, batcher.version, self.device)
 
     def detach(self, batcher: Batcher) -> None:
         """Serve a model no more."""
@@ -264,8 +266,7 @@ class Lane:
             return self._isolate(placement, items, error), False
         finally:
             infer_seconds = self._clock() - begun
-            for item in items:
-                _note_times(item, batch, infer_seconds)
+            batch.note_times(infer_seconds)
         self._observer.batch_done(
             BatchReport(
                 model=batcher.model,
@@ -354,6 +355,13 @@ class Lane:
         return settlements
 
     def _report_failure(self, batcher: Batcher, items: Sequence[Item], error: Exception) -> None:
+        if isinstance(error, OutOfMemory):
+            self._observer.out_of_memory(batcher.model, batcher.version, self.device)
+            batcher.note_out_of_memory(padded_cost(items))
+            if len(items) > 1:
+                told = (len(items), batcher.model, self.device, error)
+                _log.warning("%d items of %s do not fit %s, and are halved: %s", *told)
+                return
         self._observer.batch_failed(batcher.model, batcher.version)
         _log.error(
             "%d items failed on %s for %s",
@@ -390,11 +398,3 @@ class Lane:
             self.detach(batcher)
             if not batcher.lanes:
                 batcher.close(f"lane {self.device} is gone")
-
-
-def _note_times(item: Item, batch: Batch, infer_seconds: float) -> None:
-    for waiter in item.waiters():
-        ticket = waiter.ticket
-        ticket.queue_seconds = max(ticket.queue_seconds, batch.claimed - waiter.submitted)
-        ticket.infer_seconds = max(ticket.infer_seconds, infer_seconds)
-        ticket.batch_items = max(ticket.batch_items, len(batch.items))

@@ -39,11 +39,17 @@ class Observer:
     def lane_added(self, device: str) -> None:
         """A lane was made."""
 
+    def model_placed(self, model: str, version: str, device: str) -> None:
+        """A lane serves a version from now on."""
+
     def batch_done(self, report: BatchReport) -> None:
         """A batch ran and its items have their answers."""
 
     def batch_failed(self, model: str, version: str) -> None:
         """A run raised or gave wrong outputs."""
+
+    def out_of_memory(self, model: str, version: str, device: str) -> None:
+        """A batch did not fit a device's memory."""
 
     def item_dropped(self, model: str, version: str, reason: str) -> None:
         """An item left the queue without running: `expired`, `gone`, `failed_sibling` or `shutdown`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from io import StringIO
@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine import cuda
+from service.engine.memory import Arena, OutOfMemory, failure_of
+from service.engine.outputs import RunFailed
 from service.engine.providers import (
     CUDA,
     TENSORRT,
@@ -31,7 +33,7 @@ from service.engine.providers import (
     providers_of,
     without_what_failed,
 )
-from service.errors import KotaeError, ModelRejected, StartFailed
+from service.errors import ModelRejected, StartFailed
 
 try:
     import onnxruntime as ort
@@ -68,10 +70,6 @@ _ONE_AT_A_TIME = threading.Lock()
 # Seen with 1.31 on the CPU: the fused kernel of addition and norm takes four times as long as the two by
 # themselves, a fifth of an int8 text encoder's time.
 _SLOWER_FUSIONS = ["SkipLayerNormFusion"]
-
-
-class RunFailed(KotaeError):
-    """A run of the graph raised; the text is ONNX Runtime's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +225,9 @@ class Session:
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
+        # What was captured is replayed where it stood: nothing may be freed. TensorRT has its own memory.
+        self._arena = None if gpu.cuda_graph or gpu.tensorrt else Arena()
+        self._shrinking = _shrinking(device)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the graph once.
@@ -238,13 +239,32 @@ class Session:
             Arrays by output name, batch axis first.
 
         Raises:
-            RunFailed: ONNX Runtime raised.
+            OutOfMemory: The batch does not fit the device.
+            RunFailed: ONNX Runtime raised anything else.
         """
         try:
-            outputs = self._session.run(self._output_names, dict(inputs))
+            outputs = self._session.run(self._output_names, dict(inputs), self._options(inputs))
         except Exception as error:  # onnxruntime raises many unrelated classes here
-            raise RunFailed(_first_line(error)) from error
+            failure = failure_of(error)
+            if isinstance(failure, OutOfMemory):
+                self.shrink(inputs)
+            raise failure from error
         return dict(zip(self._output_names, outputs, strict=True))
+
+    def _options(self, inputs: Mapping[str, NDArray[Any]]) -> Any:
+        """Give the options of a run on these inputs: sometimes it is to end with giving memory back."""
+        size_bytes = sum(array.nbytes for array in inputs.values())
+        shrinks = self._arena is not None and self._arena.should_shrink(size_bytes)
+        return self._shrinking if shrinks else None
+
+    def shrink(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        """Give back the memory that the first row of these inputs does not need, by running it."""
+        if self._arena is None:
+            return
+        self._arena.forget()
+        row = {name: array[:1] for name, array in inputs.items()}
+        with suppress(Exception):  # it shrinks even if the run fails
+            self._session.run(self._output_names, row, self._shrinking)
 
     def _refuse_fallback(self, device: Device, gpu: GpuOptions, path: Path) -> None:
         """Compare what runs the graph with what was asked for."""
@@ -284,6 +304,14 @@ def _open_on_gpu(path: Path, options: Any, device: Device, gpu: GpuOptions) -> t
                 if less is None:
                     raise
                 gpu = less
+
+
+def _shrinking(device: Device) -> Any:
+    """Make the options of a run at whose end the arenas give back what nothing uses."""
+    options = ort.RunOptions()
+    arenas = "cpu:0" if device.kind == "cpu" else f"gpu:{device.index};cpu:0"
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
+    return options
 
 
 def _spec(node: Any) -> TensorSpec:

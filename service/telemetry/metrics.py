@@ -19,6 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from service.engine.observer import BatchReport, Observer
+from service.telemetry.devices import DeviceCollector, DeviceState
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, *_SECONDS)
@@ -190,6 +191,12 @@ class Metrics(Observer):
             version_labels,
             registry=registry,
         )
+        self._out_of_memory = Counter(
+            "kotae_out_of_memory",
+            "Batches that did not fit the device's memory; they are run in halves.",
+            (*version_labels, "device"),
+            registry=registry,
+        )
         self._lane_busy = _Children(
             Counter(
                 "kotae_lane_busy_seconds",
@@ -248,6 +255,10 @@ class Metrics(Observer):
         """Count a failed run."""
         self._batch_failures.labels(model, version).inc()
 
+    def out_of_memory(self, model: str, version: str, device: str) -> None:
+        """Count a batch that did not fit."""
+        self._out_of_memory.labels(model, version, device).inc()
+
     def item_dropped(self, model: str, version: str, reason: str) -> None:
         """Count an item that did not run."""
         self._dropped.labels(model, version, reason).inc()
@@ -284,6 +295,10 @@ class Metrics(Observer):
         for reason in DROPS:
             self._dropped.labels(model, version, reason)
 
+    def model_placed(self, model: str, version: str, device: str) -> None:
+        """Begin the counter of what did not fit at 0."""
+        self._out_of_memory.labels(model, version, device)
+
     def lane_added(self, device: str) -> None:
         """Begin a lane's counters at 0."""
         self._lane_busy[device,]
@@ -303,6 +318,10 @@ class Metrics(Observer):
             memory_limit_bytes: The container's limit; None where there is none.
         """
         self.registry.register(StateCollector(models, lanes, memory_limit_bytes))
+
+    def watch_devices(self, states: Callable[[], Iterable[DeviceState]]) -> None:
+        """Ask the GPUs' driver at every scrape."""
+        self.registry.register(DeviceCollector(states))
 
 
 class StateCollector(Collector):

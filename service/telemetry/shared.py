@@ -16,6 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from service.telemetry.devices import DeviceCollector, DeviceState
 from service.telemetry.metrics import Metrics, ModelState, StateCollector
 
 # What is not added up: since when, and how near to its limit the process is that is nearest.
@@ -55,6 +56,10 @@ class SharedMetrics(Metrics):
     ) -> None:
         """Read the process's state at every scrape; see `Metrics.watch`."""
         self._merged.register(StateCollector(models, lanes, memory_limit_bytes))
+
+    def watch_devices(self, states: Callable[[], Iterable[DeviceState]]) -> None:
+        """Ask the GPUs' driver at every scrape: the process that is scraped, and no other."""
+        self._merged.register(DeviceCollector(states))
 
     def watch_process(self) -> None:
         """Note how much CPU and memory this process uses; at every heartbeat."""

@@ -23,6 +23,7 @@ from benchmarks.observability.queries import (
     selectors,
     substitute,
 )
+from service.telemetry.devices import DeviceState
 from service.telemetry.metrics import Metrics, ModelState
 
 PROVISIONING = Path(__file__).parents[2] / "deploy" / "grafana" / "provisioning"
@@ -41,6 +42,7 @@ def watched_metrics() -> Metrics:
     metrics = Metrics()
     state = ModelState("m", "1", failed_check="golden", golden_check_error=0.0)
     metrics.watch(lambda: [state], lambda: [("cpu", False)], 1)
+    metrics.watch_devices(lambda: [DeviceState("cuda:0", 0, 0, 0.0, 0.0, 0.0, 0)])
     metrics.model_added("m", "1")
     metrics.lane_added("cpu")
     return metrics
@@ -68,7 +70,7 @@ def test_every_query_asks_for_metrics_that_exist(query: Query) -> None:
 def test_every_query_matches_and_groups_by_labels_that_exist() -> None:
     metrics = watched_metrics()
     declared = {label for family in metrics.registry.collect() for s in family.samples for label in s.labels}
-    declared |= {"model", "version", "route", "method", "status", "stage", "task", "device", "reason"}
+    declared |= {"kind", "model", "version", "route", "method", "status", "stage", "task", "device", "reason"}
     used = {label for query in QUERIES for label in label_names(query.expression)}
     assert used <= declared | TARGET_LABELS | SERVER_LABELS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -100,6 +100,17 @@ def test_a_gpu_is_warmed_at_every_size_however_long_that_takes(
     make_model(tmp_path)
     assert _load(tmp_path, lanes, device="cuda:1").state == "ready"
     assert {1, 2, 4, 8} <= set(sizes)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_model_s_limit_of_memory_holds_on_every_gpu(
+    tmp_path: Path, lanes: Lanes, asked: list[GpuOptions], provider: Literal["cuda", "tensorrt"]
+) -> None:
+    make_model(tmp_path / "models")
+    overrides = Overrides().with_model("tiny", ModelOverrides(provider=provider, memory_limit_bytes=2**30))
+    cache = tmp_path / "cache"
+    assert _load(tmp_path / "models", lanes, device="cuda", overrides=overrides, tensorrt_cache=cache).state
+    assert [options.memory_limit_bytes for options in asked] == [2**30, 2**30]
 
 
 def test_the_host_may_run_one_model_by_tensorrt(

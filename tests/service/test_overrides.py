@@ -90,3 +90,9 @@ def test_what_is_written_holds_what_was_set_and_no_more(file: Path) -> None:
         max_items=16, max_cost=99
     )
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_the_memory_of_a_model_on_a_gpu_can_be_limited_here(file: Path) -> None:
+    file.write_text("models: {digits: {memory_limit_bytes: 1073741824}}")
+    changed = read_overrides(file).of("digits").applied_to(MANIFEST)
+    assert changed == MANIFEST.model_copy(update={"memory_limit_bytes": 2**30})

@@ -35,6 +35,7 @@ class Recorder(Observer):
         self.batches: list[BatchReport] = []
         self.dropped: list[str] = []
         self.failures = 0
+        self.out_of_memories: list[str] = []
         self.deaths: list[BaseException] = []
         self.shared = 0
         self.cache_asked_for: list[tuple[int, int]] = []
@@ -45,6 +46,9 @@ class Recorder(Observer):
 
     def batch_failed(self, model: str, version: str) -> None:
         self.failures += 1
+
+    def out_of_memory(self, model: str, version: str, device: str) -> None:
+        self.out_of_memories.append(device)
 
     def item_dropped(self, model: str, version: str, reason: str) -> None:
         self.dropped.append(reason)

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.engine.observer import BatchReport
+from service.telemetry.devices import DeviceState
 from service.telemetry.metrics import Metrics, ModelState, RequestReport
 
 LABELS = {
@@ -30,13 +31,14 @@ LABELS = {
     "precision",
     "provider",
     "process",
+    "kind",
 }
 _ADDED_BY_THE_FORMAT = {"le", "quantile"}
 _OF_THE_PLATFORM = re.compile(r"^(process_|python_info)")
 
 # What a name ends in says what is counted: a unit in the plural, or what the number means.
 _HISTOGRAM = re.compile(r"_(seconds|bytes|items|ratio)$")
-_GAUGE = re.compile(r"_(seconds|bytes|items|requests|info|ready|failed|error|up)$")
+_GAUGE = re.compile(r"_(seconds|bytes|items|requests|info|ready|failed|error|up|ratio|celsius|watts)$")
 
 BATCH = BatchReport(
     model="digits",
@@ -106,6 +108,8 @@ def all_in_use(metrics: Metrics) -> Metrics:
     metrics.request_done(replace(REQUEST, status=429, items=0, refused="queue_full"))
     metrics.batch_done(BATCH)
     metrics.batch_failed("digits", "1")
+    metrics.model_placed("digits", "1", "cuda:0")
+    metrics.out_of_memory("digits", "1", "cuda:0")
     metrics.item_dropped("digits", "1", "expired")
     metrics.items_shared("digits", "1", 2)
     metrics.cache_sized("digits", "1", 100)
@@ -119,6 +123,7 @@ def all_in_use(metrics: Metrics) -> Metrics:
         lambda: [("cpu", False), ("cuda:0", True)],
         2**30,
     )
+    metrics.watch_devices(lambda: [DeviceState("cuda:0", 2**30, 2**36, 0.5, 61.0, 350.0, 0)])
     return metrics
 
 

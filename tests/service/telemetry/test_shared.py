@@ -10,6 +10,7 @@ from prometheus_client import values
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.telemetry.devices import DeviceState
 from service.telemetry.metrics import Metrics, ModelState
 from service.telemetry.shared import SharedMetrics
 from tests.service.telemetry.test_metrics import BATCH, REQUEST
@@ -120,8 +121,17 @@ def test_names_and_the_state_are_those_of_a_single_process(process: Process) -> 
     for metrics in (single, shared):
         metrics.lane_added("cpu")
         metrics.model_added("m", "1")
+        metrics.model_placed("m", "1", "cpu")
         metrics.request_started()
         metrics.request_done(REQUEST)
         metrics.cache_sized("m", "1", 0)
         metrics.batch_done(BATCH)
     assert names(shared) == names(single)
+
+
+def test_the_process_that_is_scraped_tells_of_the_devices_and_no_other(process: Process) -> None:
+    workers = [process("http-0"), process("http-1")]
+    for worker in workers:
+        worker.watch_devices(lambda: [DeviceState("cuda:0", 5, 100)])
+    for worker in workers:
+        assert sums(worker)["kotae_device_memory_bytes"] == 105

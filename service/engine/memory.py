@@ -1,0 +1,100 @@
+"""When memory runs out, and when to give it back: rules without a clock, a lock or a device of their own.
+
+ONNX Runtime's arena keeps what its largest batch needed until it is told to let go, on the CPU as on a GPU.
+A batch that does not fit is run in halves (`lane`), and for some minutes none that large is formed.
+"""
+
+from __future__ import annotations
+
+import math
+
+from service.engine.outputs import RunFailed
+
+_RETRY_SECONDS = 600.0  # until a batch is tried again that did not fit: others may have left the device
+_WINDOW_RUNS = 64
+_MOST_HELD = 2.0  # times what the runs of the last window needed
+
+# What ONNX Runtime, CUDA and the C++ library say, in lower case.
+_SIGNS = (
+    "failed to allocate memory",
+    "is smaller than requested bytes",
+    "out of memory",
+    "alloc_failed",
+    "bad_alloc",
+    "bad allocation",
+)
+
+
+class OutOfMemory(RunFailed):
+    """A batch does not fit the device's memory; a smaller one may."""
+
+
+def failure_of(error: Exception) -> RunFailed:
+    """Give our error for one of ONNX Runtime, which says only in its text that memory ran out."""
+    text = str(error).strip()
+    line = text.partition("\n")[0] or type(error).__name__
+    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in _SIGNS):
+        return OutOfMemory(line)
+    return RunFailed(line)
+
+
+class Arena:
+    """Tells when an arena holds much more than it needs of late: at every 64th run it is compared."""
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._needed = 0
+        self._runs = 0
+
+    def forget(self) -> None:
+        """Note that it was shrunk."""
+        self._held = self._needed = self._runs = 0
+
+    def should_shrink(self, size_bytes: int) -> bool:
+        """Note a run that is about to begin.
+
+        Args:
+            size_bytes: Of its inputs, padding included; what the run needs grows with them.
+
+        Returns:
+            Whether the arena should be shrunk at its end.
+        """
+        self._needed = max(self._needed, size_bytes)
+        self._held = max(self._held, size_bytes)
+        self._runs += 1
+        if self._runs < _WINDOW_RUNS:
+            return False
+        needed, self._needed, self._runs = self._needed, 0, 0
+        if self._held <= _MOST_HELD * needed:
+            return False
+        self._held = needed
+        return True
+
+
+class KnownLimit:
+    """The largest padded cost of a batch that memory is believed to hold, after one did not fit.
+
+    Attributes:
+        size: The cost; None while nothing is known.
+    """
+
+    def __init__(self) -> None:
+        self.size: int | None = None
+        self._until = math.inf
+
+    def note_failure(self, size: int, now: float) -> int:
+        """Halve what did not fit.
+
+        Returns:
+            The largest size from now on, at least 1.
+        """
+        self.size = max(1, min(size // 2, self.size or size))
+        self._until = now + _RETRY_SECONDS
+        return self.size
+
+    def lapses(self, now: float) -> bool:
+        """Forget the limit where it is old enough, and tell whether that was now."""
+        if self.size is None or now < self._until:
+            return False
+        self.size = None
+        return True
