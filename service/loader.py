@@ -5,9 +5,8 @@ The catalog decides which versions are wanted; this module brings one up or says
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +17,10 @@ from numpy.typing import NDArray
 from service import golden
 from service.engine.batch import BatchLimits, RowSpec
 from service.engine.batcher import Batcher
+from service.engine.buckets import Buckets
 from service.engine.cpus import CpuPlan
 from service.engine.cuda import tensorrt_version
+from service.engine.cuda_memory import pinned
 from service.engine.lanes import Lanes
 from service.engine.observer import Observer
 from service.engine.providers import Device, GpuOptions, GpuProvider, ShapeRange, TensorRT
@@ -38,10 +39,10 @@ from service.manifest import (
 )
 from service.overrides import Overrides
 from service.tasks import TASKS, Limits, Task
+from service.warming import warm_up
 
 _SMALL_SECONDS = 0.002  # a graph that answers sooner loses more by waking threads than it gains
 _TIMED_RUNS = 3
-_WARM_UP_SECONDS = 0.25  # of one model on one CPU lane
 
 State = Literal["loading", "ready", "failed"]
 Check = Literal["manifest", "files", "load", "golden"]
@@ -143,15 +144,32 @@ class Loader:
         task = version._task = TASKS[version.manifest.task](version.folder, facts)
         version.devices = self._devices()
         sessions = [self._session(device) for device in version.devices]
-        limits = _batch_limits(version.manifest)
-        rows = _row_specs(sessions[0])
-        batcher = Batcher(version.model, str(version.number), limits, rows=rows, observer=self._observer)
+        batcher = self._batcher(sessions)
         self.check = "golden"
         for session in sessions:
             self._check(session, task, batcher)
         for session in sessions:
-            self._lanes.on(str(session.device)).attach(batcher, session.run)
+            self._lanes.on(str(session.device)).attach(batcher, session.run, session.stage)
         version._batcher = batcher
+
+    def _batcher(self, sessions: Sequence[Session]) -> Batcher:
+        version = self._version
+        on_gpus = {session.device.kind != "cpu" for session in sessions}
+        return Batcher(
+            version.model,
+            str(version.number),
+            _batch_limits(version.manifest),
+            rows=_row_specs(sessions[0]),
+            observer=self._observer,
+            buckets=self._buckets() if on_gpus == {True} else None,
+            allocate=pinned if True in on_gpus else np.zeros,
+        )
+
+    def _buckets(self) -> Buckets:
+        facts = self._version.facts
+        assert facts is not None, "the facts are read first"
+        longest = None if isinstance(facts.input, ImageInput) else _axis_range(facts.input)[1]
+        return Buckets(self._version.manifest.batching.max_items, longest)
 
     def _devices(self) -> tuple[Device, ...]:
         """Resolve the manifest's devices; the CPU counts as often as there are lanes of it for the model."""
@@ -178,6 +196,7 @@ class Loader:
             return self._cpu_session(path, device)
         session = Session(path, device, gpu=self._gpu_options(variant))
         _check_signature(session, version.task)
+        session.bind(self._buckets())
         return session
 
     def _cpu_session(self, path: Path, device: Device) -> Session:
@@ -192,7 +211,9 @@ class Loader:
     def _gpu_options(self, variant: Variant) -> GpuOptions:
         memory_limit_bytes = self._version.manifest.memory_limit_bytes
         if self._gpu_provider == "cuda":
-            return GpuOptions(memory_limit_bytes)
+            assert self._version.facts is not None, "the facts are read first"
+            fixed = isinstance(self._version.facts.input, ImageInput)
+            return GpuOptions(memory_limit_bytes, cuda_graph=fixed and self._overrides.cuda_graphs)
         version, cache = self._version, self._options.tensorrt_cache.expanduser()
         assert version.facts is not None, "the facts are read first"
         content = version.facts.files[variant.file].partition(":")[2]
@@ -252,36 +273,9 @@ class Loader:
         version.golden_check_error = max(worst, version.golden_check_error or 0.0)
         tolerance = version.variant.answer_tolerance
         golden.check_cases(version.folder, task, run, self._options.limits, tolerance)
-        self._warm_up(run, batcher, math.inf if session.device.kind != "cpu" else _WARM_UP_SECONDS)
         inputs, _ = golden.read_golden_arrays(version.folder)
+        warm_up(session, lane, batcher, inputs, self._buckets() if session.device.kind != "cpu" else None)
         lane.call(lambda: session.shrink(inputs)).result()
-
-    def _warm_up(self, run: golden.Run, batcher: Batcher, limit_seconds: float) -> None:
-        """Run a ladder of batch sizes, made of a golden input, and let the queue know what each costs.
-
-        Bounded in time: a step that would pass the limit is left out, the first one never is. A GPU has no
-        limit, because the first run at a size is the slow one there, up to building an engine.
-        """
-        inputs, _ = golden.read_golden_arrays(self._version.folder)
-        batching = self._version.manifest.batching
-        cost = self._cost(inputs, batcher)
-        most = min(batching.max_items, max(1, (batching.max_cost or batching.max_items * cost) // cost))
-        ends = time.monotonic() + limit_seconds
-        for items in [*(2**k for k in range(most.bit_length()) if 2**k < most), most]:
-            batch = {name: np.repeat(array[:1], items, axis=0) for name, array in inputs.items()}
-            run(batch)  # the first run at a size also allocates
-            started = time.monotonic()
-            run(batch)
-            seconds = time.monotonic() - started
-            batcher.seed(items * cost, seconds)
-            if time.monotonic() + 4 * seconds > ends:
-                return
-
-    def _cost(self, inputs: Mapping[str, NDArray[Any]], batcher: Batcher) -> int:
-        """Give the padded cost of a golden row: the longest axis that is not fixed, 1 where all are."""
-        if batcher.uniform:
-            return 1
-        return max((size for array in inputs.values() for size in array.shape[1:]), default=1)
 
 
 def choose_variant(facts: VersionFacts, device: Device, precision: str = "auto") -> Variant:

@@ -35,6 +35,7 @@ class ModelOverrides(BaseModel):
         batching: Keys of the manifest's own; those that are not written stay the manifest's.
         answer_cache_bytes: Memory for answers to items that come again; None is the manifest's.
         memory_limit_bytes: Most memory that an instance takes on a GPU; None is the manifest's.
+        cuda_graphs: Whether runs are captured on a GPU and replayed, where the graph allows it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +47,7 @@ class ModelOverrides(BaseModel):
     batching: Batching | None = None
     answer_cache_bytes: Annotated[int, Field(ge=0, le=2**40)] | None = None
     memory_limit_bytes: Annotated[int, Field(ge=2**20, le=2**50)] | None = None
+    cuda_graphs: bool = True
 
     def applied_to(self, manifest: ModelManifest) -> ModelManifest:
         """Give the manifest as it holds on this host."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.buckets import Buckets
 from service.engine.ticket import Inputs, Item
 
 
@@ -46,6 +47,7 @@ class Batch:
 
     Args:
         buffers: Arrays for the rows of fixed-shape inputs; None for ragged ones, stacked before the run.
+        buckets: The shapes that batches are padded to; None where they are not.
 
     Attributes:
         items: What runs, once it is claimed.
@@ -56,7 +58,7 @@ class Batch:
         saturated: Whether others were left waiting.
     """
 
-    def __init__(self, buffers: dict[str, NDArray[Any]] | None) -> None:
+    def __init__(self, buffers: dict[str, NDArray[Any]] | None, buckets: Buckets | None = None) -> None:
         self.items: Sequence[Item] = ()
         self.work = 0.0
         self.company_work = 0.0
@@ -64,6 +66,8 @@ class Batch:
         self.claimed = 0.0
         self.saturated = False
         self._buffers = buffers
+        self._ragged = buffers is None
+        self._buckets = buckets
         self._rows: dict[Item, int] = {}
         self._unwritten: list[tuple[Item, int]] = []
         self._late: list[tuple[Item, int]] = []
@@ -72,8 +76,11 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """Padded cost."""
-        return padded_cost(self.items)
+        """Padded cost, that of the bucket where there is one."""
+        if self._buckets is None:
+            return padded_cost(self.items)
+        cost = max(item.cost for item in self.items)
+        return self._buckets.items(len(self.items)) * (self._buckets.length(cost) if self._ragged else cost)
 
     @property
     def padding_ratio(self) -> float:

@@ -20,15 +20,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from service.engine.admission import Admission, Newcomer
 from service.engine.batch import Batch, BatchLimits, RowSpec
+from service.engine.buckets import Buckets
 from service.engine.company import Bounds, ragged_company, uniform_company
 from service.engine.dropping import drop_error, is_wanted
 from service.engine.memory import KnownLimit
 from service.engine.observer import Observer
 from service.engine.order import Order
 from service.engine.sharing import Sharing, Sorted
-from service.engine.staging import Staging
+from service.engine.staging import Allocate, Staging
 from service.engine.ticket import Item, Settlement, Ticket, deliver
 from service.errors import DeadlineExceeded, NotReady, Overloaded, TooLarge
 
@@ -53,6 +56,8 @@ class Batcher:
         model: For the observer, as is `version`.
         limits: How items may share a run.
         rows: Inputs of a fixed-shape model; None for a ragged one.
+        buckets: The shapes that its sessions pad batches to; None where they do not.
+        allocate: Makes the buffers that rows are written to, as `np.zeros` does.
 
     Attributes:
         backlog_seconds: Expected lane time of what waits, in full batches.
@@ -67,6 +72,8 @@ class Batcher:
         *,
         rows: Mapping[str, RowSpec] | None,
         observer: Observer,
+        buckets: Buckets | None = None,
+        allocate: Allocate = np.zeros,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
@@ -83,7 +90,7 @@ class Batcher:
         self._memory = KnownLimit()
         self._order = Order()
         self._sharing = Sharing(limits.answer_cache_bytes)
-        self._staging = Staging(rows, limits.max_items)
+        self._staging = Staging(rows, limits.max_items, buckets, allocate)
         self._purged = False
         self._wake_due = False
         self._closed: str | None = None
@@ -227,7 +234,7 @@ class Batcher:
         """Take a finished batch's buffers back, and learn from the time it took."""
         buffers = batch.release_buffers()
         with self._lock:
-            self._staging.reuse(buffers)
+            self._staging.reuse(buffers, len(self._lanes))
             if seconds is not None:
                 self._admission.record(batch.size, batch.work, seconds, saturated=batch.saturated)
                 net_seconds = seconds - self._admission.gain * batch.company_work

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.engine.buckets import Buckets, pad
 from service.engine.cuda_memory import GATE, Block
+from service.engine.memory import failure_of
 from service.engine.outputs import Arrays, RunFailed
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Binding:
         outputs: What it gives.
         buckets: The shapes to pad to.
         memory: Makes the memory of a thread.
+        run_options: Makes ONNX Runtime's options of a run.
         captures: Whether the session was made for capturing.
     """
 
@@ -75,6 +76,7 @@ class Binding:
         buckets: Buckets,
         memory: Callable[[], Memory],
         *,
+        run_options: Callable[[], Any],
         captures: bool = False,
     ) -> None:
         self.session = session
@@ -84,6 +86,7 @@ class Binding:
         self.fixed_inputs = all(None not in spec.shape[1:] for spec in inputs)
         self.fixed_outputs = all(None not in spec.shape[1:] for spec in outputs)
         self.graphs = Graphs() if captures else None
+        self.run_options = run_options
         self._memory = memory
         self._slots = threading.local()
 
@@ -103,7 +106,7 @@ class Binding:
         """Run a batch of any size, in parts where it is larger than the largest bucket.
 
         Raises:
-            Exception: Whatever ONNX Runtime raised.
+            RunFailed: See `BoundBatch.run`.
         """
         count, most = len(next(iter(arrays.values()))), self.buckets.max_items
         if count <= most or not self.fixed_inputs:
@@ -262,8 +265,15 @@ class BoundBatch:
         """Run it.
 
         Raises:
-            Exception: Whatever ONNX Runtime raised.
+            OutOfMemory: The batch does not fit the device.
+            RunFailed: ONNX Runtime raised anything else, or the captured run is of something else.
         """
+        try:
+            self._run_or_replay()
+        except Exception as error:  # onnxruntime raises many unrelated classes here
+            raise failure_of(error) from error
+
+    def _run_or_replay(self) -> None:
         owner = self._slot.owner
         if not owner.is_captured:
             self._run(_PLAIN)
@@ -308,7 +318,7 @@ class BoundBatch:
     def _call(self, number: str) -> None:
         owner, options = self._slot.owner, self.options
         if owner.graphs is not None:
-            options = ort.RunOptions()
+            options = owner.run_options()
             options.add_run_config_entry("gpu_graph_id", number)
         owner.session.run_with_iobinding(self._bound.binding, options)
 

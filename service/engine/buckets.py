@@ -7,8 +7,10 @@ eighth at most is added, for which attention and convolution pay. Pure arithmeti
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +30,15 @@ class Buckets:
     max_items: int
     max_length: int | None = None
 
-    def ladder(self) -> list[int]:
+    def ladder(self) -> Sequence[int]:
         """List the sizes of batches, ascending, up to `max_items` itself."""
-        sizes = {1, self.max_items}
-        for power in range(1, self.max_items.bit_length()):
-            sizes |= {2**power, 3 * 2 ** (power - 1)}
-        return sorted(size for size in sizes if size <= self.max_items)
+        return _ladder(self.max_items)
 
     def items(self, count: int) -> int:
         """Round a number of items up to a bucket; one beyond the largest stays as it is."""
-        return next((size for size in self.ladder() if size >= count), count)
+        sizes = _ladder(self.max_items)
+        place = bisect.bisect_left(sizes, count)
+        return sizes[place] if place < len(sizes) else count
 
     def length(self, size: int) -> int:
         """Round a length up to a bucket, within what the graph takes."""
@@ -46,6 +47,13 @@ class Buckets:
         return (
             rounded if self.max_length is None or rounded <= self.max_length else max(size, self.max_length)
         )
+
+    def lengths(self, least: int) -> list[int]:
+        """List the buckets of lengths from that of the least one to what the graph takes."""
+        lengths = [self.length(least)]
+        while self.max_length is not None and lengths[-1] < self.max_length:
+            lengths.append(self.length(lengths[-1] + 1))
+        return lengths
 
     def shape(self, shape: Sequence[int], axes: Sequence[int | None]) -> tuple[int, ...]:
         """Round the shape of an input.
@@ -59,6 +67,14 @@ class Buckets:
             self.items(shape[0]),
             *(self.length(size) if axis is None else size for size, axis in pairs),
         )
+
+
+@cache
+def _ladder(most: int) -> Sequence[int]:
+    sizes = {1, most}
+    for power in range(1, most.bit_length()):
+        sizes |= {2**power, 3 * 2 ** (power - 1)}
+    return sorted(size for size in sizes if size <= most)
 
 
 def pad(array: NDArray[np.generic], target: NDArray[np.generic]) -> None:

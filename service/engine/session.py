@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
@@ -19,8 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine import cuda
+from service.engine.binding import Binding
+from service.engine.buckets import Buckets
+from service.engine.cuda_memory import CudaMemory
 from service.engine.memory import Arena, OutOfMemory, failure_of
-from service.engine.outputs import RunFailed
+from service.engine.outputs import RunFailed, Stage, Staged
 from service.engine.providers import (
     CUDA,
     TENSORRT,
@@ -170,7 +174,7 @@ def choose_devices(wanted: str, provider: GpuProvider = "cuda") -> tuple[Device,
 
 
 class Session:
-    """One graph loaded on one device. Not for concurrent use: it belongs to its lane's thread.
+    """One graph loaded on one device. One run at a time, by its lane's threads; on a GPU, another stages.
 
     Args:
         path: The ONNX file.
@@ -228,6 +232,36 @@ class Session:
         # What was captured is replayed where it stood: nothing may be freed. TensorRT has its own memory.
         self._arena = None if gpu.cuda_graph or gpu.tensorrt else Arena()
         self._shrinking = _shrinking(device)
+        self._binding: Binding | None = None
+
+    def bind(self, buckets: Buckets) -> None:
+        """Run at addresses of the GPU that stay, and in few shapes, from now on."""
+        index = self.device.index
+        self._binding = Binding(
+            self._session,
+            self.inputs,
+            self.outputs,
+            buckets,
+            lambda: CudaMemory(index),
+            run_options=ort.RunOptions,
+            captures=self.captures,
+        )
+
+    @property
+    def stage(self) -> Stage | None:
+        """What brings a batch to the device while another runs; None where nothing is copied."""
+        return None if self._binding is None else partial(self._stage, self._binding)
+
+    def _stage(self, binding: Binding, inputs: Mapping[str, NDArray[Any]]) -> Staged:
+        batch = binding.stage(inputs)
+        batch.options = self._options(inputs)
+        return batch
+
+    def _options(self, inputs: Mapping[str, NDArray[Any]]) -> Any:
+        """Give the options of a run on these inputs: sometimes it is to end with giving memory back."""
+        size_bytes = sum(array.nbytes for array in inputs.values())
+        shrinks = self._arena is not None and self._arena.should_shrink(size_bytes)
+        return self._shrinking if shrinks else None
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the graph once.
@@ -243,6 +277,8 @@ class Session:
             RunFailed: ONNX Runtime raised anything else.
         """
         try:
+            if self._binding is not None:
+                return self._binding.run(inputs)
             outputs = self._session.run(self._output_names, dict(inputs), self._options(inputs))
         except Exception as error:  # onnxruntime raises many unrelated classes here
             failure = failure_of(error)
@@ -250,12 +286,6 @@ class Session:
                 self.shrink(inputs)
             raise failure from error
         return dict(zip(self._output_names, outputs, strict=True))
-
-    def _options(self, inputs: Mapping[str, NDArray[Any]]) -> Any:
-        """Give the options of a run on these inputs: sometimes it is to end with giving memory back."""
-        size_bytes = sum(array.nbytes for array in inputs.values())
-        shrinks = self._arena is not None and self._arena.should_shrink(size_bytes)
-        return self._shrinking if shrinks else None
 
     def shrink(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         """Give back the memory that the first row of these inputs does not need, by running it."""

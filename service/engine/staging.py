@@ -6,18 +6,20 @@ Used under the batcher's lock, except for `check` and for writing rows, which `B
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.batch import Batch, RowSpec
+from service.engine.buckets import Buckets
 from service.engine.ticket import Item
 
 _MOST_SPARE = 2
 
 Buffers = dict[str, NDArray[Any]]
+Allocate = Callable[[tuple[int, ...], str], NDArray[Any]]
 
 
 class Staging:
@@ -26,16 +28,26 @@ class Staging:
     Args:
         rows: Inputs of a fixed-shape model; None for a ragged one, of which nothing is staged.
         max_items: Rows of a buffer.
+        buckets: The shapes that batches are padded to; None where they are not.
+        allocate: Makes zeros of a shape and dtype, where the device copies them from fastest.
 
     Attributes:
         open: The next batch: rows are written to it, and nobody has claimed it.
     """
 
-    def __init__(self, rows: Mapping[str, RowSpec] | None, max_items: int) -> None:
+    def __init__(
+        self,
+        rows: Mapping[str, RowSpec] | None,
+        max_items: int,
+        buckets: Buckets | None = None,
+        allocate: Allocate = np.zeros,
+    ) -> None:
         self._rows = rows
         self._max_items = max_items
+        self._buckets = buckets
+        self._allocate = allocate
         self._spare: list[Buffers] = []
-        self.open = Batch(self._buffers())
+        self.open = Batch(self._buffers(), self._buckets)
 
     def check(self, items: Sequence[Item]) -> None:
         """Stop at an item that the graph does not take: our own mistake, never a client's."""
@@ -57,12 +69,12 @@ class Staging:
         """Settle what runs in the open batch, and open another."""
         batch = self.open
         batch.close(items)
-        self.open = Batch(self._buffers())
+        self.open = Batch(self._buffers(), self._buckets)
         return batch
 
-    def reuse(self, buffers: Buffers | None) -> None:
-        """Take the buffers of a batch that is over."""
-        if buffers is not None and len(self._spare) < _MOST_SPARE:
+    def reuse(self, buffers: Buffers | None, lanes: int) -> None:
+        """Take the buffers of a batch that is over; each lane may hold two batches."""
+        if buffers is not None and len(self._spare) < _MOST_SPARE * max(1, lanes):
             self._spare.append(buffers)
 
     def _buffers(self) -> Buffers | None:
@@ -71,4 +83,4 @@ class Staging:
         if self._spare:
             return self._spare.pop()
         size = self._max_items
-        return {name: np.zeros((size, *row.shape), dtype=row.dtype) for name, row in self._rows.items()}
+        return {name: self._allocate((size, *row.shape), row.dtype) for name, row in self._rows.items()}

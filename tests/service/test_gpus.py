@@ -31,6 +31,7 @@ from service.manifest import VERSION_FILE, Batching, VersionFacts, read
 from service.overrides import ModelOverrides, Overrides
 from service.settings import Settings
 from service.tasks import TASKS
+from tests.service.engine.host_memory import HostMemory
 from tests.tiny_models import SIZE, make_model
 from tests.tiny_speech_models import RATE, make_keyword_model
 from tests.tiny_text_models import MAX_TOKENS, make_text_model
@@ -67,6 +68,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[GpuOptions]:
         return session
 
     monkeypatch.setattr("service.loader.Session", stand_in)
+    monkeypatch.setattr("service.loader.pinned", np.zeros)
+    monkeypatch.setattr("service.engine.session.CudaMemory", lambda index: HostMemory())
     monkeypatch.setattr("service.loader.tensorrt_version", lambda: "10.16.1")
     monkeypatch.setattr("service.engine.session.cuda_problem", lambda provider: None)
     monkeypatch.setattr("service.engine.session.gpu_names", lambda: ("NVIDIA H200", "NVIDIA H200"))
@@ -88,7 +91,7 @@ def test_a_model_has_a_session_and_a_lane_on_every_gpu(
 def test_a_gpu_is_warmed_at_every_size_however_long_that_takes(
     tmp_path: Path, lanes: Lanes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.loader._WARM_UP_SECONDS", 0)
+    monkeypatch.setattr("service.warming._CPU_SECONDS", 0)
     sizes: list[int] = []
     real = Session.run
 

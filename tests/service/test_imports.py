@@ -24,7 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"errors"},
     "overrides": {"manifest", "errors"},
     "golden": {*_MODELS, "loader"},
-    "loader": {*_MODELS, "golden", "overrides"},
+    "warming": {"engine"},
+    "loader": {*_MODELS, "golden", "overrides", "warming"},
     "catalog": {*_MODELS, "loader"},
     "backend": {*_MODELS, "catalog", "loader", "overrides", "settings", "telemetry.logs"},
     "lifecycle": {"backend", "catalog", "engine", "settings"},
@@ -56,7 +57,7 @@ TRAINING = {"manifest", "errors", "tasks", "golden", "engine.session", "engine.c
 
 # Library -> the modules (or packages) of `service` that alone may import it.
 CONFINED: dict[str, tuple[str, ...]] = {
-    "onnxruntime": ("service.engine.session", "service.engine.binding"),
+    "onnxruntime": ("service.engine.session",),
     "cuda": ("service.engine.cuda_memory",),
     "fastapi": ("service.api", "service.app", "service.server", "service.telemetry.middleware"),
     "starlette": ("service.api", "service.app", "service.server", "service.telemetry.middleware"),

@@ -105,10 +105,10 @@ def batcher_of(
     *,
     observer: Observer | None = None,
     rows: Mapping[str, RowSpec] | None = ROWS,
-    **clock: Callable[[], float],
+    **more: Any,
 ) -> Batcher:
     """A batcher of a model named m."""
-    return Batcher("m", "1", limits or BatchLimits(), rows=rows, observer=observer or Observer(), **clock)
+    return Batcher("m", "1", limits or BatchLimits(), rows=rows, observer=observer or Observer(), **more)
 
 
 def lane_of(

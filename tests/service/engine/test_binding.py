@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
@@ -36,7 +37,9 @@ def graph(tmp_path: Path) -> Path:
 
 
 def bound(session: Session, most: int, memory: Callable[[], Any] = HostMemory) -> Binding:
-    return Binding(session._session, session.inputs, session.outputs, Buckets(most), memory)
+    return Binding(
+        session._session, session.inputs, session.outputs, Buckets(most), memory, run_options=ort.RunOptions
+    )
 
 
 def pixels(count: int, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -132,7 +135,16 @@ class Capturing:
 
 def capturing(session: Session, most: int) -> tuple[Binding, Capturing]:
     double = Capturing(session._session)
-    return Binding(double, session.inputs, session.outputs, Buckets(most), HostMemory, captures=True), double
+    binding = Binding(
+        double,
+        session.inputs,
+        session.outputs,
+        Buckets(most),
+        HostMemory,
+        run_options=ort.RunOptions,
+        captures=True,
+    )
+    return binding, double
 
 
 def test_any_sequence_of_sizes_replays_what_was_captured_for_its_bucket(graph: Path) -> None:
