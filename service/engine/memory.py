@@ -1,4 +1,4 @@
-"""When memory runs out, and when to give it back: rules without a clock, a lock or a device of their own.
+"""When memory runs out, and when to give it back: rules without a lock or a device of their own.
 
 ONNX Runtime's arena keeps what its largest batch needed until it is told to let go, on the CPU as on a GPU.
 A batch that does not fit is run in halves (`lane`), and for some minutes none that large is formed.
@@ -7,12 +7,14 @@ A batch that does not fit is run in halves (`lane`), and for some minutes none t
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 
 from service.engine.outputs import RunFailed
 
 _RETRY_SECONDS = 600.0  # until a batch is tried again that did not fit: others may have left the device
-_WINDOW_RUNS = 64
-_MOST_HELD = 2.0  # times what the runs of the last window needed
+_WINDOW_SECONDS = 60.0  # giving back and taking anew costs as much as a batch: so no oftener
+_MOST_HELD = 2.0  # times what the runs of a window needed
 
 # What ONNX Runtime, CUDA and the C++ library say, in lower case.
 _SIGNS = (
@@ -39,16 +41,18 @@ def failure_of(error: Exception) -> RunFailed:
 
 
 class Arena:
-    """Tells when an arena holds much more than it needs of late: at every 64th run it is compared."""
+    """Tells when an arena holds much more than it needed in the last minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
         self._held = 0
         self._needed = 0
-        self._runs = 0
 
     def forget(self) -> None:
         """Note that it was shrunk."""
-        self._held = self._needed = self._runs = 0
+        self._held = self._needed = 0
+        self._since = self._clock()
 
     def should_shrink(self, size_bytes: int) -> bool:
         """Note a run that is about to begin.
@@ -61,10 +65,10 @@ class Arena:
         """
         self._needed = max(self._needed, size_bytes)
         self._held = max(self._held, size_bytes)
-        self._runs += 1
-        if self._runs < _WINDOW_RUNS:
+        now = self._clock()
+        if now - self._since < _WINDOW_SECONDS:
             return False
-        needed, self._needed, self._runs = self._needed, 0, 0
+        needed, self._needed, self._since = self._needed, 0, now
         if self._held <= _MOST_HELD * needed:
             return False
         self._held = needed

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -186,17 +186,36 @@ def test_any_other_error_is_told_by_its_first_line() -> None:
 # --- the arena ---------------------------------------------------------------------------------
 
 
-def test_an_arena_is_shrunk_once_it_holds_much_more_than_the_last_runs_needed() -> None:
-    arena = Arena()
-    assert not any(arena.should_shrink(size) for size in [1000, *[400] * 63])
-    shrunk = [arena.should_shrink(size) for size in [400] * 64]
-    assert shrunk == [False] * 63 + [True]
-    assert not any(arena.should_shrink(size) for size in [400, *[300] * 500])
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
-def test_an_arena_that_large_batches_use_now_and_then_is_left_alone() -> None:
-    arena = Arena()
-    assert not any(arena.should_shrink(1000 if run % 60 == 0 else 10) for run in range(640))
+def shrinks(arena: Arena, clock: Clock, sizes: Sequence[int]) -> list[int]:
+    """Make a run every second, and give the numbers of those after which the arena is shrunk."""
+    found = []
+    for number, size in enumerate(sizes):
+        clock.now += 1
+        if arena.should_shrink(size):
+            found.append(number)
+    return found
+
+
+def test_an_arena_is_shrunk_once_a_minute_needed_less_than_half_of_it(clock: Clock) -> None:
+    sizes = [1000, *[400] * 200, *[300] * 200]
+    assert shrinks(Arena(clock), clock, sizes) == [119]
+
+
+def test_an_arena_that_large_batches_use_now_and_then_is_left_alone(clock: Clock) -> None:
+    sizes = [1000 if number % 60 == 0 else 10 for number in range(600)]
+    assert shrinks(Arena(clock), clock, sizes) == []
+
+
+def test_an_arena_that_was_shrunk_for_another_reason_is_measured_anew(clock: Clock) -> None:
+    arena = Arena(clock)
+    assert shrinks(arena, clock, [1000]) == []
+    arena.forget()
+    assert shrinks(arena, clock, [10] * 300) == []
 
 
 def wide_graph() -> onnx.ModelProto:
@@ -234,15 +253,18 @@ def rows(count: int) -> dict[str, NDArray[Any]]:
     return {"x": np.zeros((count, 2), dtype=np.float32)}
 
 
-def test_a_session_gives_back_what_an_oversize_batch_took(wide: Path) -> None:
+def test_a_session_gives_back_what_an_oversize_batch_took(
+    wide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = Session(wide, Device("cpu"))
     session.run(rows(1))
     before = resident_bytes()
     session.run(rows(64))
     grown = resident_bytes() - before
     assert grown > 48 * _MIB
-    for _ in range(128):
-        session.run(rows(1))
+    monkeypatch.setattr("service.engine.memory._WINDOW_SECONDS", 0)
+    session.run(rows(1))  # ends the window of the large one
+    session.run(rows(1))
     assert resident_bytes() - before < grown / 4
 
 
