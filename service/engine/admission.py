@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from service.engine.batch import BatchLimits
+from service.engine.company import Bounds
 from service.engine.order import Order
 from service.engine.ticket import LOWEST_PRIORITY
 from service.engine.times import Meter, Ratios, TimeTable
@@ -184,6 +185,24 @@ class Admission:
         self._most = min(size, allowed or size) if size else allowed
         self.batch_size = min(self.batch_size or self._most, self._most) if size else self._most
         self.refresh()
+
+    def bounds_at(self, now: float) -> Bounds:
+        """Give what bounds the next batch."""
+        size, limits = self.batch_size, self._limits
+        if self._uniform:
+            max_items, max_size = min(size, limits.max_items), limits.max_cost or 0
+        else:
+            max_items, max_size = limits.max_items, min(size, limits.max_cost or size)
+        return Bounds(
+            uniform=self._uniform,
+            max_items=max_items,
+            max_size=max_size,
+            seconds=self.table.seconds,
+            full_seconds=self.full_seconds,
+            margin=self.table.margin,
+            gain=self.gain,
+            now=now,
+        )
 
     def refresh(self) -> None:
         """Choose the batch size anew from the table and the deadlines that clients ask for."""

@@ -51,7 +51,7 @@ class Batch:
 
     Attributes:
         items: What runs, once it is claimed.
-        work: Seconds that the items would need one by one.
+        work: Of the items, in the unit of `Admission.work`.
         company_work: The part of it that is of lower priority than the head.
         priority: Of the head.
         claimed: When, in clock seconds.

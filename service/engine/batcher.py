@@ -25,7 +25,7 @@ import numpy as np
 from service.engine.admission import Admission, Newcomer
 from service.engine.batch import Batch, BatchLimits, RowSpec
 from service.engine.buckets import Buckets
-from service.engine.company import Bounds, ragged_company, uniform_company
+from service.engine.company import company
 from service.engine.dropping import drop_error, is_wanted
 from service.engine.memory import KnownLimit
 from service.engine.observer import Observer
@@ -309,36 +309,15 @@ class Batcher:
 
     def _choose(self, now: float, dead: list[Item]) -> Sequence[int]:
         order = self._order
-        bounds = self._bounds(now)
+        bounds = self._admission.bounds_at(now)
         while order.items:
-            positions: Sequence[int]
-            if self._uniform:
-                positions = range(uniform_company(order, bounds))
-            else:
-                positions = ragged_company(order, bounds)
+            positions = company(order, bounds)
             least = bounds.seconds(order.items[0].cost) if len(positions) < len(order) else 0.0
             lost = [i for i in positions if not is_wanted(order.items[i], now, least)]
             if not lost:
                 return positions
             self._drop(order.take(lost), now, dead)
         return ()
-
-    def _bounds(self, now: float) -> Bounds:
-        admission, limits = self._admission, self.limits
-        size = admission.batch_size
-        if self._uniform:
-            max_items, max_size = min(size, limits.max_items), limits.max_cost or 0
-        else:
-            max_items, max_size = limits.max_items, min(size, limits.max_cost or size)
-        return Bounds(
-            max_items,
-            max_size,
-            seconds=admission.table.seconds,
-            full_seconds=admission.full_seconds,
-            margin=admission.table.margin,
-            gain=admission.gain,
-            now=now,
-        )
 
     def _take(self, positions: Sequence[int]) -> Batch:
         order = self._order

@@ -25,15 +25,17 @@ class Bounds:
     """What bounds a batch.
 
     Attributes:
+        uniform: Whether all items have one shape.
         max_items: Most items.
         max_size: Largest padded cost; 0 is none.
         seconds: Expected time of a batch, by its padded cost; 0 where it is not known.
         full_seconds: Expected time of a full batch.
         margin: How much longer than expected a batch may take.
-        gain: Lane time of an item in company over its time alone.
+        gain: Lane time, in seconds, of a unit of work in company.
         now: The clock.
     """
 
+    uniform: bool
     max_items: int
     max_size: int
     seconds: Callable[[float], float]
@@ -50,8 +52,13 @@ class Bounds:
         return seconds + _COMPANY_SHARE * (seconds + self.full_seconds)
 
 
-def uniform_company(order: Order, bounds: Bounds) -> int:
-    """Tell how many from the order's beginning run together; they have one shape."""
+def company(order: Order, bounds: Bounds) -> Sequence[int]:
+    """Choose the positions, ascending, of those that run together; the first is always among them."""
+    return range(_uniform(order, bounds)) if bounds.uniform else _ragged(order, bounds)
+
+
+def _uniform(order: Order, bounds: Bounds) -> int:
+    """Tell how many from the order's beginning run together."""
     cost = order.items[0].cost
     most = min(len(order), bounds.max_items)
     if bounds.max_size:
@@ -66,8 +73,7 @@ def uniform_company(order: Order, bounds: Bounds) -> int:
     return count
 
 
-def ragged_company(order: Order, bounds: Bounds) -> list[int]:
-    """Choose the positions, ascending, of those that run together; the first is always among them."""
+def _ragged(order: Order, bounds: Bounds) -> list[int]:
     alike = order.rank_end(order.keys[0][0])
     group = _Group(order, bounds)
     group.grow(range(1, alike), limit=float("inf"))
