@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.gpu.networks import PRECISIONS, Network
+from benchmarks.gpu.networks import PRECISIONS, Arrays, Network
 from benchmarks.gpu.stage import BATCHES, Stage
 from benchmarks.gpu.ways import Bare, Unavailable, Way
 
@@ -53,7 +56,11 @@ def measure_tensorrt(stage: Stage) -> None:
 def largest_difference(network: Network, way: Way) -> float:
     """Compare a way's outputs with those of plain fp32 on the CPU: largest absolute difference."""
     inputs = network.batch(4)
-    wanted = Bare(network.paths["fp32"], Way("cpu", "fp32", bound=False), inputs).outputs()
     path = network.paths["fp32" if way.provider == "tensorrt" else way.precision]
-    given = Bare(path, way, inputs).outputs()
+    return difference(network, inputs, Bare(path, way, inputs).outputs())
+
+
+def difference(network: Network, inputs: Arrays, given: Sequence[NDArray[Any]]) -> float:
+    """Compare outputs with those of plain fp32 on the CPU: largest absolute difference."""
+    wanted = Bare(network.paths["fp32"], Way("cpu", "fp32", bound=False), inputs).outputs()
     return max(float(np.abs(a - b).max()) for a, b in zip(wanted, given, strict=True))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -108,16 +108,6 @@ class Bare:
             runs += 1
         return runs * self.items / spent
 
-    def latencies_ms(self, seconds: float) -> NDArray[np.float64]:
-        """Run for so long: milliseconds of every run."""
-        times: list[float] = []
-        end = time.perf_counter() + seconds
-        while not times or time.perf_counter() < end:
-            began = time.perf_counter()
-            self.run()
-            times.append(time.perf_counter() - began)
-        return np.asarray(times) * 1e3
-
     def _warm_up(self) -> None:
         try:
             for _ in range(_WARM_UPS):
@@ -139,6 +129,17 @@ class Bare:
             value = ort.OrtValue.ortvalue_from_shape_and_type(shape, _DTYPES[node.type], place, 0)
             binding.bind_ortvalue_output(node.name, value)
         return binding
+
+
+def latencies_ms(run: Callable[[], object], seconds: float) -> NDArray[np.float64]:
+    """Run for so long: milliseconds of every run."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    return np.asarray(times) * 1e3
 
 
 def _session(path: Path, way: Way, inputs: Arrays, threads: int) -> Any:
