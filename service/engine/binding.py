@@ -190,6 +190,8 @@ class _Slot:
                 self.results[spec.name] = memory.block(host.nbytes), host
 
     def stage(self, arrays: Arrays) -> BoundBatch:
+        for spec in self.owner.inputs:
+            _check(spec, arrays[spec.name])
         shapes = tuple(
             self.owner.buckets.shape(arrays[spec.name].shape, spec.shape) for spec in self.owner.inputs
         )
@@ -321,6 +323,15 @@ class BoundBatch:
             options = owner.run_options()
             options.add_run_config_entry("gpu_graph_id", number)
         owner.session.run_with_iobinding(self._bound.binding, options)
+
+
+def _check(spec: TensorSpec, array: NDArray[Any]) -> None:
+    """Stop before bytes are taken for something else: ONNX Runtime does not see what is copied."""
+    fits = len(array.shape) == len(spec.shape) and all(
+        axis is None or axis == size for axis, size in zip(spec.shape, array.shape, strict=True)
+    )
+    if not fits or array.dtype != np.dtype(spec.dtype):
+        raise RunFailed(f"{spec.name} is {array.dtype} {array.shape}, the graph takes {spec}")
 
 
 def _row(spec: TensorSpec) -> tuple[int, ...]:

@@ -30,34 +30,42 @@ class CaptureGate:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside = 0
-        self._capturing: int | None = None
+        self._capturing = False
+        self._mine = threading.local()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Do anything but capture."""
-        me = threading.get_ident()  # memory may be freed by whoever captures, before it begins
+        """Do anything but capture. Whoever is inside may come again: memory is freed at any moment."""
+        if getattr(self._mine, "inside", False):
+            yield
+            return
         with self._changed:
-            self._changed.wait_for(lambda: self._capturing in (None, me))
+            self._changed.wait_for(lambda: not self._capturing)
+            self._mine.inside = True
             self._inside += 1
         try:
             yield
         finally:
             with self._changed:
                 self._inside -= 1
+                self._mine.inside = False
                 self._changed.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Capture."""
         with self._changed:
-            self._changed.wait_for(lambda: self._capturing is None)
-            self._capturing = threading.get_ident()
-            self._changed.wait_for(lambda: not self._inside)
+            self._changed.wait_for(lambda: not self._capturing)
+            self._mine.inside = True
+            self._capturing = True
         try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._inside)
             yield
         finally:
             with self._changed:
-                self._capturing = None
+                self._capturing = False
+                self._mine.inside = False
                 self._changed.notify_all()
 
 

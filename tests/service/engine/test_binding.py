@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,14 @@ def test_one_thread_copies_its_batch_while_anothers_waits_to_run(graph: Path) ->
     mine.run()
     assert_equal(mine.outputs(), session.run(pixels(4, seed=1)))
     assert_equal(others[0], session.run(pixels(4, seed=2)))
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((1, 2, 2, 1), np.uint8), np.zeros((1, SIZE, SIZE, 1), np.int8), np.zeros(1, np.uint8)]
+)
+def test_what_the_graph_does_not_take_is_not_copied(graph: Path, wrong: NDArray[Any]) -> None:
+    with pytest.raises(RunFailed, match="the graph takes"):
+        bound(Session(graph, Device("cpu")), 4).run({"image": wrong})
 
 
 class Capturing:
@@ -224,6 +233,24 @@ def test_nobody_touches_the_device_while_a_run_is_captured() -> None:
         order.append("captured")
     thread.join(20)
     assert order == ["free", "captured", "copy"]
+
+
+def test_who_is_at_the_device_may_free_memory_though_somebody_waits_to_capture() -> None:
+    gate, order = CaptureGate(), []
+
+    def capture() -> None:
+        with gate.alone():
+            order.append("capture")
+
+    thread = threading.Thread(target=capture)
+    with gate.shared():
+        thread.start()
+        while not gate._capturing:
+            time.sleep(0.001)
+        with gate.shared():
+            order.append("free")
+    thread.join(20)
+    assert order == ["free", "capture"]
 
 
 def test_a_capture_waits_for_those_who_are_at_the_device() -> None:
