@@ -239,8 +239,9 @@ class Admission:
 
     def _expected_seconds(self, before: float, added: float, newcomer: Newcomer, delays: Delays) -> float:
         share = 1 - self._taken_by_higher(newcomer)
-        waits = delays(self.wait_seconds(before + added), newcomer.deadline)
-        expected = _done_seconds(self._batches(before + added), waits, self.full_seconds / share)
+        batches = self._batches(before + added)
+        waits = delays(math.ceil(batches / self.lanes) * self.full_seconds, newcomer.deadline)
+        expected = _done_seconds(batches, waits, self.full_seconds / share)
         if before <= 0 and waits[0] <= 0:  # an idle lane starts at once, with what is there
             return min(expected, self.alone_seconds(added) / share)
         return expected

@@ -299,12 +299,11 @@ class Batcher:
             if not gone:
                 raise
             place, promised = admission.check(order, works, newcomer, self._delays)
-        for item, work in zip(fresh, works, strict=True):
+        for position, (item, work) in enumerate(zip(fresh, works, strict=True), place):
             item.promised_seconds = promised
-            order.insert(place, newcomer.priority, due, item, work)
-            if place < admission.batch_size:
-                self._staging.stage((item,))
-            place += 1
+            order.insert(position, newcomer.priority, due, item, work)
+        if place < admission.batch_size:
+            self._staging.stage(fresh[: admission.batch_size - place])
         self._note_backlog()
 
     def _choose(self, now: float, dead: list[Item]) -> Sequence[int]:
@@ -340,8 +339,10 @@ class Batcher:
         self.pressing = items[0].ticket.deadline if items else math.inf
 
     def _delays(self, work_seconds: float, deadline: float) -> Sequence[float]:
-        now = self._clock()
-        return sorted(lane.delay(self, work_seconds, deadline, now) for lane in self._lanes) or (0.0,)
+        now, lanes = self._clock(), self._lanes
+        if len(lanes) == 1:
+            return (lanes[0].delay(self, work_seconds, deadline, now),)
+        return sorted(lane.delay(self, work_seconds, deadline, now) for lane in lanes) or (0.0,)
 
     def _drop(self, items: Sequence[Item], now: float, dead: list[Item]) -> None:
         """Let nobody follow items that left the queue; they are told outside of the lock."""
