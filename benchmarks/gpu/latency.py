@@ -80,7 +80,7 @@ def _bare(network: Network, way: Way) -> Measured:
 
 
 def _served(network: Network, kind: Kind, precision: str) -> Measured:
-    """Prepare the service's session as its loader does: on a GPU bound, and captured if shapes are fixed."""
+    """Prepare the service's session: on a GPU bound, and captured if the graph's shapes are fixed."""
     inputs = network.batch(1)
     session = Session(network.paths[precision], Device(kind), gpu=GpuOptions(cuda_graph=kind == "cuda"))
     if kind == "cuda":

@@ -165,7 +165,12 @@ def _first_line(error: Exception) -> str:
 def _providers(way: Way) -> list[Any]:
     if way.provider == "cpu":
         return [_PROVIDERS["cpu"]]
-    cuda = {"device_id": 0, "enable_cuda_graph": int(way.graph), "cudnn_conv_algo_search": "EXHAUSTIVE"}
+    cuda = {
+        "device_id": 0,
+        "enable_cuda_graph": int(way.graph),
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "use_tf32": 0,  # as in the service: fp32 is fp32
+    }
     chosen = [(_PROVIDERS["cuda"], cuda), _PROVIDERS["cpu"]]
     if way.provider == "tensorrt":
         options = {
