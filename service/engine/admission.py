@@ -24,10 +24,11 @@ from service.errors import Overloaded
 
 Delays = Callable[[float, float], Sequence[float]]
 
-_GOOD_ENOUGH = 0.95  # of the best rate: larger batches than give this only make others wait
-_STILL_GOOD = 0.92  # at less than this, another size is chosen
+_GOOD_ENOUGH = 0.985  # of the best rate: larger batches than give this only make others wait
+_STILL_GOOD = 0.97  # at less than this, another size is chosen
 _SMOOTHING = 0.2
 _REFRESH_BATCHES = 16
+_TRIAL_BATCHES = 16  # after so many, one of the next size; four times as many after each that did not pay
 _GROWTH = 1.25
 _TIGHT_SHARE_DOWN, _TIGHT_SHARE_UP = 0.9, 1.01  # settles where about one request in ten is tighter
 _PROBE_SECONDS = 1.0
@@ -60,6 +61,9 @@ class Admission:
         self._limits = limits
         self._most = self.batch_size
         self._uniform = uniform
+        self._feasible = 0
+        self._untried = 0
+        self._trial_batches = _TRIAL_BATCHES
         self._tight_seconds = limits.deadline_seconds
         self._taken: dict[int, Meter] = {}
         self._promises = Ratios(remembered=512, fewest=32, quantile=0.995)
@@ -186,10 +190,11 @@ class Admission:
         self.batch_size = min(self.batch_size or self._most, self._most) if size else self._most
         self.refresh()
 
-    def bounds_at(self, now: float) -> Bounds:
-        """Give what bounds the next batch."""
+    def bounds_at(self, now: float, waiting: int) -> Bounds:
+        """Give what bounds the next batch, made of so many items that wait."""
         size, limits = self.batch_size, self._limits
         if self._uniform:
+            size = self._next_size(waiting)
             max_items, max_size = min(size, limits.max_items), limits.max_cost or 0
         else:
             max_items, max_size = limits.max_items, min(size, limits.max_cost or size)
@@ -216,14 +221,31 @@ class Admission:
             self.batch_size = self._grown(table.largest_within(within, min(most, self._most or most)))
             self.full_seconds = self.full_seconds or table.seconds(table.largest)
             return
-        feasible = table.largest_within(within, min(most, self._most))
+        feasible = self._feasible = table.largest_within(within, min(most, self._most))
         sizes = [2**k for k in range(feasible.bit_length()) if 2**k < feasible] + [feasible]
         best = max(self._rate(size) for size in sizes)
         if not (self.batch_size <= feasible and self._rate(self.batch_size) >= _STILL_GOOD * best):
             chosen = next(s for s in sizes if self._rate(s) >= _GOOD_ENOUGH * best)
+            if chosen > self.batch_size:
+                self._trial_batches = _TRIAL_BATCHES
             self.batch_size = self._grown(chosen)
         self.full_seconds = table.seconds(self.batch_size)
         self.gain = self.full_seconds / self.batch_size
+
+    def _next_size(self, waiting: int) -> int:
+        """Give the size of the next batch of uniform items.
+
+        Now and then, where the lanes have plenty to do, it is the next larger one that fits the deadline:
+        the time of a size that is never run is only as good as the warm-up.
+        """
+        larger = min(2 * self.batch_size, self._feasible)
+        if waiting < larger * (1 + self.lanes) or larger <= self.batch_size:
+            return self.batch_size
+        self._untried += 1
+        if self._untried < self._trial_batches:
+            return self.batch_size
+        self._untried, self._trial_batches = 0, 4 * self._trial_batches
+        return larger
 
     def _rate(self, size: int) -> float:
         return size / self.table.seconds(size)

@@ -308,7 +308,7 @@ class Batcher:
 
     def _choose(self, now: float, dead: list[Item]) -> Sequence[int]:
         order = self._order
-        bounds = self._admission.bounds_at(now)
+        bounds = self._admission.bounds_at(now, len(self._order))
         while order.items:
             positions = company(order, bounds)
             least = bounds.seconds(order.items[0].cost) if len(positions) < len(order) else 0.0

@@ -11,6 +11,8 @@ import math
 from collections import deque
 
 _SMOOTHING = 0.2  # weight of the newest batch in its own bucket
+_STALE_SMOOTHING = 0.8  # where that bucket has not been seen for _STALE batches
+_STALE = 16
 _SPREAD = 0.5  # how far all other buckets follow: a machine that slows down slows every size
 _MOST_SURPRISE = 2.0  # one batch counts as at most this much slower, or faster, than was expected
 LEAST_MARGIN, FIRST_MARGIN, MOST_MARGIN = 1.05, 1.5, 2.0
@@ -23,6 +25,7 @@ class TimeTable:
         self._buckets: dict[int, _Bucket] = {}
         self._points: list[_Bucket] = []
         self._sizes: list[float] = []
+        self._batches = 0
         self._ratios = Ratios(remembered=128, fewest=16, quantile=0.95)
 
     @property
@@ -75,13 +78,15 @@ class TimeTable:
         self._ratios.add(ratio)
         ratio = min(max(ratio, 1 / _MOST_SURPRISE), _MOST_SURPRISE)
         own = self._buckets.setdefault(_bucket_of(size), _Bucket(size, expected))
-        surprise = _SMOOTHING * (ratio - 1)
+        self._batches += 1
+        weight = _STALE_SMOOTHING if self._batches - own.seen > _STALE else _SMOOTHING
+        own.seen = self._batches
         moved = own.size + _SMOOTHING * (size - own.size)
         own.seconds, own.size = self.seconds(moved), moved
-        own.seconds *= 1 + surprise
+        own.seconds *= 1 + weight * (ratio - 1)
         for other in self._points:
             if other is not own:
-                other.seconds *= 1 + _SPREAD * surprise
+                other.seconds *= 1 + _SPREAD * _SMOOTHING * (ratio - 1)
         self._rebuild()
 
     def largest_within(self, seconds: float, most: int) -> int:
@@ -141,11 +146,12 @@ class Ratios:
 class _Bucket:
     """Mean size and mean time of the batches of like size."""
 
-    __slots__ = ("seconds", "size")
+    __slots__ = ("seconds", "seen", "size")
 
     def __init__(self, size: float, seconds: float) -> None:
         self.size = size
         self.seconds = seconds
+        self.seen = 0
 
 
 class Meter:

@@ -72,3 +72,31 @@ def test_items_of_one_shape_are_counted_exactly_whatever_their_times_do() -> Non
 
 def test_several_lanes_are_busy_for_a_shorter_time() -> None:
     assert [one_second_each(lanes).wait_seconds(4) for lanes in (1, 2, 3, 4)] == [4, 2, 2, 1]
+
+
+def test_under_load_a_size_that_was_timed_wrongly_is_found_out() -> None:
+    admission = Admission(BatchLimits(max_items=16, deadline_seconds=100), uniform=True)
+    for size, seconds in ((1, 1.0), (2, 1.6), (4, 4.0)):  # it is 1.2 for two and 2 for four
+        admission.table.seed(size, seconds)
+    admission.refresh()
+    assert admission.batch_size == 2
+    for _ in range(400):
+        admission.record(
+            size := admission.bounds_at(0, 1000).max_items, size, 0.4 + 0.4 * size, saturated=True
+        )
+    assert admission.batch_size == 16
+
+
+def test_a_size_that_does_not_pay_is_tried_ever_more_rarely() -> None:
+    admission = Admission(BatchLimits(max_items=8, deadline_seconds=100), uniform=True)
+    for size in (1, 2):
+        admission.table.seed(size, size)
+    admission.refresh()
+    tried = []
+    for batch in range(1000):
+        size = admission.bounds_at(0, 1000).max_items
+        admission.record(size, size, size, saturated=True)
+        if size > 1:
+            tried.append(batch)
+    assert len(tried) == 3
+    assert admission.batch_size == 1

@@ -111,7 +111,7 @@ def test_after_a_lane_died_the_others_are_promised_to_do_their_own_share_only() 
     assert outcome.in_time >= 0.95 * NOISY_PEAK * (20 * 2 + 20)
     waited = 2 * 0.2 / PICTURE_SECONDS  # at most so many had been promised an answer by two
     assert outcome.late <= waited / 2 + 0.005 * outcome.in_time
-    assert outcome.failed <= 1
+    assert outcome.failed <= 2  # what the dead lane ran
 
 
 def test_below_its_limit_the_lane_refuses_next_to_nothing() -> None:
