@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 
 _SMOOTHING = 0.2
-_SAFETY = 2.0  # times what copying takes on average
-_EARLY_SHARE = 0.1  # of a run's expected time: it may end so much sooner
+_SAFETY = 1.25  # times what copying takes on average
+_EARLY_SHARE = 0.05  # of a run's expected time: it may end so much sooner
 _LEAST_SECONDS = 0.0005  # a thread wakes up no more exactly
 
 

@@ -303,7 +303,7 @@ def test_a_claim_is_premature_until_copying_takes_as_long_as_the_run_goes_on() -
     for _ in range(100):
         turns.copied(0.010)
     assert turns.premature_seconds(0.0, None, 1.0) == 0.0
-    assert turns.premature_seconds(0.0, 1.0, 1.0) == pytest.approx(1 - 0.0205 - 0.1)
-    assert turns.premature_seconds(0.95, 1.0, 1.0) == 0.0
+    assert turns.premature_seconds(0.0, 1.0, 1.0) == pytest.approx(1 - 1.25 * 0.010 - 0.05 - 0.0005)
+    assert turns.premature_seconds(0.94, 1.0, 1.0) == 0.0
     turns.staging = True
-    assert turns.premature_seconds(0.95, None, 0.0) == float("inf")
+    assert turns.premature_seconds(0.94, None, 0.0) == float("inf")
