@@ -134,7 +134,7 @@ def _parse() -> argparse.Namespace:
     add("--rounds", type=int, default=4, help="of a comparison (default %(default)s)")
     add("--seconds", type=float, default=1.5, help="of a measurement (default %(default)s)")
     add("--quick", action="store_true", help="only look whether everything works")
-    add("--http-workers", type=_numbers, help="to try; by default 0, 1, 2, 4, 8 and the service's cores")
+    add("--http-workers", type=_numbers, help="to try (default: half the service's cores, 0, all, a quarter)")
     add("--parts", type=_names, default=PARTS, help=f"of {', '.join(PARTS)} (default all)")
     add("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder of the results")
     return parser.parse_args()

@@ -89,5 +89,5 @@ def usable_cores() -> list[int]:
 
 
 def worker_counts(cores: int) -> tuple[int, ...]:
-    """Choose which numbers of HTTP workers to try on so many cores."""
-    return tuple(dict.fromkeys([0, *(n for n in (1, 2, 4, 8) if n < cores), cores]))
+    """Choose which numbers of HTTP workers to try on so many cores, the likeliest best first."""
+    return tuple(dict.fromkeys([cores // 2, 0, cores, cores // 4]))

@@ -29,6 +29,7 @@ SEVERAL_GOAL = 0.80  # 8 pictures a request, over the device alone
 JPEG_GOAL = 0.85  # over the cores decoding and nothing else
 SEVERAL = 8
 _START_SECONDS = 20.0  # of a server
+_BESIDE_SECONDS = 120.0  # what is kept for the comparison with the ceilings
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Question:
     requests: Sequence[bytes]
     images: int
     clients: int
+    is_jpeg: bool = False
 
 
 def measure_engine(stage: Stage) -> None:
@@ -75,25 +77,31 @@ def measure_http(stage: Stage) -> None:
     files = asking.jpegs(4 if plan.quick else 1024, 160 if plan.quick else 500)
     best: dict[str, tuple[float, int]] = {}
     for workers in plan.workers:
-        plan.require(_START_SECONDS)
+        if best and plan.left < _BESIDE_SECONDS:
+            stage.results.skip(SWEEP_PART, f"{workers} workers", "the time is needed for the comparison")
+            continue
         with _server(stage, workers, overrides) as server:
             for question in _questions(stage, server, files, bare.items):
                 rate, usage = _watched(stage, server, question)
                 what = f"{workers} workers, {question.name}"
                 stage.results.add(SWEEP_PART, what, [rate], "items/s", note=_limit(plan, usage))
                 best[question.name] = max(best.get(question.name, (0.0, 0)), (rate, workers))
-    folder = stage.root / "jpegs"
+    decode = partial(decode_rate, _written(files, stage.root), stage.side, plan.seconds, plan.service)
+    for workers in sorted({count for _, count in best.values()}):
+        with _server(stage, workers, overrides) as server:
+            for question in _questions(stage, server, files, bare.items):
+                if best[question.name][1] == workers:
+                    ceiling = decode if question.is_jpeg else partial(bare.rate, plan.seconds)
+                    _beside(stage, server, question, workers, ceiling)
+
+
+def _written(files: Sequence[bytes], root: Path) -> Path:
+    """Write files into a folder of their own."""
+    folder = root / "jpegs"
     folder.mkdir()
     for number, file in enumerate(files):
         (folder / f"{number:04}.jpg").write_bytes(file)
-    decode = partial(decode_rate, folder, stage.side, plan.seconds, plan.service)
-    for name, (_, workers) in best.items():
-        plan.require(_START_SECONDS)
-        with _server(stage, workers, overrides) as server:
-            question = next(q for q in _questions(stage, server, files, bare.items) if q.name == name)
-            is_jpeg = name.startswith("JPEG")
-            ceiling: Callable[[], float] = decode if is_jpeg else partial(bare.rate, plan.seconds)
-            _beside(stage, server, question, workers, ceiling, is_jpeg=is_jpeg)
+    return folder
 
 
 def _beside(
@@ -102,19 +110,17 @@ def _beside(
     question: Question,
     workers: int,
     ceiling: Callable[[], float],
-    *,
-    is_jpeg: bool,
 ) -> None:
     """Measure one kind of request and its ceiling in turn."""
     _, usage = _watched(stage, server, question)
     pairs = stage.plan.measure(partial(_rate, stage, server, question), ceiling)
     name, add = question.name, partial(stage.results.add, HTTP_PART)
     note = f"{workers} workers; {_limit(stage.plan, usage)}"
-    goal = stage.goal(RAW_GOAL) if question.images == 1 and not is_jpeg else None
+    goal = stage.goal(RAW_GOAL) if question.images == 1 and not question.is_jpeg else None
     add(name, [a for a, _ in pairs], "items/s", goal=goal, note=note)
-    what = "its cores decoding" if is_jpeg else "the device alone"
+    what = "its cores decoding" if question.is_jpeg else "the device alone"
     add(f"{what}, beside {name}", [b for _, b in pairs], "items/s")
-    wanted = JPEG_GOAL if is_jpeg else SEVERAL_GOAL if question.images > 1 else None
+    wanted = JPEG_GOAL if question.is_jpeg else SEVERAL_GOAL if question.images > 1 else None
     goal = stage.goal(wanted) if wanted else None
     add(f"{name} over {what}", [a / b for a, b in pairs], "times", goal=goal)
 
@@ -133,7 +139,8 @@ def _questions(stage: Stage, server: Server, files: Sequence[bytes], batch: int)
         requests = asking.raw_requests(images, count, as_tensors=as_tensors)
         at_once = max(len(plan.load), clients // count)
         yield Question(f"{kind}, {count} a request", requests, count, at_once)
-    yield Question("JPEG, 1 a request", asking.jpeg_requests(files), 1, min(clients, len(files) // 2))
+    at_once = min(clients, len(files) // 2)
+    yield Question("JPEG, 1 a request", asking.jpeg_requests(files), 1, at_once, is_jpeg=True)
 
 
 def _watched(stage: Stage, server: Server, question: Question) -> tuple[float, Usage]:
@@ -152,6 +159,7 @@ def _rate(stage: Stage, server: Server, question: Question) -> float:
 @contextmanager
 def _server(stage: Stage, workers: int, overrides: Path) -> Iterator[Server]:
     settings = {"device": stage.device, "http_workers": workers, "overrides": overrides}
+    stage.plan.require(_START_SECONDS)
     with kotae([stage.workload], stage.plan.service, log=stage.root / "service.log", **settings) as server:
         yield server
 

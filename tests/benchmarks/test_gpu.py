@@ -100,7 +100,7 @@ def test_a_quarter_of_the_cores_makes_the_load() -> None:
     assert divide(range(16)) == (tuple(range(12)), (12, 13, 14, 15))
     assert divide([3, 5]) == ((3,), (5,))
     assert divide([7]) == ((7,), (7,))
-    assert worker_counts(12) == (0, 1, 2, 4, 8, 12)
+    assert worker_counts(12) == (6, 0, 12, 3)
     assert worker_counts(1) == (0, 1)
 
 
