@@ -334,3 +334,23 @@ def test_a_version_that_is_ready_holds_no_memory_of_its_warm_up(
         lanes.stop()
     assert done[-1] == "shrink"
     assert done.count("run") > 1
+
+
+def test_what_a_batch_that_did_not_fit_left_behind_is_given_back(
+    wide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(wide, Device("cpu"))
+    runs: list[tuple[int, bool]] = []
+
+    class Full:
+        """A device that holds no batch of more than one row."""
+
+        def run(self, names: list[str], inputs: dict[str, NDArray[Any]], options: Any) -> None:
+            runs.append((len(inputs["x"]), options is not None))
+            if len(inputs["x"]) > 1:
+                raise RuntimeError("Failed to allocate memory for requested buffer of size 9")
+
+    monkeypatch.setattr(session, "_session", Full())
+    with pytest.raises(OutOfMemory):
+        session.run(rows(8))
+    assert runs == [(8, False), (1, True)]
