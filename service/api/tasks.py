@@ -218,6 +218,8 @@ class TaskEndpoint:
 
     async def _let_in(self, job: Job, stay: Stay) -> list[Decoded]:
         """Decode and submit, here if that is a small thing."""
+        ticket = job.ticket
+        self._refusals.check(job.version, ticket.priority, ticket.deadline, time.monotonic())
         try:
             decoded = self._admit_quickly(job)
             return await self._admit_in_workers(job, stay) if decoded is None else decoded
