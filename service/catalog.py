@@ -144,7 +144,7 @@ class Catalog:
         Raises:
             NotFound: No such model, version or task.
             InvalidInput: No model is named and the task has no single default.
-            NotReady: It exists but does not answer.
+            NotReady: It exists but does not answer, or what the default is cannot be read.
         """
         chosen = self._named(task, model) if model else self._default(task)
         if version is None:
@@ -196,8 +196,17 @@ class Catalog:
     def _default(self, task: str) -> Model:
         names = self._names(task)
         defaults = [name for name in names if self._is_default(name)]
-        if len(names) == 1 or len(defaults) == 1:
-            return self.models[(defaults or names)[0]]
+        if len(defaults) == 1:
+            return self.models[defaults[0]]
+        unread = sorted(model.name for model in self.models.values() if model.manifest is None)
+        if unread and len(names) < 2:
+            raise NotReady(
+                f"name a model with ?model=: the manifest of {unread[0]} is wrong, and it may be the default",
+                param="model",
+                retry_after_seconds=5,
+            )
+        if len(names) == 1:
+            return self.models[names[0]]
         if not names:
             raise NotFound(f"no model here answers {task}")
         raise InvalidInput(

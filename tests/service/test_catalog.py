@@ -376,6 +376,18 @@ def test_the_only_model_of_a_task_needs_no_name(tmp_path: Path, load: Load) -> N
     assert load().find(TASK).model == "only"
 
 
+def test_where_a_manifest_cannot_be_read_nobody_takes_the_place_of_the_default(
+    tmp_path: Path, load: Load
+) -> None:
+    _typo_in_the_manifest(make_model(tmp_path, "broken"))
+    make_model(tmp_path, "sound")
+    with pytest.raises(NotReady, match="broken") as caught:
+        load().find(TASK)
+    assert caught.value.param == "model"
+    make_model(tmp_path, "declared", default=True)
+    assert load().find(TASK).model == "declared"
+
+
 def test_the_default_answers_where_no_model_is_named(tmp_path: Path, load: Load) -> None:
     make_model(tmp_path, "a")
     make_model(tmp_path, "b", default=True)
