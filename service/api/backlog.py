@@ -41,7 +41,7 @@ class Backlog:
 
         Args:
             seconds: Its time without decoding threads, queue and lane.
-            before: How many were in work when it was begun; those that are now came after it.
+            before: How many were in work when it was begun; those that are now, without it, came after it.
         """
-        each = max(0.0, seconds) / (before + self.count)
+        each = max(0.0, seconds) / (before + self.count + 1)
         self.each_seconds += _SMOOTHING * (each - self.each_seconds)

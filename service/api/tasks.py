@@ -173,11 +173,11 @@ class TaskEndpoint:
                     decoded = await self._let_in(job, stay)
                     stages = state["stages"] = {"decode": time.perf_counter() - started}
                     outputs = await self._outputs(job)
-                if job.is_quick:
-                    waited = time.perf_counter() - started - ticket.queue_seconds - ticket.infer_seconds
-                    self._backlog.learn(waited, before)
             finally:
                 self._backlog.count -= 1
+                if job.is_quick and ticket.infer_seconds:  # late ones too: they tell most
+                    waited = time.perf_counter() - started - ticket.queue_seconds - ticket.infer_seconds
+                    self._backlog.learn(waited, before)
             started = time.perf_counter()
             results = await self.answer(job, decoded, outputs)
         finally:

@@ -116,7 +116,7 @@ class TestBacklog:
         backlog = Backlog()
         backlog.count = 10
         for _ in range(200):
-            backlog.learn(0.02, 10)  # a millisecond for each of twenty
+            backlog.learn(0.021, 10)  # a millisecond for each of twenty-one
         backlog.check(0.013)
         with pytest.raises(Overloaded) as refused:
             backlog.check(0.007)
