@@ -33,6 +33,7 @@ _GROWTH = 1.25
 _TIGHT_SHARE_DOWN, _TIGHT_SHARE_UP = 0.9, 1.01  # settles where about one request in ten is tighter
 _PROBE_SECONDS = 1.0
 _MOST_SHARE = 0.9
+_LASTING_SECONDS = 10.0  # of what came of a promise: a model that refuses all would else never learn better
 _PRESSURE = 0.5  # of the time that a request has: from here on its promise is checked
 _ROUNDING = 1e-9
 
@@ -50,6 +51,8 @@ class Admission:
         full_seconds: Expected time of a full batch; 0 before any was timed.
         gain: Lane time, in seconds, of a unit of work in a full batch.
         lanes: How many serve the model; the batcher keeps it current.
+        tight_seconds: About one request in ten asks for a tighter deadline.
+        patience_seconds: How long a batch may take for the sake of other models on the lane.
     """
 
     def __init__(self, limits: BatchLimits, *, uniform: bool) -> None:
@@ -58,22 +61,22 @@ class Admission:
         self.full_seconds = 0.0
         self.gain = 1.0
         self.lanes = 1
+        self.tight_seconds = limits.deadline_seconds
+        self.patience_seconds = math.inf
         self._limits = limits
         self._most = self.batch_size
         self._uniform = uniform
         self._feasible = 0
         self._untried = 0
         self._trial_batches = _TRIAL_BATCHES
-        self._tight_seconds = limits.deadline_seconds
         self._taken: dict[int, Meter] = {}
-        self._promises = Ratios(remembered=512, fewest=32, quantile=0.995)
+        self._promises = Ratios(remembered=512, fewest=32, quantile=0.995, lasting_seconds=_LASTING_SECONDS)
         self._since_refresh = 0
         self._probed = -math.inf
 
-    @property
-    def margin(self) -> float:
-        """How much longer than expected answers under pressure took, at worst; 1.05 to 2."""
-        return self._promises.margin(self.table.margin)
+    def margin(self, now: float) -> float:
+        """Tell how much longer than expected answers under pressure took of late, at worst; 1.05 to 2."""
+        return self._promises.margin(self.table.margin, now)
 
     def work(self, cost: int) -> float:
         """Give an item's work: 1 where all have one shape, else the seconds that it needs alone.
@@ -128,10 +131,13 @@ class Admission:
         place = order.position(newcomer.priority, newcomer.due)
         if self.full_seconds <= 0:
             return place, 0.0
-        added = sum(works)
-        expected = self._expected_seconds(order.work_before(place) + ahead, added, newcomer, delays)
+        added, before = sum(works), order.work_before(place) + ahead
         left = newcomer.deadline - newcomer.now
-        late = self.margin * expected - left
+        margin = self.margin(newcomer.now)
+        expected = self._expected_seconds(before, added, newcomer, delays)
+        while margin * expected > left >= self.tight_seconds and before <= 0 and self._halve():
+            expected = self._expected_seconds(before, added, newcomer, delays)
+        late = margin * expected - left
         if late <= 0 and place < waiting:
             late = self._displaced_lateness(order, place, added, newcomer, delays)
         if late > 0 and (waiting or not self._is_probe(newcomer.now)):
@@ -142,9 +148,9 @@ class Admission:
             )
         return place, expected if expected > _PRESSURE * left else 0.0
 
-    def note_kept(self, ratio: float) -> None:
+    def note_kept(self, ratio: float, now: float) -> None:
         """Learn how long a batch's worst item took, over what was expected when it was let in."""
-        self._promises.add(ratio)
+        self._promises.add(ratio, now)
 
     def note_taken(self, priority: int, seconds: float, now: float) -> None:
         """Note lane time that a batch of this priority took from all below."""
@@ -157,13 +163,13 @@ class Admission:
     def note_deadline(self, newcomer: Newcomer, work: float) -> None:
         """Follow the tighter deadlines that are asked for, of those that can be kept under load at all."""
         seconds = newcomer.deadline - newcomer.now
-        tight = self._tight_seconds
+        tight = self.tight_seconds
         if seconds == tight or seconds < 2 * self.table.margin * self.alone_seconds(work):
             return
         if seconds < tight:
-            self._tight_seconds = max(seconds, tight * _TIGHT_SHARE_DOWN)
+            self.tight_seconds = max(seconds, tight * _TIGHT_SHARE_DOWN)
         else:
-            self._tight_seconds = min(seconds, tight * _TIGHT_SHARE_UP)
+            self.tight_seconds = min(seconds, tight * _TIGHT_SHARE_UP)
 
     def record(self, size: int, works: float, seconds: float, *, saturated: bool) -> None:
         """Learn from a batch that just ran.
@@ -190,6 +196,12 @@ class Admission:
         self.batch_size = min(self.batch_size or self._most, self._most) if size else self._most
         self.refresh()
 
+    def be_patient(self, seconds: float) -> None:
+        """Let no batch take longer than this."""
+        self.patience_seconds = seconds
+        if self.full_seconds > seconds and self.batch_size > 1:
+            self.refresh()
+
     def bounds_at(self, now: float, waiting: int) -> Bounds:
         """Give what bounds the next batch, made of so many items that wait."""
         size, limits = self.batch_size, self._limits
@@ -215,7 +227,7 @@ class Admission:
         table, limits = self.table, self._limits
         if table.known < 2 and limits.max_items > 1:  # one size says nothing of what batching gives
             return
-        within = self._tight_seconds / (2 * table.margin)
+        within = min(self.tight_seconds / (2 * table.margin), self.patience_seconds)
         most = int(2 * table.largest)  # one step beyond what is known
         if not self._uniform:
             self.batch_size = self._grown(table.largest_within(within, min(most, self._most or most)))
@@ -229,8 +241,7 @@ class Admission:
             if chosen > self.batch_size:
                 self._trial_batches = _TRIAL_BATCHES
             self.batch_size = self._grown(chosen)
-        self.full_seconds = table.seconds(self.batch_size)
-        self.gain = self.full_seconds / self.batch_size
+        self._note_size()
 
     def _next_size(self, waiting: int) -> int:
         """Give the size of the next batch of uniform items.
@@ -246,6 +257,18 @@ class Admission:
             return self.batch_size
         self._untried, self._trial_batches = 0, 4 * self._trial_batches
         return larger
+
+    def _halve(self) -> bool:
+        """Form smaller batches, where others on the lane leave no time for one of this size."""
+        if not self._uniform or self.batch_size <= 1 or self.patience_seconds == math.inf:
+            return False
+        self.batch_size = math.ceil(self.batch_size / 2)
+        self._note_size()
+        return True
+
+    def _note_size(self) -> None:
+        self.full_seconds = self.table.seconds(self.batch_size)
+        self.gain = self.full_seconds / self.batch_size
 
     def _rate(self, size: int) -> float:
         return size / self.table.seconds(size)
@@ -273,7 +296,7 @@ class Admission:
     ) -> float:
         """Tell by how much somebody of the same priority would be late, who would not be otherwise."""
         before = order.work_before(place)
-        waits, margin = delays(0.0, newcomer.deadline), self.margin
+        waits, margin = delays(0.0, newcomer.deadline), self.margin(newcomer.now)
         base = newcomer.now
         for key, item, work in order.from_position(place):
             if key[0] > newcomer.priority:

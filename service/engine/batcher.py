@@ -123,6 +123,11 @@ class Batcher:
         return self._admission.full_seconds
 
     @property
+    def tight_seconds(self) -> float:
+        """The deadline that most requests have at least."""
+        return self._admission.tight_seconds
+
+    @property
     def predicted_wait_seconds(self) -> float:
         """How long a newcomer at the end of the queue would wait for its answer."""
         own = self._admission.wait_seconds(self._order.total_work) + self._admission.full_seconds
@@ -199,8 +204,11 @@ class Batcher:
                 claimable = min(item.submitted for item in items) + self.limits.max_delay_seconds
             return claimable, items[0].ticket.deadline
 
-    def claim(self) -> Batch | None:
+    def claim(self, patience_seconds: float = math.inf) -> Batch | None:
         """Take the most urgent item and its company; the next batch is staged from those who stay.
+
+        Args:
+            patience_seconds: How long a batch may take for the sake of other models on the lane.
 
         Returns:
             What shall run; None where nothing is left. Items of expired and hung-up requests, and those
@@ -212,6 +220,7 @@ class Batcher:
             self._purged = False
             if self._memory.lapses(now):
                 self._admission.bound(None)
+            self._admission.be_patient(patience_seconds)
             positions = self._choose(now, dead)
             batch = self._take(positions) if positions else None
         if batch is not None:
@@ -364,7 +373,7 @@ class Batcher:
             if item.promised_seconds:
                 worst = max(worst, (now - item.submitted) / item.promised_seconds)
         if worst:
-            self._admission.note_kept(worst)
+            self._admission.note_kept(worst, now)
 
     def _tell_shared(self, ticket: Ticket, found: Sorted) -> None:
         if found.follows:

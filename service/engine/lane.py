@@ -231,7 +231,7 @@ class Lane:
     def _serve(self, hand: Hand, placement: Placement[Batcher]) -> None:
         batcher = placement.queue
         started = self._clock()
-        batch = batcher.claim()
+        batch = batcher.claim(self._schedule.patience(placement, started))
         if batch is None:
             self._let_claim(staged=True)
             return

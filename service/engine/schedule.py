@@ -16,6 +16,7 @@ from service.engine.times import Meter
 
 FAIRNESS_SECONDS = 0.05  # models whose used time differs by less than this go by deadline
 _MOST_SHARE = 0.9
+_IDLE_SHARE = 0.01  # of a lane: who takes less is not held up for
 
 
 class Queue(Protocol):
@@ -28,6 +29,10 @@ class Queue(Protocol):
     @property
     def full_seconds(self) -> float:
         """Expected time of one full batch."""
+
+    @property
+    def tight_seconds(self) -> float:
+        """The deadline that most of its requests have at least."""
 
     @property
     def pressing(self) -> float:
@@ -116,6 +121,11 @@ class Schedule(Generic[AnyQueue]):
         for placement in self.placements:  # nobody saves up time while idle to starve the others with
             placement.used_seconds = max(placement.used_seconds, least - FAIRNESS_SECONDS)
         return chosen, None
+
+    def patience(self, placement: Placement[AnyQueue], now: float) -> float:
+        """Tell how long a model's batch may take: half of the deadline of others that are busy too."""
+        busy = (p.queue for p in self.placements if p is not placement and p.recent.rate(now) > _IDLE_SHARE)
+        return min((queue.tight_seconds / 2 for queue in busy), default=math.inf)
 
     def began(self, now: float, seconds: float) -> None:
         """Note that a batch was claimed, and how long its run is expected to take.

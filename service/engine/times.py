@@ -114,13 +114,17 @@ class Ratios:
         remembered: How many are kept.
         fewest: How many there must be before they are believed.
         quantile: Which one counts, 0 to 1.
+        lasting_seconds: How long one is kept.
     """
 
-    def __init__(self, *, remembered: int, fewest: int, quantile: float) -> None:
+    def __init__(
+        self, *, remembered: int, fewest: int, quantile: float, lasting_seconds: float = math.inf
+    ) -> None:
         self._remembered = remembered
+        self._lasting_seconds = lasting_seconds
         self._fewest = fewest
         self._quantile = quantile
-        self._ratios: deque[float] = deque()
+        self._ratios: deque[tuple[float, float]] = deque()
         self._sorted: list[float] = []
 
     @property
@@ -128,19 +132,24 @@ class Ratios:
         """Whether there is none yet."""
         return not self._sorted
 
-    def add(self, ratio: float) -> None:
+    def add(self, ratio: float, now: float = 0.0) -> None:
         """Note one."""
-        self._ratios.append(ratio)
+        self._ratios.append((now, ratio))
         bisect.insort(self._sorted, ratio)
         if len(self._ratios) > self._remembered:
-            oldest = self._ratios.popleft()
-            del self._sorted[bisect.bisect_left(self._sorted, oldest)]
+            self._forget()
 
-    def margin(self, otherwise: float) -> float:
+    def margin(self, otherwise: float, now: float = 0.0) -> float:
         """Give the quantile, within the bounds of a margin; something else while there are too few."""
+        while self._ratios and self._ratios[0][0] < now - self._lasting_seconds:
+            self._forget()
         if len(self._sorted) < self._fewest:
             return otherwise
         return min(max(self._sorted[int(self._quantile * len(self._sorted))], LEAST_MARGIN), MOST_MARGIN)
+
+    def _forget(self) -> None:
+        _, oldest = self._ratios.popleft()
+        del self._sorted[bisect.bisect_left(self._sorted, oldest)]
 
 
 class _Bucket:

@@ -100,3 +100,15 @@ def test_a_size_that_does_not_pay_is_tried_ever_more_rarely() -> None:
             tried.append(batch)
     assert len(tried) == 3
     assert admission.batch_size == 1
+
+
+def test_batches_are_short_enough_for_the_deadlines_of_others() -> None:
+    admission = Admission(BatchLimits(max_items=8, deadline_seconds=100), uniform=True)
+    for size in (1, 2, 4, 8):
+        admission.table.seed(size, 1 + 0.1 * size)
+    admission.refresh()
+    assert admission.batch_size == 8
+    admission.be_patient(1.5)
+    assert admission.batch_size == 5
+    admission.be_patient(0.1)
+    assert admission.batch_size == 1

@@ -18,6 +18,7 @@ class Line:
     claimable: float = 0.0
     backlog_seconds: float = 0.0
     full_seconds: float = 0.1
+    tight_seconds: float = 1.0
     waits: bool = True
 
     @property
@@ -174,3 +175,13 @@ def test_what_another_model_goes_on_bringing_is_expected_too() -> None:
         run(schedule, other, 0.025, step * 0.05)
     placement_of(schedule, mine).used_seconds = placement_of(schedule, other).used_seconds
     assert schedule.delay(mine, 0.5, 100.0, 20.0) == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_batch_takes_at_most_half_of_the_deadline_of_others_that_are_busy() -> None:
+    mine, busy, idle = Line(), Line(tight_seconds=0.05), Line(tight_seconds=0.01)
+    schedule = lane_of(mine, busy, idle)
+    assert schedule.patience(placement_of(schedule, mine), 0.0) == math.inf
+    schedule.charge(placement_of(schedule, busy), 0.2, 0.0)
+    assert schedule.patience(placement_of(schedule, mine), 0.0) == 0.025
+    assert schedule.patience(placement_of(schedule, busy), 0.0) == math.inf
+    assert schedule.patience(placement_of(schedule, mine), 60.0) == math.inf

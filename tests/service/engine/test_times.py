@@ -116,3 +116,12 @@ def test_a_meter_tells_the_rate_of_what_comes_evenly_and_forgets_what_came_long_
     assert meter.rate(20) == pytest.approx(0.3, rel=0.02)
     assert meter.rate(21) == pytest.approx(0.3 / math.e, rel=0.02)
     assert meter.rate(60) < 1e-9
+
+
+def test_what_is_old_is_forgotten_when_it_is_asked_for() -> None:
+    ratios = Ratios(remembered=10, fewest=1, quantile=0.9, lasting_seconds=5)
+    ratios.add(1.9, now=0)
+    ratios.add(1.2, now=3)
+    assert ratios.margin(1.5, now=4) == 1.9
+    assert ratios.margin(1.5, now=6) == 1.2
+    assert ratios.margin(1.5, now=60) == 1.5 and ratios.empty
