@@ -7,6 +7,7 @@ import heapq
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -38,6 +39,7 @@ class Decoders:
         self._jobs: list[tuple[int, int, _Job]] = []
         self._numbers = itertools.count()
         self._unfinished = 0
+        self._items: Counter[str] = Counter()
         self._ahead_seconds: dict[int, float] = {}
         self._item_seconds: dict[str, float] = {}
         self._run_seconds: dict[str, float] = {}
@@ -63,10 +65,15 @@ class Decoders:
         with self._lock:
             job.expected_seconds = items * self._item_seconds.get(kind, 0.0)
             self._unfinished += 1
+            self._items[kind] += items
             self._ahead_seconds[priority] = self._ahead_seconds.get(priority, 0.0) + job.expected_seconds
             heapq.heappush(self._jobs, (priority, next(self._numbers), job))
         self._threads.submit(self._run_next)
         return asyncio.wrap_future(job.future)
+
+    def items(self, model: str) -> int:
+        """Tell how many of a model's items are being decoded or wait for it."""
+        return self._items[model]
 
     def check(self, model: str, priority: int, items: int, left_seconds: float) -> None:
         """Refuse a request that no thread would decode in time. A free thread refuses nobody.
@@ -130,6 +137,7 @@ class Decoders:
         """Take a job off the books; what failed or was not wanted any more says nothing of the time."""
         with self._lock:
             self._unfinished -= 1
+            self._items[job.kind] -= job.items
             self._ahead_seconds[job.priority] -= job.expected_seconds
             if not self._unfinished:
                 self._ahead_seconds.clear()  # and what rounding left

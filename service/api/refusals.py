@@ -1,10 +1,11 @@
-"""Refusals before any work: what the queues refused of late, they would refuse again.
+"""Refusals before any work, with HTTP workers: what the engine's queues refused, they would refuse again.
 
-The queue's admission is exact, but it comes after decoding. When it has refused a request of the least
-possible cost, it is known how much time that would have needed. Whoever comes next with the same priority and
-a later deadline stands behind it, so that it needs no less, but for what the lane has done since. Twice that
-is taken off, because admission counts with a margin of at most 2: nobody is refused here who would be let in
-there. And ten times a second, at least, one is let through to ask.
+A queue in the same process is asked itself (`Queue.check`). One in another process says no only after
+decoding. When it has refused a request of the least possible cost, it is known how much time that would have
+needed. Whoever comes next with the same priority and a later deadline stands behind it, so that it needs no
+less, but for what the lane has done since. Twice that is taken off, because admission counts with a margin of
+at most 2: nobody is refused here who would be let in there. And ten times a second, at least, one is let
+through to ask.
 """
 
 from __future__ import annotations

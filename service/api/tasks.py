@@ -200,9 +200,19 @@ class TaskEndpoint:
         seconds = parse_timeout(asked, version.manifest.deadline_seconds)
         deadline = state.get("arrived", now) + seconds
         self._backlog.check(deadline - now)
-        self._refusals.check(version, priority, deadline, now)
+        self._ask(version, priority, deadline)
         if stated_bytes(headers) > version.task.quick_size:
             self._decoders.check(version.model, priority, 1, deadline - now)
+
+    def _ask(self, version: Version, priority: int, deadline: float) -> None:
+        """Refuse what the queue would refuse after decoding."""
+        try:
+            version.batcher.check(priority, deadline, self._decoders.items(version.model))
+        except Overloaded as error:
+            raise Overloaded(
+                error.message, reason="door", retry_after_seconds=error.retry_after_seconds or 0.0
+            ) from error
+        self._refusals.check(version, priority, deadline, time.monotonic())
 
     async def _ticket(
         self, headers: Mapping[bytes, bytes], state: Mapping[str, Any], version: Version, body: Body
@@ -219,13 +229,9 @@ class TaskEndpoint:
     async def _let_in(self, job: Job, stay: Stay) -> list[Decoded]:
         """Decode and submit, here if that is a small thing."""
         ticket = job.ticket
-        self._refusals.check(job.version, ticket.priority, ticket.deadline, time.monotonic())
-        try:
-            decoded = self._admit_quickly(job)
-            return await self._admit_in_workers(job, stay) if decoded is None else decoded
-        except Overloaded as error:
-            self._refusals.note(job.version, job.ticket, error, time.monotonic())
-            raise
+        self._ask(job.version, ticket.priority, ticket.deadline)
+        decoded = self._admit_quickly(job)
+        return await self._admit_in_workers(job, stay) if decoded is None else decoded
 
     async def _outputs(self, job: Job) -> list[Outputs]:
         if not job.ticket.items:  # silence

@@ -32,6 +32,7 @@ _TRIAL_BATCHES = 16  # after so many, one of the next size; four times as many a
 _GROWTH = 1.25
 _TIGHT_SHARE_DOWN, _TIGHT_SHARE_UP = 0.9, 1.01  # settles where about one request in ten is tighter
 _PROBE_SECONDS = 1.0
+_PATIENCE = 4  # times the model's own deadline, after which a request stands before those that are due then
 _MOST_SHARE = 0.9
 _LASTING_SECONDS = 10.0  # of what came of a promise: a model that refuses all would else never learn better
 _PRESSURE = 0.5  # of the time that a request has: from here on its promise is checked
@@ -78,6 +79,12 @@ class Admission:
         """Tell how much longer than expected answers under pressure took of late, at worst; 1.05 to 2."""
         return self._promises.margin(self.table.margin, now)
 
+    def newcomer(self, priority: int, deadline: float, now: float) -> Newcomer:
+        """Place a request by its deadline, or earlier where that is far away."""
+        return Newcomer(
+            priority, deadline, min(deadline, now + _PATIENCE * self._limits.deadline_seconds), now
+        )
+
     def work(self, cost: int) -> float:
         """Give an item's work: 1 where all have one shape, else the seconds that it needs alone.
 
@@ -103,7 +110,14 @@ class Admission:
         return _done_seconds(self._batches(work), delays, self.full_seconds)
 
     def check(
-        self, order: Order, works: Sequence[float], newcomer: Newcomer, delays: Delays, *, ahead: float = 0.0
+        self,
+        order: Order,
+        works: Sequence[float],
+        newcomer: Newcomer,
+        delays: Delays,
+        *,
+        ahead: float = 0.0,
+        is_asking: bool = False,
     ) -> tuple[int, float]:
         """Let a request in, or refuse it at once.
 
@@ -114,6 +128,7 @@ class Admission:
             delays: Gives, for this much lane time of the model's work and its deadline, what keeps each
                 lane from doing it at once, in seconds, ascending.
             ahead: Work that is on its way to the queue and will stand before the newcomer.
+            is_asking: Nobody is let in yet; it is only asked for.
 
         Returns:
             Its place in the order, and how long it is expected to take if that is much of its time, else 0.
@@ -140,7 +155,7 @@ class Admission:
         late = margin * expected - left
         if late <= 0 and place < waiting:
             late = self._displaced_lateness(order, place, added, newcomer, delays)
-        if late > 0 and (waiting or not self._is_probe(newcomer.now)):
+        if late > 0 and (waiting or not self._is_probe(newcomer.now, taken=not is_asking)):
             raise Overloaded(
                 "it would not be answered before its deadline",
                 reason="deadline",
@@ -315,11 +330,12 @@ class Admission:
         share = sum(meter.rate(newcomer.now) for p, meter in self._taken.items() if p < newcomer.priority)
         return min(share / self.lanes, _MOST_SHARE)
 
-    def _is_probe(self, now: float) -> bool:
+    def _is_probe(self, now: float, *, taken: bool) -> bool:
         """Let one into an empty queue now and then, so that a wrong time can be found out."""
         if now < self._probed + _PROBE_SECONDS:
             return False
-        self._probed = now
+        if taken:
+            self._probed = now
         return True
 
 

@@ -22,7 +22,7 @@ from typing import Protocol
 
 import numpy as np
 
-from service.engine.admission import Admission, Newcomer
+from service.engine.admission import Admission
 from service.engine.batch import Batch, BatchLimits, RowSpec
 from service.engine.buckets import Buckets
 from service.engine.company import company
@@ -36,7 +36,7 @@ from service.engine.ticket import Item, Settlement, Ticket, deliver
 from service.errors import DeadlineExceeded, NotReady, Overloaded, TooLarge
 
 _QUICK_SECONDS = 0.005  # of a run: waking its lane for each request of a turn would cost more than it gains
-_PATIENCE = 4  # times the model's own deadline, after which a request stands before those that are due then
+_LATELY_SECONDS = 0.1
 
 
 class LaneSeam(Protocol):
@@ -92,6 +92,7 @@ class Batcher:
         self._sharing = Sharing(limits.answer_cache_bytes)
         self._staging = Staging(rows, limits.max_items, buckets, allocate)
         self._purged = False
+        self._refused = -math.inf
         self._wake_due = False
         self._closed: str | None = None
         observer.model_added(model, version)
@@ -143,6 +144,16 @@ class Batcher:
         with self._lock:
             self._admission.table.seed(size, seconds)
             self._admission.refresh()
+
+    def check(self, priority: int, deadline: float, coming: int) -> None:
+        """Refuse what `submit` would, where somebody was refused of late; see `Queue.check`."""
+        now = self._clock()
+        if now > self._refused + _LATELY_SECONDS or self._sharing.has_cache:
+            return
+        least = self._admission.work(1)
+        with self._lock:
+            asking, ahead = self._admission.newcomer(priority, deadline, now), coming * least
+            self._admission.check(self._order, [least], asking, self._delays, ahead=ahead, is_asking=True)
 
     def submit(self, ticket: Ticket, *, on_loop: bool = False) -> None:
         """Let a request's items in, all or none, and write their rows.
@@ -293,13 +304,13 @@ class Batcher:
 
     def _admit(self, fresh: Sequence[Item], ticket: Ticket, now: float, dead: list[Item]) -> None:
         admission, order = self._admission, self._order
-        due = min(ticket.deadline, now + _PATIENCE * self.limits.deadline_seconds)
-        newcomer = Newcomer(ticket.priority, ticket.deadline, due, now)
+        newcomer = self._admission.newcomer(ticket.priority, ticket.deadline, now)
         works = [admission.work(item.cost) for item in fresh]
         admission.note_deadline(newcomer, works[0])
         try:
             place, promised = admission.check(order, works, newcomer, self._delays)
         except Overloaded:
+            self._refused = now
             if self._purged:
                 raise
             self._purged = True  # once a batch: a refusal must stay cheap
@@ -310,7 +321,7 @@ class Batcher:
             place, promised = admission.check(order, works, newcomer, self._delays)
         for position, (item, work) in enumerate(zip(fresh, works, strict=True), place):
             item.promised_seconds = promised
-            order.insert(position, newcomer.priority, due, item, work)
+            order.insert(position, newcomer.priority, newcomer.due, item, work)
         if place < admission.batch_size:
             self._staging.stage(fresh[: admission.batch_size - place])
         self._note_backlog()

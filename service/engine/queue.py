@@ -22,6 +22,18 @@ class Queue(Protocol):
     def closed(self) -> bool:
         """Whether newcomers are refused for good."""
 
+    def check(self, priority: int, deadline: float, coming: int) -> None:
+        """Refuse, before it is decoded, a request that is known to be refused when it is submitted.
+
+        Args:
+            priority: 1 is highest.
+            deadline: In clock seconds.
+            coming: Items that are being decoded.
+
+        Raises:
+            Overloaded: Even the least item would not be let in.
+        """
+
     def submit(self, ticket: Ticket, *, on_loop: bool = False) -> None:
         """Let a request's items in, all or none, or raise the `RequestError` that the request shall get."""
 

@@ -58,6 +58,9 @@ class RemoteQueue:
         self.predicted_wait_seconds = told["predicted_wait_seconds"]
         self._closed_there = told["closed"]
 
+    def check(self, priority: int, deadline: float, coming: int) -> None:
+        """Refuse nobody: what the engine knows is not known here. See `service.api.refusals`."""
+
     def submit(self, ticket: Ticket, *, on_loop: bool = False) -> None:
         """Send a request's items to the engine; what the engine refuses fails the ticket later.
 

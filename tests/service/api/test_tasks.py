@@ -354,31 +354,24 @@ class TestOverload:
             assert 'kotae_rejected_total{model="tiny",reason="queue_full"} 1.0' in metrics
             assert client.post(ROUTE, content=picture(1)).status_code == 200
 
-    def test_what_a_queue_refused_is_refused_at_the_door_until_it_may_have_room(
+    def test_what_the_queue_would_refuse_is_refused_before_it_is_decoded(
         self, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        asked: list[object] = []
-
-        def refuse(batcher: Batcher, ticket: object, **options: object) -> None:
-            asked.append(ticket)
-            raise Overloaded("full", reason="deadline", retry_after_seconds=20)
+        def refuse(batcher: Batcher, priority: int, deadline: float, coming: int) -> None:
+            raise Overloaded("full", reason="deadline", retry_after_seconds=19.5)
 
         with start() as client:
             with monkeypatch.context() as patch:
-                patch.setattr(Batcher, "submit", refuse)
-                patch.setattr("service.api.refusals._LONGEST_SECONDS", 10)
-                responses = [client.post(ROUTE, content=picture(seed)) for seed in range(4)]
-            assert len(asked) == 1
-            for response in responses:
-                assert_error(response, 429, "overloaded")
-                assert 19 <= int(response.headers["retry-after"]) <= 20
-                assert 18_000 < int(response.headers["retry-after-ms"]) <= 20_000
-            patient = client.post(ROUTE, content=picture(1), headers={"x-timeout-ms": "3600000"})
-            urgent = client.post(ROUTE, content=picture(1), headers={"x-priority": "1"})
-            assert patient.status_code == urgent.status_code == 200
+                patch.setattr(Batcher, "check", refuse)
+                for body in (picture(1), b"no picture"):
+                    response = client.post(ROUTE, content=body)
+                    assert_error(response, 429, "overloaded")
+                    assert response.headers["retry-after"] == "20"
+                    assert response.headers["retry-after-ms"] == "19500"
+            assert client.post(ROUTE, content=picture(1)).status_code == 200
             metrics = client.get("/metrics").text
-            assert 'kotae_rejected_total{model="tiny",reason="deadline"} 1.0' in metrics
-            assert 'kotae_rejected_total{model="tiny",reason="door"} 3.0' in metrics
+            assert 'kotae_rejected_total{model="tiny",reason="deadline"} 0.0' in metrics
+            assert 'kotae_rejected_total{model="tiny",reason="door"} 2.0' in metrics
 
     def test_more_items_than_the_queue_ever_holds_answer_413(self, tmp_path: Path, start: Start) -> None:
         make_model(tmp_path, batching=Batching(max_items=2, max_queue_items=3))

@@ -302,3 +302,22 @@ async def test_one_turn_of_the_event_loop_wakes_the_lane_of_a_quick_model_once(
     await asyncio.sleep(0)
     assert lane.wakes == (at_once or 1) + 1
     batcher.close("over")
+
+
+async def test_who_would_be_refused_is_refused_before_his_items_are_there() -> None:
+    clock = Clock()
+    batcher = batcher_of(BatchLimits(max_items=1, deadline_seconds=1), clock=clock)
+    batcher.seed(1, 0.3)
+    batcher.check(2, clock() + 0.1, coming=0)  # nobody was refused yet, so nothing is looked at
+    batcher.submit(ticket_of(1, deadline=clock() + 1))
+    with pytest.raises(Overloaded):
+        batcher.submit(ticket_of(2, deadline=clock() + 0.3))
+    with pytest.raises(Overloaded) as refused:
+        batcher.check(2, clock() + 0.3, coming=0)
+    assert refused.value.retry_after_seconds is not None and refused.value.retry_after_seconds > 0
+    batcher.check(2, clock() + 5, coming=2)
+    with pytest.raises(Overloaded):
+        batcher.check(2, clock() + 5, coming=20)
+    assert batcher.queue_items == 1
+    clock.now += 0.2
+    batcher.check(2, clock() + 0.3, coming=0)  # a wrong prediction must be found out

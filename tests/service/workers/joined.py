@@ -31,6 +31,9 @@ class Held:
         self.tickets: list[Ticket] = []
         self.refuse: Callable[[], Exception] | None = None
 
+    def check(self, priority: int, deadline: float, coming: int) -> None:
+        pass
+
     def submit(self, ticket: Ticket, *, on_loop: bool = False) -> None:
         if self.refuse is not None:
             raise self.refuse()
@@ -72,6 +75,9 @@ class Joined:
         self.relay = Relay(theirs, lambda *name: queues.get(name), lambda _: lost.append("worker"))
         ours = Ends(near.detach(), *memories)
         self.connection = Connection(ours, self.states.append, lambda: lost.append("engine"))
+
+    def check(self, priority: int, deadline: float, coming: int) -> None:
+        pass
 
     def submit(self, ticket: Ticket, *, on_loop: bool = False) -> None:
         """Send a ticket to the model m."""
