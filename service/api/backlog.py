@@ -6,23 +6,29 @@ itself is what a request queues for, and nobody else can see that queue.
 
 from __future__ import annotations
 
+from service.engine.ticket import Ticket
 from service.errors import Overloaded
 
 _SMOOTHING = 0.05
-_MARGIN = 1.2
+_MARGIN = 2.0  # the average is learnt; the loop goes round in bursts, and some wait for twice as long
 
 
 class Backlog:
-    """Counts requests in work, and learns what each costs the others. Lives on the event loop.
+    """Counts requests in work, and learns how long one waits for the loop. Lives on the event loop.
 
     Attributes:
         count: Requests in work.
-        each_seconds: How long everybody waits for one of them.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.each_seconds = 0.0
+        self._seconds = 0.0
+        self._ahead = 1.0
+
+    @property
+    def each_seconds(self) -> float:
+        """How long a request waits for each that was in work before it."""
+        return self._seconds / self._ahead
 
     def check(self, left_seconds: float) -> None:
         """Refuse a request whose answer the loop would not get to in time; alone it always would.
@@ -37,11 +43,26 @@ class Backlog:
             )
 
     def learn(self, seconds: float, before: int) -> None:
-        """Note how long a request waited for the loop alone, beside all that were begun before and after it.
+        """Note how long a request waited for the loop alone.
+
+        Those who came after it made it wait as well, and so did refusals: as many will come after the next.
 
         Args:
-            seconds: Its time without decoding threads, queue and lane.
-            before: How many were in work when it was begun; those that are now, without it, came after it.
+            seconds: Its time without what the lane needs.
+            before: How many were in work when it was begun.
         """
-        each = max(0.0, seconds) / (before + self.count + 1)
-        self.each_seconds += _SMOOTHING * (each - self.each_seconds)
+        self._seconds += _SMOOTHING * (max(0.0, seconds) - self._seconds)
+        self._ahead += _SMOOTHING * (before + 1 - self._ahead)
+
+    def learn_from(self, ticket: Ticket, seconds: float, lane_seconds: float, before: int) -> None:
+        """Note what the loop made a request wait.
+
+        Args:
+            ticket: The request's.
+            seconds: Its time since its body was there.
+            lane_seconds: What the lane was predicted to need; what it waited for more is the loop's doing.
+            before: How many were in work when it was begun.
+        """
+        if ticket.infer_seconds:
+            lane_seconds = min(lane_seconds, ticket.queue_seconds + ticket.infer_seconds)
+        self.learn(seconds - lane_seconds, before)

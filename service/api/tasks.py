@@ -168,16 +168,18 @@ class TaskEndpoint:
             job = Job(version, body, parameters, ticket, is_quick)
             before = self._backlog.count
             self._backlog.count += 1
+            lane_seconds = math.inf
             try:
                 with _Watch(request.receive, ticket):
                     decoded = await self._let_in(job, stay)
                     stages = state["stages"] = {"decode": time.perf_counter() - started}
+                    if job.is_quick:
+                        lane_seconds = version.batcher.predicted_wait_seconds
                     outputs = await self._outputs(job)
             finally:
                 self._backlog.count -= 1
-                if job.is_quick and ticket.infer_seconds:  # late ones too: they tell most
-                    waited = time.perf_counter() - started - ticket.queue_seconds - ticket.infer_seconds
-                    self._backlog.learn(waited, before)
+                if lane_seconds < math.inf:  # late and expired ones too: they tell most
+                    self._backlog.learn_from(ticket, time.perf_counter() - started, lane_seconds, before)
             started = time.perf_counter()
             results = await self.answer(job, decoded, outputs)
         finally:

@@ -116,9 +116,26 @@ class TestBacklog:
         backlog = Backlog()
         backlog.count = 10
         for _ in range(200):
-            backlog.learn(0.021, 10)  # a millisecond for each of twenty-one
-        backlog.check(0.013)
+            backlog.learn(0.011, 10)  # a millisecond for each of eleven
+        backlog.check(0.021)
         with pytest.raises(Overloaded) as refused:
-            backlog.check(0.007)
+            backlog.check(0.015)
         assert refused.value.reason == "door"
         assert refused.value.retry_after_seconds == pytest.approx(0.005, abs=0.0005)
+
+    def test_who_waited_for_many_tells_more_than_who_waited_alone(self) -> None:
+        backlog = Backlog()
+        for _ in range(200):
+            backlog.learn(0.010, 19)  # half a millisecond each
+            backlog.learn(0.002, 0)  # the loop's own way there and back
+        assert backlog.each_seconds == pytest.approx(0.012 / 21, rel=0.1)
+
+    async def test_the_lane_answers_for_no_more_than_it_was_predicted_to_need(self) -> None:
+        backlog, waited, expired = Backlog(), ticket(NOW), ticket(NOW)
+        waited.queue_seconds, waited.infer_seconds = 0.05, 0.01
+        for _ in range(200):
+            backlog.learn_from(waited, 0.07, 0.02, 0)
+        assert backlog.each_seconds == pytest.approx(0.05, rel=0.01)
+        for _ in range(200):
+            backlog.learn_from(expired, 0.09, 0.02, 0)  # it never ran
+        assert backlog.each_seconds == pytest.approx(0.07, rel=0.01)
