@@ -59,7 +59,10 @@ class Instant:
         self._answer = np.zeros(_CLASSES, np.float32)
         self._tickets: list[Ticket] = []
 
-    def submit(self, ticket: Ticket) -> None:
+    def check(self, priority: int, deadline: float, coming: int) -> None:
+        """Refuse nobody."""
+
+    def submit(self, ticket: Ticket, *, on_loop: bool = False) -> None:
         """Take a ticket in."""
         if not self._tickets:
             asyncio.get_running_loop().call_soon(self._run)

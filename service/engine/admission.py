@@ -25,6 +25,7 @@ from service.errors import Overloaded
 Delays = Callable[[float, float], Sequence[float]]
 
 _GOOD_ENOUGH = 0.985  # of the best rate: larger batches than give this only make others wait
+_GOOD_BELOW = 0.95  # the same where more urgent requests must wait for those batches to end
 _STILL_GOOD = 0.97  # at less than this, another size is chosen
 _SMOOTHING = 0.2
 _REFRESH_BATCHES = 16
@@ -71,6 +72,8 @@ class Admission:
         self._untried = 0
         self._trial_batches = _TRIAL_BATCHES
         self._taken: dict[int, Meter] = {}
+        self._levels: dict[int, float] = {}
+        self._is_mixed = False
         self._promises = Ratios(remembered=512, fewest=32, quantile=0.995, lasting_seconds=_LASTING_SECONDS)
         self._since_refresh = 0
         self._probed = -math.inf
@@ -174,6 +177,8 @@ class Admission:
         if meter is None:
             meter = self._taken[level] = Meter()
         meter.add(seconds, now)
+        self._levels[level] = now
+        self._is_mixed = sum(now - last < _LASTING_SECONDS for last in self._levels.values()) > 1
 
     def note_deadline(self, newcomer: Newcomer, work: float) -> None:
         """Follow the tighter deadlines that are asked for, of those that can be kept under load at all."""
@@ -251,8 +256,10 @@ class Admission:
         feasible = self._feasible = table.largest_within(within, min(most, self._most))
         sizes = [2**k for k in range(feasible.bit_length()) if 2**k < feasible] + [feasible]
         best = max(self._rate(size) for size in sizes)
-        if not (self.batch_size <= feasible and self._rate(self.batch_size) >= _STILL_GOOD * best):
-            chosen = next(s for s in sizes if self._rate(s) >= _GOOD_ENOUGH * best)
+        good = _GOOD_BELOW if self._is_mixed else _GOOD_ENOUGH
+        is_kept = self.batch_size <= feasible and self._rate(self.batch_size) >= _STILL_GOOD * best
+        if self._is_mixed or not is_kept:
+            chosen = next(s for s in sizes if self._rate(s) >= good * best)
             if chosen > self.batch_size:
                 self._trial_batches = _TRIAL_BATCHES
             self.batch_size = self._grown(chosen)
@@ -265,7 +272,7 @@ class Admission:
         the time of a size that is never run is only as good as the warm-up.
         """
         larger = min(2 * self.batch_size, self._feasible)
-        if waiting < larger * (1 + self.lanes) or larger <= self.batch_size:
+        if self._is_mixed or waiting < larger * (1 + self.lanes) or larger <= self.batch_size:
             return self.batch_size
         self._untried += 1
         if self._untried < self._trial_batches:

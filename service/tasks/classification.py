@@ -5,7 +5,7 @@ Letters in shapes: `N` batch, `K` classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import (
     Annotated,
@@ -39,6 +39,7 @@ class Classification(TypedDict):
     truncated: NotRequired[bool]
 
 
+_FEW = 64  # labels that are sorted before anything could be left out
 _CLASSIFICATION = TypeAdapter(Classification)
 
 
@@ -126,11 +127,12 @@ def classify(
     Returns:
         The best `top_k` labels, highest probability first; ties in the labels' order.
     """
-    candidates = np.arange(len(probabilities))
-    if top_k < len(probabilities):  # sorting a thousand labels would take longer than all the rest
-        candidates = np.flatnonzero(probabilities >= np.partition(probabilities, -top_k)[-top_k])
-    best = candidates[np.argsort(-probabilities[candidates], kind="stable")][:top_k]
-    predictions = [Prediction(label=labels[i], score=float(probabilities[i])) for i in best]
+    scores = probabilities.tolist()
+    candidates: Iterable[int] = range(len(scores))
+    if _FEW < len(scores) > top_k:  # sorting a thousand labels would take longer than all the rest
+        candidates = np.flatnonzero(probabilities >= np.partition(probabilities, -top_k)[-top_k]).tolist()
+    best = sorted(candidates, key=scores.__getitem__, reverse=True)[:top_k]
+    predictions = [Prediction(label=labels[i], score=scores[i]) for i in best]
     if unknown_below is not None and predictions[0]["score"] < unknown_below:
         unknown = Prediction(label=UNKNOWN, score=1.0 - predictions[0]["score"])
         predictions = [unknown, *predictions][:top_k]

@@ -106,7 +106,7 @@ def test_an_answer_has_the_best_labels_first(task: ImageClassification) -> None:
     }
 
 
-_scores = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30)
+_scores = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=100)
 
 
 @given(_scores, st.integers(1, 40))
