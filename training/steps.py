@@ -15,8 +15,8 @@ from training.recipes.detection_recipe import DetectionRecipe
 from training.recipes.recipe import PictureRecipe, Recipe
 from training.recipes.speech_recipes import KeywordsRecipe, SpeechRecipe
 from training.recipes.text_recipes import TextEmbeddingRecipe, TextLabelsRecipe
-from training.speech.keyword_steps import KeywordSteps
-from training.speech.speech_steps import SpeechSteps
+from training.speech.keywords.steps import KeywordSteps
+from training.speech.recognition.steps import SpeechSteps
 from training.text.label_steps import LabelSteps
 from training.text.pair_steps import PairSteps
 from training.version_folder import Place

@@ -19,10 +19,10 @@ from service.tasks import Limits, answer_one
 from service.tasks.speech import SpeechParameters, SpeechRecognition, Transcript
 from training.job import newest_version
 from training.recipes.load import load_recipe
-from training.speech.figures import errors_of
+from training.speech.recognition.figures import errors_of
 from training.text.card import figures_of_card
 
-MODEL = Path(__file__).parents[3] / "models" / "spoken-commands"
+MODEL = Path(__file__).parents[4] / "models" / "spoken-commands"
 pytestmark = pytest.mark.skipif(newest_version(MODEL) is None, reason="the model is not in this checkout")
 
 Answer = Callable[[bytes], Transcript]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sklearn.metrics import precision_recall_fscore_support
 
-from training.speech.keyword_answers import Heard
+from training.speech.keywords.answers import Heard
 
 OTHERS = ("silence", "unknown")  # labels of sounds in which nothing is to be recognised
 _COMMONEST = 12

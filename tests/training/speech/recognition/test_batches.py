@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from training.errors import DataRejected
-from training.speech.letters import best_path, numbers_of, tokens_of
-from training.speech.speech_batches import BatchSize, SpeechBatches, batch_bounds
+from training.speech.recognition.batches import BatchSize, SpeechBatches, batch_bounds
+from training.speech.recognition.letters import best_path, numbers_of, tokens_of
 from training.speech.utterances import SpokenSet
 
 TOKENS = tokens_of(["a b"])

@@ -21,13 +21,13 @@ from training.job import Job
 from training.recipes.load import load_recipe
 from training.recipes.recipe import Optimisation, Split
 from training.recipes.speech_recipes import KeywordsRecipe, SpeechTableData
-from training.speech.keyword_answers import Heard
-from training.speech.keyword_figures import measure_keywords, rates
-from training.speech.keyword_fit import fit_keywords, take_weights
-from training.speech.keyword_learner import KeywordLearner
-from training.speech.keyword_steps import KeywordSteps
-from training.speech.keyword_tables import keyword_tables
-from training.speech.keyword_version import check_sound_parity
+from training.speech.keywords.answers import Heard
+from training.speech.keywords.figures import measure_keywords, rates
+from training.speech.keywords.fit import fit_keywords, take_weights
+from training.speech.keywords.learner import KeywordLearner
+from training.speech.keywords.steps import KeywordSteps
+from training.speech.keywords.tables import keyword_tables
+from training.speech.keywords.version import check_sound_parity
 from training.speech.speech_table import SpeechTable
 from training.speech.utterances import SpokenFile
 from training.steps import steps_for

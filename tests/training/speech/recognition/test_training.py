@@ -20,14 +20,14 @@ from training.errors import DataRejected, ExportFailed
 from training.job import Job
 from training.recipes.load import load_recipe
 from training.recipes.speech_recipes import SpeechRecipe, WordSearch
-from training.speech.answers import Arrays
 from training.speech.curves import read_curves
-from training.speech.fit import fit_speech, take_weights
-from training.speech.speech_golden import choose_golden_speech
-from training.speech.speech_learner import SpeechLearner
-from training.speech.speech_steps import SpeechSteps
+from training.speech.recognition.answers import Arrays
+from training.speech.recognition.fit import fit_speech, take_weights
+from training.speech.recognition.golden import choose_golden_speech
+from training.speech.recognition.learner import SpeechLearner
+from training.speech.recognition.steps import SpeechSteps
+from training.speech.recognition.version import check_speech_parity, transcription_of, write_words
 from training.speech.speech_table import SpeechTable
-from training.speech.version import check_speech_parity, transcription_of, write_words
 from training.steps import steps_for
 from training.trainer import load_learner
 from training.version_folder import Place

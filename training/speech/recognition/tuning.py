@@ -7,8 +7,8 @@ from pathlib import Path
 
 from service.manifest import Transcription, VersionFacts
 from service.tasks.speech import SpeechRecognition
-from training.speech.answers import Listened, Run, listen, transcript_of, with_search
-from training.speech.figures import Errors, errors_of
+from training.speech.recognition.answers import Listened, Run, listen, transcript_of, with_search
+from training.speech.recognition.figures import Errors, errors_of
 from training.speech.utterances import SpokenFile
 
 _WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # of the language model's log10 probability

@@ -13,8 +13,8 @@ from training.job import Job
 from training.recipes.speech_recipes import KeywordsRecipe
 from training.speech.card import CURVES_FILE
 from training.speech.curves import Panels, draw_curves
-from training.speech.keyword_batches import Batch, KeywordBatches, batch_of, labels_of
-from training.speech.keyword_learner import KeywordLearner
+from training.speech.keywords.batches import Batch, KeywordBatches, batch_of, labels_of
+from training.speech.keywords.learner import KeywordLearner
 from training.speech.sounds import decoded
 from training.speech.utterances import SpeechSource, SpokenFile
 from training.text.windows import StepNumbers

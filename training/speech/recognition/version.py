@@ -27,20 +27,20 @@ from training.errors import ExportFailed
 from training.export import EXPORT_BATCH, PARITY_BATCHES, write_graph
 from training.networks.speech_encoder import SpeechEncoder
 from training.recipes.speech_recipes import SpeechRecipe, WordSearch
-from training.speech.answers import Arrays, Run, answers_of_version, run_by_torch, with_search
-from training.speech.figures import SpeechFigures, measure, rates
-from training.speech.letters import plain
-from training.speech.sounds import decoded
-from training.speech.speech_golden import (
+from training.speech.recognition.answers import Arrays, Run, answers_of_version, run_by_torch, with_search
+from training.speech.recognition.figures import SpeechFigures, measure, rates
+from training.speech.recognition.golden import (
     choose_golden_speech,
     golden_sounds,
     stacked,
     write_golden_speech,
 )
-from training.speech.speech_learner import SpeechLearner
-from training.speech.tuning import tuned
+from training.speech.recognition.learner import SpeechLearner
+from training.speech.recognition.letters import plain
+from training.speech.recognition.tuning import tuned
+from training.speech.recognition.word_model import arpa, word_list
+from training.speech.sounds import decoded
 from training.speech.utterances import SpokenFile
-from training.speech.word_model import arpa, word_list
 from training.version_folder import GRAPH_FILE, hashes, quantiles
 
 TOKENS_FILE, WORDS_FILE, MODEL_FILE = "tokens.txt", "words.txt", "words.arpa"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from training.speech.figures import Slice, SpeechFigures
+from training.speech.recognition.figures import Slice, SpeechFigures
 
 _TITLES = {
     "condition": "condition",

@@ -18,13 +18,13 @@ from service.tasks.audio import AudioClassification
 from training.export import EXPORT_BATCH, PARITY_BATCHES, TOLERANCE, differences, write_graph
 from training.networks.sound_classifier import SoundClassifier
 from training.recipes.speech_recipes import KeywordsRecipe
-from training.speech.answers import Run
-from training.speech.keyword_answers import heard_by_version, run_by_torch
-from training.speech.keyword_figures import KeywordFigures, measure_keywords, rates
-from training.speech.keyword_golden import choose_golden_sounds, write_golden_sounds
-from training.speech.keyword_learner import KeywordLearner
+from training.speech.keywords.answers import heard_by_version, run_by_torch
+from training.speech.keywords.figures import KeywordFigures, measure_keywords, rates
+from training.speech.keywords.golden import choose_golden_sounds, write_golden_sounds
+from training.speech.keywords.learner import KeywordLearner
+from training.speech.recognition.answers import Run
+from training.speech.recognition.golden import golden_sounds, stacked
 from training.speech.sounds import decoded
-from training.speech.speech_golden import golden_sounds, stacked
 from training.speech.utterances import SpokenFile
 from training.version_folder import GRAPH_FILE, LABELS_FILE, hashes, quantiles
 

@@ -17,8 +17,8 @@ from training.networks.learner import make_optimiser
 from training.networks.speech_encoder import SpeechEncoder
 from training.recipes.speech_recipes import SpeechRecipe
 from training.speech.augmentation import mask_features, vary
-from training.speech.letters import BETWEEN_WORDS, best_path
-from training.speech.speech_batches import place_among_processes
+from training.speech.recognition.batches import place_among_processes
+from training.speech.recognition.letters import BETWEEN_WORDS, best_path
 
 Batch = Sequence[torch.Tensor]
 FULL_SCALE = 32768.0

@@ -15,10 +15,10 @@ from training.job import Job
 from training.recipes.speech_recipes import SpeechRecipe
 from training.speech.card import CURVES_FILE
 from training.speech.curves import draw_curves
-from training.speech.letters import numbers_of, tokens_of
+from training.speech.recognition.batches import Batch, BatchSize, SpeechBatches, batch_bounds, batch_of
+from training.speech.recognition.learner import SpeechLearner
+from training.speech.recognition.letters import numbers_of, tokens_of
 from training.speech.sounds import decoded
-from training.speech.speech_batches import Batch, BatchSize, SpeechBatches, batch_bounds, batch_of
-from training.speech.speech_learner import SpeechLearner
 from training.speech.utterances import SpeechSource, SpokenFile
 from training.text.windows import StepNumbers
 from training.trainer import begin, load_learner, train

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from service.manifest import GOLDEN_CASES_FILE, GoldenCase, GoldenCases, write
 from service.tasks.speech import SpeechRecognition, Transcript
 from training.errors import ExportFailed
-from training.speech.answers import Arrays, Run, listen, transcript_of
-from training.speech.letters import plain
+from training.speech.recognition.answers import Arrays, Run, listen, transcript_of
+from training.speech.recognition.letters import plain
 from training.speech.utterances import SpokenFile
 
 _GOLDEN = 6

@@ -18,7 +18,7 @@ from torch import distributed
 from torch.utils.data import Dataset
 
 from training.errors import DataRejected
-from training.speech.letters import numbers_of
+from training.speech.recognition.letters import numbers_of
 from training.speech.utterances import SpokenSet
 
 _ALIKE_SECONDS = 0.1  # utterances whose lengths differ by less are shuffled

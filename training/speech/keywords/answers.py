@@ -18,7 +18,7 @@ from service.tasks.audio import AudioClassification, AudioClassificationParamete
 from service.tasks.classification import Classification
 from training.measured_graph import open_graph
 from training.networks.sound_classifier import SoundClassifier
-from training.speech.answers import Arrays, Run
+from training.speech.recognition.answers import Arrays, Run
 from training.speech.utterances import SpokenFile
 
 

@@ -19,11 +19,11 @@ from service.tasks.audio import AudioClassification, AudioClassificationParamete
 from service.tasks.classification import Prediction
 from training.job import newest_version
 from training.recipes.load import load_recipe
-from training.speech.keyword_answers import answer_to
+from training.speech.keywords.answers import answer_to
 from training.speech.spoken_words import LABELS
 from training.text.card import figures_of_card
 
-MODEL = Path(__file__).parents[3] / "models" / "keywords"
+MODEL = Path(__file__).parents[4] / "models" / "keywords"
 pytestmark = pytest.mark.skipif(newest_version(MODEL) is None, reason="the model is not in this checkout")
 
 Answer = Callable[[bytes], Prediction]

@@ -1,8 +1,8 @@
 import pytest
 
-from training.speech.answers import Answer
-from training.speech.figures import errors_of, measure, rates
-from training.speech.tables import speech_tables
+from training.speech.recognition.answers import Answer
+from training.speech.recognition.figures import errors_of, measure, rates
+from training.speech.recognition.tables import speech_tables
 from training.speech.utterances import SpokenFile
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from training.errors import DataRejected
-from training.speech.speech_batches import place_among_processes
+from training.speech.recognition.batches import place_among_processes
 from training.speech.utterances import SpokenSet
 
 _SORTED_TOGETHER = 16  # batches' worth of sounds that are drawn, then put in order of length

@@ -1,4 +1,4 @@
-"""The commands of a recipe that tells short sounds apart."""
+"""The commands of a recipe for speech recognition."""
 
 from __future__ import annotations
 
@@ -7,31 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.manifest import VERSION_FILE, VersionFacts, read
-from service.tasks.classification import read_labels
 from training.errors import DataRejected
 from training.job import Job, newest_version, write_json
 from training.quantize import CALIBRATION_ITEMS, Subject
-from training.recipes.speech_recipes import KeywordsRecipe, SpeechTableData
-from training.speech.card import CURVES_FILE
-from training.speech.keyword_answers import heard_by_version
-from training.speech.keyword_card import write_keyword_card
-from training.speech.keyword_figures import KeywordFigures, measure_keywords, rates
-from training.speech.keyword_fit import fit_keywords
-from training.speech.keyword_learner import KeywordLearner
-from training.speech.keyword_tables import keyword_tables
-from training.speech.keyword_version import Origin, fill_version
+from training.recipes.speech_recipes import SpeechFolderData, SpeechRecipe, SpeechTableData
+from training.speech.card import CURVES_FILE, write_speech_card
+from training.speech.recognition.answers import answers_of_version
+from training.speech.recognition.figures import SpeechFigures, measure, rates
+from training.speech.recognition.fit import fit_speech
+from training.speech.recognition.learner import SpeechLearner
+from training.speech.recognition.tables import speech_tables
+from training.speech.recognition.version import Origin, fill_version
+from training.speech.speech_folder import SpeechFolder
 from training.speech.speech_table import SpeechTable
-from training.speech.spoken_words import SpokenWords
+from training.speech.spoken_commands import SpokenCommands
 from training.speech.utterances import SpeechSource
 from training.trainer import load_learner
 from training.version_folder import Place, publish
 
 
 @dataclass(frozen=True, slots=True)
-class KeywordSteps:
-    """What the command line can ask of a recipe for telling sounds apart; see `training.steps`."""
+class SpeechSteps:
+    """What the command line can ask of a recipe for speech recognition; see `training.steps`."""
 
-    job: Job[KeywordsRecipe]
+    job: Job[SpeechRecipe]
 
     def fit(self, *, resume: bool) -> None:
         """Train."""
@@ -54,55 +53,60 @@ class KeywordSteps:
             DataRejected: There is none.
         """
         if checkpoint or blocks:
-            raise DataRejected("a model for sounds is measured as it is served: export the checkpoint first")
+            raise DataRejected("a speech model is measured as it is served: export the checkpoint first")
         folder = newest_version(model or Path("models") / self.job.recipe.name)
         if folder is None:
             raise DataRejected(f"there is no version of {self.job.recipe.name}: export one first")
         facts = read(folder / VERSION_FILE, VersionFacts)
-        heard = heard_by_version(folder, self._source().held_out_files(), facts)
-        figures = measure_keywords(heard, read_labels(folder, facts))
+        files = self._source().held_out_files()
+        answers = answers_of_version(folder, files, facts)
+        figures = measure(list(zip(files, answers, strict=True)))
         write_json(self.job.run.folder / "evaluation.json", dataclasses.asdict(figures))
-        self._say(keyword_tables(figures))
+        self._say(speech_tables(figures))
 
     def subject(self) -> Subject:
         """Say what a smaller variant is made with and judged by."""
         source = self._source()
         files = source.held_out_files()
 
-        def measure(folder: Path, facts: VersionFacts) -> dict[str, float]:
-            heard = heard_by_version(folder, files, facts)
-            return rates(measure_keywords(heard, read_labels(folder, facts)))
+        def figures(folder: Path, facts: VersionFacts) -> dict[str, float]:
+            answers = answers_of_version(folder, files, facts)
+            return dict(rates(measure(list(zip(files, answers, strict=True)))))
 
         items = [file.content for file in source.validation_files()[:CALIBRATION_ITEMS]]
-        return Subject(items, measure, dict.fromkeys(("accuracy", "macro_f1"), True))
+        return Subject(items, figures, dict.fromkeys(("word_error_rate", "greedy_word_error_rate"), False))
 
     def _source(self) -> SpeechSource:
-        if isinstance(self.job.recipe.data, SpeechTableData):
+        data = self.job.recipe.data
+        if isinstance(data, SpeechFolderData):
+            return SpeechFolder(self.job.recipe, self.job.runs)
+        if isinstance(data, SpeechTableData):
             return SpeechTable(self.job.recipe, self.job.runs)
-        return SpokenWords(self.job.recipe, self.job.runs)
+        return SpokenCommands(self.job.recipe, self.job.runs)
 
     def _fit(self, source: SpeechSource, *, resume: bool) -> Path:
         self._say(f"{self.job.recipe.name}: {source.description}")
-        best = fit_keywords(self.job, source, resume=resume)
+        best = fit_speech(self.job, source, resume=resume)
         self._say(f"best checkpoint: {best}")
         return best
 
     def _export(self, checkpoint: Path, source: SpeechSource, place: Place) -> None:
-        learner = load_learner(checkpoint, KeywordLearner)
+        learner = load_learner(checkpoint, SpeechLearner)
         recipe = self.job.recipe
         origin = Origin(
             self.job.provenance(source.description, learner.recipe.seed),
+            source.training_set().texts,
             source.validation_files(),
             source.held_out_files(),
             source.split,
         )
 
-        def fill(folder: Path) -> tuple[VersionFacts, KeywordFigures]:
+        def fill(folder: Path) -> tuple[VersionFacts, SpeechFigures]:
             return fill_version(folder, learner, recipe, origin)
 
         folder, figures = publish(recipe.manifest, place, fill)
-        tables = keyword_tables(figures)
-        write_keyword_card(folder, recipe, tables, self.job.run.folder / CURVES_FILE)
+        tables = speech_tables(figures)
+        write_speech_card(folder, recipe, tables, self.job.run.folder / CURVES_FILE)
         self._say(tables)
         self._say(f"exported and checked: {folder}")
 

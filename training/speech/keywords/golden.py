@@ -11,8 +11,8 @@ from service.manifest import GOLDEN_CASES_FILE, GoldenCase, GoldenCases, write
 from service.tasks.audio import AudioClassification
 from service.tasks.classification import Classification
 from training.errors import ExportFailed
-from training.speech.answers import Run
-from training.speech.keyword_answers import answer_to
+from training.speech.keywords.answers import answer_to
+from training.speech.recognition.answers import Run
 from training.speech.utterances import SpokenFile
 
 _GOLDEN = 8

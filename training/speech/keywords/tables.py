@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from training.speech.keyword_figures import OTHERS, Counted, KeywordFigures, Trusted
+from training.speech.keywords.figures import OTHERS, Counted, KeywordFigures, Trusted
 from training.text.label_tables import table
 
 _TITLES = {"condition": "condition", "engine": "synthesiser", "voice": "voice"}

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import jiwer
 
-from training.speech.answers import Answer
-from training.speech.letters import plain
+from training.speech.recognition.answers import Answer
+from training.speech.recognition.letters import plain
 from training.speech.utterances import SpokenFile
 
 Heard = Sequence[tuple[SpokenFile, Answer]]

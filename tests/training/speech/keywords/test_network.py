@@ -4,7 +4,7 @@ import torch
 
 from training.errors import DataRejected
 from training.networks.sound_classifier import SoundClassifier, SoundFront
-from training.speech.keyword_batches import KeywordBatches, labels_of
+from training.speech.keywords.batches import KeywordBatches, labels_of
 from training.speech.utterances import SpokenSet
 
 RATE = 16_000
