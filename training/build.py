@@ -14,7 +14,7 @@ import numpy as np
 
 from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks.classification import read_labels
-from training.card import write_card
+from training.card import CardText, write_card
 from training.data.source import PictureSource, open_source
 from training.data.split import Parts, contiguous_parts, stratified_parts
 from training.errors import DataRejected
@@ -27,7 +27,7 @@ from training.evaluate import (
     evaluate,
     held_out,
 )
-from training.figures import draw_confusion, draw_sheet, print_evaluation
+from training.figures import draw_confusion, draw_sheet, picture_tables, print_evaluation
 from training.fit import fit, load_checkpoint
 from training.golden_cases import choose_golden_files
 from training.job import Job, newest_version, write_json
@@ -36,6 +36,14 @@ from training.quantize import CALIBRATION_ITEMS, Subject
 from training.recipes.recipe import PictureRecipe
 from training.version_folder import Origin, Place, picture_figures, write_version
 
+_LIMITS = """\
+## Limits
+
+Every picture is answered with one of these classes, also one that shows none of them."""
+_CARD = CardText(
+    "Measured on files that the training did not see, from raw file to answer through ONNX Runtime.",
+    behind=_LIMITS,
+)
 CALIBRATION_SEED = 3_000_017  # redrawings that int8 scales are found on
 
 
@@ -57,9 +65,7 @@ def run_fit(job: Job[PictureRecipe], data: Data, *, resume: bool = False) -> Pat
     """Train; returns the best checkpoint."""
     parts = data.parts
     job.console.print(
-        f"{job.recipe.name}: {data.source.description}\n"
-        f"{len(parts.train)} to learn from, {len(parts.validation)} for validation, "
-        f"{len(parts.test)} held out",
+        f"{job.recipe.name}: {data.source.description}\n{parts.description}",
         highlight=False,
     )
     best = fit(job.recipe, data.source, parts, job.run, job.console, resume=resume)
@@ -78,7 +84,7 @@ def run_export(
         split=f"stratified, {learner.recipe.split.test:.0%} for testing, seed {learner.recipe.split.seed}",
     )
     folder, evaluation = write_version(learner, origin, place)
-    write_card(folder, learner.recipe, evaluation)
+    write_card(folder, learner.recipe, picture_tables(evaluation), _CARD)
     job.console.print(f"exported and checked: {folder}", highlight=False)
     return folder
 

@@ -1,37 +1,64 @@
 """The model card: what the model was made from, how, how good it is, and what it cannot do.
 
-Written once, for a model that has none; after that it is its owner's text.
+A model without a card gets one with what is known. After that the prose is its owner's; only what stands
+between two marks, the figures, is ours and renewed.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.manifest import VERSION_FILE, VersionFacts, read
-from training.evaluate import Evaluation
-from training.recipes.recipe import PictureRecipe
+from training.recipes.recipe import Recipe
 
 CARD_FILE = "README.md"
+_BEGIN = "<!-- figures: written by kotae-train -->"
+_END = "<!-- end of figures -->"
 
 
-def write_card(version: Path, recipe: PictureRecipe, evaluation: Evaluation) -> None:
-    """Write the card of a model that has none yet.
+@dataclass(frozen=True, slots=True)
+class CardText:
+    """What a new card says that differs from one kind of model to another.
+
+    Attributes:
+        measured: How the figures were measured.
+        training: Markdown behind how it was trained, such as a picture.
+        behind: Markdown behind the figures.
+    """
+
+    measured: str
+    training: str = ""
+    behind: str = ""
+
+
+def write_card(version: Path, recipe: Recipe, tables: str, text: CardText) -> None:
+    """Write the figures into the card beside a version; one without the two marks is left as it is.
 
     Args:
         version: The exported version's folder; the card goes beside it.
         recipe: What was done.
-        evaluation: The exported graph's figures on the held-out part.
+        tables: The figures, as `kotae-train evaluate` prints them.
+        text: For a new card.
     """
     path = version.parent / CARD_FILE
-    if path.exists():
-        return
+    card = path.read_text(encoding="utf-8") if path.exists() else _new_card(version, recipe, text)
+    before, begin, rest = card.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if begin and end:
+        path.write_text(f"{before}{begin}\n\n{tables}\n\n{end}{after}", encoding="utf-8")
+
+
+def figures_of_card(card: str) -> str:
+    """Give the figures that stand in a card."""
+    return card.partition(_BEGIN)[2].partition(_END)[0].strip()
+
+
+def _new_card(version: Path, recipe: Recipe, text: CardText) -> str:
     facts = read(version / VERSION_FILE, VersionFacts)
-    rows = "\n".join(
-        f"| {row.label} | {row.items} | {row.precision:.4f} | {row.recall:.4f} | {row.f1:.4f} |"
-        for row in evaluation.plain.per_class
-    )
-    path.write_text(
-        f"""# {recipe.name}
+    training = f"\n{text.training}\n" if text.training else ""
+    behind = f"\n{text.behind}\n" if text.behind else ""
+    return f"""# {recipe.name}
 
 {recipe.manifest.description}
 
@@ -46,21 +73,11 @@ def write_card(version: Path, recipe: PictureRecipe, evaluation: Evaluation) -> 
 ```
 
 Seed {facts.provenance.seed}, code at commit {facts.provenance.commit}.
-
+{training}
 ## Held-out figures
 
-Version {version.name}, measured on {evaluation.plain.items} files that the training did not see, from raw
-file to answer through ONNX Runtime: accuracy {evaluation.plain.accuracy:.2%}, macro F1
-{evaluation.plain.macro_f1:.4f}, calibration error {evaluation.plain.calibration_error:.4f}.
+{text.measured}
 
-| class | pictures | precision | recall | F1 |
-|---|---:|---:|---:|---:|
-{rows}
-
-## Limits
-
-Every picture is answered with one of these {len(evaluation.plain.per_class)} classes, also one that shows
-none of them.
-""",
-        encoding="utf-8",
-    )
+{_BEGIN}
+{_END}
+{behind}"""

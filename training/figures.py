@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.evaluate import Answers, Evaluation, Figures, HeldOut
+from training.tables import markdown_table
 
 _TILE = 56  # pixels a side of a picture on the sheet
 _COLUMNS = 18
@@ -56,6 +57,20 @@ def _class_table(figures: Figures) -> Table:
     for row in figures.per_class:
         table.add_row(row.label, str(row.items), f"{row.precision:.4f}", f"{row.recall:.4f}", f"{row.f1:.4f}")
     return table
+
+
+def picture_tables(evaluation: Evaluation) -> str:
+    """Write the figures of the pictures as they are as Markdown, for the card."""
+    figures = evaluation.plain
+    whole = (
+        f"{figures.items} held-out pictures: accuracy {figures.accuracy:.2%}, "
+        f"macro F1 {figures.macro_f1:.4f}, calibration error {figures.calibration_error:.4f}."
+    )
+    rows = [
+        (row.label, row.items, f"{row.precision:.4f}", f"{row.recall:.4f}", f"{row.f1:.4f}")
+        for row in figures.per_class
+    ]
+    return f"{whole}\n\n{markdown_table(('class', 'pictures', 'precision', 'recall', 'F1'), rows)}"
 
 
 def draw_confusion(figures: Figures, classes: tuple[str, ...], title: str, path: Path) -> None:

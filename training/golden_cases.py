@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.manifest import GoldenCase, GoldenCases
+from service.manifest import GoldenCase
 from service.tasks.classification import classify
 from training.data.source import PictureSource, decode_files
 from training.data.split import Indices
@@ -112,12 +112,10 @@ def _file_name(number: int, candidate: _Candidate, classes: tuple[str, ...]) -> 
     return f"{number:02d}-{label}.{suffix}"
 
 
-def golden_cases(learner: Learner, files: tuple[GoldenFile, ...]) -> GoldenCases:
+def golden_cases(learner: Learner, files: tuple[GoldenFile, ...]) -> list[tuple[GoldenCase, bytes]]:
     """Write down what PyTorch answers for each file."""
     probabilities = probabilities_of(learner, np.stack([golden.image for golden in files]))
-    return GoldenCases(
-        cases=tuple(
-            GoldenCase(file=golden.name, answer=dict(classify(row, learner.classes, _TOP)))
-            for golden, row in zip(files, probabilities, strict=True)
-        )
-    )
+    return [
+        (GoldenCase(file=golden.name, answer=dict(classify(row, learner.classes, _TOP))), golden.file)
+        for golden, row in zip(files, probabilities, strict=True)
+    ]

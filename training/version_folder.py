@@ -7,7 +7,7 @@ nothing is left behind. The layout is `service.manifest`'s.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,8 @@ from service.manifest import (
     MANIFEST_FILE,
     VERSION_FILE,
     Baseline,
+    GoldenCase,
+    GoldenCases,
     ModelManifest,
     Provenance,
     Variant,
@@ -41,6 +43,7 @@ from training.golden_cases import GoldenFile, golden_cases
 from training.networks.learner import Learner
 
 Figures = TypeVar("Figures")
+Golden = Sequence[tuple[GoldenCase, bytes]]  # answers, and the files that they are to
 
 GRAPH_FILE = "model.onnx"
 LABELS_FILE = "labels.txt"
@@ -158,10 +161,7 @@ def _fill(folder: Path, learner: Learner, origin: Origin) -> tuple[VersionFacts,
     check_parity(network, task, folder / GRAPH_FILE, images)
     (input_name,) = TASKS[task].inputs
     write_golden_arrays(folder, {input_name: images}, run_network(network, task, images))
-    (folder / GOLDEN_CASES_FILE).parent.mkdir()
-    for golden in origin.golden:
-        (folder / "golden" / golden.name).write_bytes(golden.file)
-    write(folder / GOLDEN_CASES_FILE, golden_cases(learner, origin.golden))
+    write_golden_files(folder, golden_cases(learner, origin.golden))
     draft = VersionFacts(
         created=datetime.now(UTC).replace(microsecond=0),
         provenance=origin.provenance,
@@ -194,18 +194,33 @@ def _with_figures(
     draft: VersionFacts, evaluation: Evaluation, answers: Answers, origin: Origin, classes: tuple[str, ...]
 ) -> VersionFacts:
     plain, redrawn = evaluation.plain, evaluation.redrawn
-    figures = {name: round(value, 5) for name, value in picture_figures(evaluation).items()}
     counts: dict[str, float | str] = {"held_out_items": float(plain.items), "split": origin.split}
     if redrawn:
         counts["redrawn_items"] = float(redrawn.items)
     typical = answers.redrawn if redrawn else answers.plain
+    return with_figures(draft, picture_figures(evaluation), counts, _baseline(typical, classes))
+
+
+def with_figures(
+    draft: VersionFacts, figures: Mapping[str, float], counts: dict[str, float | str], baseline: Baseline
+) -> VersionFacts:
+    """Add figures to what `version.yaml` will say, rounded to five digits."""
+    rounded = {name: round(value, 5) for name, value in figures.items()}
     return draft.model_copy(
         update={
-            "variants": (draft.variants[0].model_copy(update={"metrics": figures}),),
-            "metrics": figures | counts,
-            "baseline": _baseline(typical, classes),
+            "variants": (draft.variants[0].model_copy(update={"metrics": rounded}),),
+            "metrics": rounded | counts,
+            "baseline": baseline,
         }
     )
+
+
+def write_golden_files(folder: Path, golden: Golden) -> None:
+    """Write raw files and the answers to them into a version's folder."""
+    (folder / GOLDEN_CASES_FILE).parent.mkdir(exist_ok=True)
+    for case, content in golden:
+        (folder / GOLDEN_CASES_FILE).with_name(case.file).write_bytes(content)
+    write(folder / GOLDEN_CASES_FILE, GoldenCases(cases=tuple(case for case, _ in golden)))
 
 
 def _baseline(probabilities: NDArray[np.float32], classes: tuple[str, ...]) -> Baseline:

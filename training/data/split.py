@@ -29,6 +29,14 @@ class Parts:
     validation: Indices
     test: Indices
 
+    @property
+    def description(self) -> str:
+        """How many are in which part, for people."""
+        return (
+            f"{len(self.train)} to learn from, {len(self.validation)} for validation, "
+            f"{len(self.test)} held out"
+        )
+
 
 def stratified_parts(labels: NDArray[np.int64], split: Split) -> Parts:
     """Divide pictures so that every part has every class in the same mix.

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks.classification import read_labels
+from training.card import write_card
 from training.detection.annotated import AnnotatedFile, DetectionSource
 from training.detection.answers import Found, answers_of_checkpoint, answers_of_version
-from training.detection.card import MISSES_FILE, write_detector_card
+from training.detection.card import DETECTOR_CARD, MISSES_FILE
 from training.detection.coco import CocoFolder
 from training.detection.detector_learner import DetectorLearner
 from training.detection.digit_scenes import DigitScenes
@@ -112,7 +113,7 @@ class DetectorSteps:
         misses = find_misses(measured.files, measured.found, learner.classes)
         draw_misses(misses, folder.parent / MISSES_FILE)
         tables = figure_tables(measured.figures)
-        write_detector_card(folder, self.job.recipe, tables)
+        write_card(folder, self.job.recipe, tables, DETECTOR_CARD)
         self._say(tables)
         self._say(f"exported and checked: {folder}")
 

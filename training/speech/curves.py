@@ -1,20 +1,18 @@
-"""Curves of a training: loss, word error rate and learning rate over its steps."""
+"""Curves of a training: what was logged, over its steps."""
 
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+CURVES_FILE = "curves.png"
 Curve = tuple[list[int], list[float]]
 Panels = Sequence[tuple[str, Mapping[str, str]]]  # titles, and what is drawn: logged names with their labels
-SPEECH_PANELS: Panels = (
-    ("loss per letter", {"train_loss_epoch": "learnt from", "validation_loss": "validation"}),
-    ("word error rate, letter by letter", {"validation_wer": "validation"}),
-    ("learning rate", {"lr-AdamW/pg1": ""}),
-)
+LEARNING_RATE = ("learning rate", {"lr-AdamW/pg1": ""})
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
@@ -32,8 +30,18 @@ def read_curves(run: Path) -> dict[str, Curve]:
     }
 
 
-def draw_curves(run: Path, path: Path, panels: Panels = SPEECH_PANELS) -> None:
-    """Draw a run folder's curves as a picture."""
+def keep_curves(run: Path, model: Path) -> str:
+    """Put a run folder's picture of curves into a model's folder; returns the Markdown that shows it.
+
+    A model that was trained elsewhere has none, and keeps what it has.
+    """
+    if (run / CURVES_FILE).is_file():
+        shutil.copyfile(run / CURVES_FILE, model / CURVES_FILE)
+    return f"![Curves of the training]({CURVES_FILE})" if (model / CURVES_FILE).is_file() else ""
+
+
+def draw_curves(run: Path, panels: Panels) -> None:
+    """Draw a run folder's curves, as a picture in it."""
     curves = read_curves(run)
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     axes = figure.subplots(1, len(panels))
@@ -47,4 +55,4 @@ def draw_curves(run: Path, path: Path, panels: Panels = SPEECH_PANELS) -> None:
         axis.grid(alpha=0.3)
         if len(names) > 1:
             axis.legend()
-    figure.savefig(path, dpi=100)
+    figure.savefig(run / CURVES_FILE, dpi=100)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -50,6 +52,12 @@ class SpokenFile:
     content: bytes
     text: str
     traits: tuple[str, ...] = ()
+
+
+def golden_name(number: int, file: SpokenFile, text: str) -> str:
+    """Name a file that is published with a model: a number, the first words of what is in it, its ending."""
+    told = "-".join(re.findall("[a-z0-9]+", text.lower())[:5])
+    return f"{number:02d}-{told or 'sound'}{Path(file.name).suffix.lower()}"
 
 
 class SpeechSource(Protocol):

@@ -7,6 +7,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
+from service.manifest import GoldenCase
 from service.tasks.classification import classify
 from training.errors import ExportFailed
 from training.text.labels import LabelData
@@ -41,11 +42,15 @@ def choose_golden_texts(model: TextModel, data: LabelData) -> list[GoldenText]:
     if not chosen:
         raise ExportFailed("the network answers no validation text rightly: train it first")
     return [
-        GoldenText(
-            f"{number:02d}-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-') or 'label'}.txt",
+        (
+            GoldenCase(
+                file=f"{number:02d}-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-') or 'label'}.txt",
+                answer=dict(
+                    classify(probabilities_of(model, [text])[0], model.labels, _TOP, model.unknown_below)
+                ),
+                tolerance=_TOLERANCE,
+            ),
             text,
-            dict(classify(probabilities_of(model, [text])[0], model.labels, _TOP, model.unknown_below)),
-            _TOLERANCE,
         )
         for number, (name, text) in enumerate(chosen[:_MOST], start=1)
     ]

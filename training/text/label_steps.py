@@ -2,69 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from service.manifest import VERSION_FILE, Baseline, VersionFacts, read, write
+from service.manifest import VERSION_FILE, Baseline, VersionFacts, write
 from service.tasks.classification import read_labels
+from training.card import write_card
+from training.common_steps import CommonSteps
 from training.errors import DataRejected
-from training.job import Job, newest_version
 from training.quantize import CALIBRATION_ITEMS, Subject
 from training.recipes.text_recipes import TextLabelsRecipe
 from training.text.calibrate import calibrate
-from training.text.card import write_text_card
 from training.text.label_figures import LabelEvaluation, evaluate_labels
 from training.text.label_golden import choose_golden_texts
 from training.text.label_learner import LabelLearner
 from training.text.label_tables import label_tables
 from training.text.labels import LabelData, fit_labels, open_labelled
 from training.text.tokens import byte_tokenizer
-from training.text.version import TextModel, with_figures, write_files
+from training.text.version import TEXT_CARD, TextModel, write_files
 from training.trainer import load_learner
-from training.version_folder import Place, publish, quantiles
+from training.version_folder import Place, publish, quantiles, with_figures
 
 
-@dataclass(frozen=True, slots=True)
-class LabelSteps:
-    """What the command line can ask of a recipe for classifying texts; see `training.steps`."""
+class LabelSteps(CommonSteps[TextLabelsRecipe, LabelData]):
+    """What the command line can ask of a recipe for classifying texts."""
 
-    job: Job[TextLabelsRecipe]
+    def open(self) -> LabelData:
+        """Read the texts and divide them."""
+        return open_labelled(self.job.recipe)
 
-    def fit(self, *, resume: bool) -> None:
-        """Train."""
-        self._fit(open_labelled(self.job.recipe), resume=resume)
+    def describe(self, data: LabelData) -> str:
+        """Say what there is to learn from."""
+        return f"{data.table.description}\n{data.parts.description}"
 
-    def build(self, place: Place) -> None:
-        """Train, export and evaluate."""
-        place.resolve(self.job.recipe.name)  # a taken place is told before the training, not after it
-        data = open_labelled(self.job.recipe)
-        self._export(self._fit(data, resume=False), data, place)
+    def train(self, data: LabelData, *, resume: bool) -> Path:
+        """Train; returns the best checkpoint."""
+        return fit_labels(self.job.recipe, data, self.job.run, self.job.console, resume=resume)
 
-    def export(self, checkpoint: Path | None, place: Place) -> None:
-        """Export a checkpoint and evaluate the version."""
-        self._export(checkpoint or self.job.run.best, open_labelled(self.job.recipe), place)
-
-    def evaluate(self, checkpoint: Path | None, model: Path | None, blocks: int) -> None:
-        """Measure the newest version of a model folder.
+    def measure(self, folder: Path, facts: VersionFacts, data: LabelData) -> str:
+        """Measure a version; returns its figures as Markdown.
 
         Raises:
-            DataRejected: There is none, or it has other labels than the data.
+            DataRejected: It has other labels than the data.
         """
-        if checkpoint or blocks:
-            raise DataRejected("a text model is measured as it is served: export the checkpoint first")
-        folder = newest_version(model or Path("models") / self.job.recipe.name)
-        if folder is None:
-            raise DataRejected(f"there is no version of {self.job.recipe.name}: export one first")
-        data = open_labelled(self.job.recipe)
-        facts = read(folder / VERSION_FILE, VersionFacts)
         if read_labels(folder, facts) != data.table.classes:
             raise DataRejected(f"{folder} answers with other labels than {data.table.description}")
-        self._say(label_tables(evaluate_labels(folder, facts, data, self.job.recipe)))
+        return label_tables(evaluate_labels(folder, facts, data, self.job.recipe))
 
     def subject(self) -> Subject:
         """Say what a smaller variant is made with and judged by."""
         recipe = self.job.recipe
-        data = open_labelled(recipe)
+        data = self.open()
         table, part = data.table, data.parts.validation.tolist()
         items = [table.texts[i] for i in part[:: max(1, len(part) // CALIBRATION_ITEMS)]]
 
@@ -76,17 +63,8 @@ class LabelSteps:
             guarded += [f"window{recipe.windows.measured}_{kind}" for kind in ("accuracy", "coverage")]
         return Subject(items, measure, dict.fromkeys(guarded, True))
 
-    def _fit(self, data: LabelData, *, resume: bool) -> Path:
-        parts = data.parts
-        self._say(
-            f"{self.job.recipe.name}: {data.table.description}\n{len(parts.train)} to learn from, "
-            f"{len(parts.validation)} for validation, {len(parts.test)} held out"
-        )
-        best = fit_labels(self.job.recipe, data, self.job.run, self.job.console, resume=resume)
-        self._say(f"best checkpoint: {best}")
-        return best
-
-    def _export(self, checkpoint: Path, data: LabelData, place: Place) -> None:
+    def publish(self, checkpoint: Path, data: LabelData, place: Place) -> tuple[Path, str]:
+        """Export a checkpoint and write the card; returns the version's folder and its figures."""
         learner = load_learner(checkpoint, LabelLearner)
         recipe = self.job.recipe
         threshold = calibrate(learner, data, recipe)
@@ -109,12 +87,8 @@ class LabelSteps:
 
         folder, evaluation = publish(recipe.manifest, place, fill)
         tables = label_tables(evaluation)
-        write_text_card(folder, recipe, tables)
-        self._say(tables)
-        self._say(f"exported and checked: {folder}")
-
-    def _say(self, text: str) -> None:
-        self.job.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        write_card(folder, recipe, tables, TEXT_CARD)
+        return folder, tables
 
 
 def _figures(evaluation: LabelEvaluation) -> dict[str, float]:

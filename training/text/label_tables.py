@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from service.tasks.classification import UNKNOWN
+from training.tables import markdown_table
 from training.text.label_figures import LabelEvaluation, Tally
 
 _WORST = 3
@@ -21,18 +20,11 @@ def label_tables(evaluation: LabelEvaluation) -> str:
     return "\n\n".join(parts)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Write a Markdown table; the first column to the left, the others to the right."""
-    marks = ["---", *("---:" for _ in header[1:])]
-    lines = [header, marks, *([str(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _overview(evaluation: LabelEvaluation) -> str:
     rows = [("whole texts", evaluation.whole)]
     rows += [(f"windows of {length} characters", t) for length, t in evaluation.windows.items()]
     return (
-        table(
+        markdown_table(
             (
                 "held out",
                 "texts",
@@ -58,7 +50,7 @@ def _overview(evaluation: LabelEvaluation) -> str:
 
 
 def _strangers(evaluation: LabelEvaluation) -> str:
-    return table(
+    return markdown_table(
         ("held out, none of the labels", "texts", f"answered `{UNKNOWN}`"),
         [(name, items, f"{hits / items:.2%}") for name, (items, hits) in evaluation.strangers.items()],
     )
@@ -66,11 +58,11 @@ def _strangers(evaluation: LabelEvaluation) -> str:
 
 def _by_label(evaluation: LabelEvaluation) -> str:
     if not evaluation.measured:
-        return table(
+        return markdown_table(
             ("label", "texts", "right"),
             [(name, t.items, f"{t.accuracy:.2%}") for name, (t, _) in evaluation.by_label.items()],
         )
-    return table(
+    return markdown_table(
         ("label", "texts", "right", f"windows of {evaluation.measured}", "answered", "right, of those"),
         [
             (
@@ -87,7 +79,7 @@ def _by_label(evaluation: LabelEvaluation) -> str:
 
 
 def _by_length(evaluation: LabelEvaluation) -> str:
-    return table(
+    return markdown_table(
         ("whole texts of", "texts", "answered", "right, of all"),
         [
             (name, t.items, f"{t.coverage:.2%}", f"{t.accuracy:.2%}")
@@ -129,4 +121,4 @@ def _beside(evaluation: LabelEvaluation) -> str:
     if others:
         summary += f", and {refused} of {len(others)} that are none of the labels answered `{UNKNOWN}`"
     header = ("text", "right", "answered", "best label", "its probability")
-    return f"{summary}.\n\n{table(header, rows)}"
+    return f"{summary}.\n\n{markdown_table(header, rows)}"

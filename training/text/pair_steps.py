@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from service.manifest import VERSION_FILE, Baseline, VersionFacts, read, write
-from training.errors import DataRejected
-from training.job import Job, newest_version
+from service.manifest import VERSION_FILE, Baseline, GoldenCase, VersionFacts, write
+from training.card import write_card
+from training.common_steps import CommonSteps
 from training.quantize import CALIBRATION_ITEMS, Subject
 from training.recipes.text_recipes import TextEmbeddingRecipe
-from training.text.card import write_text_card
 from training.text.fit_pairs import fit_pairs
 from training.text.pair_figures import PairEvaluation, evaluate_pairs
 from training.text.pair_learner import PairLearner
 from training.text.pair_tables import pair_tables
 from training.text.pairs import PairData, open_pairs
 from training.text.tokens import pad
-from training.text.version import GoldenText, TextModel, network_answers, with_figures, write_files
+from training.text.version import (
+    TEXT_CARD,
+    GoldenText,
+    TextModel,
+    network_answers,
+    write_files,
+)
 from training.trainer import load_learner
-from training.version_folder import Place, publish
+from training.version_folder import Place, publish, with_figures
 
 _GOLDEN_PAIRS = 3
 _LONGEST_GOLDEN = 400  # characters
@@ -29,45 +35,29 @@ _DIGITS = 5  # of a number of a golden answer
 _TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True, slots=True)
-class PairSteps:
-    """What the command line can ask of a recipe for finding texts; see `training.steps`."""
+class PairSteps(CommonSteps[TextEmbeddingRecipe, PairData]):
+    """What the command line can ask of a recipe for finding texts."""
 
-    job: Job[TextEmbeddingRecipe]
+    def open(self) -> PairData:
+        """Read the pairs and divide them."""
+        return open_pairs(self.job.recipe)
 
-    def fit(self, *, resume: bool) -> None:
-        """Train."""
-        self._fit(open_pairs(self.job.recipe), resume=resume)
+    def describe(self, data: PairData) -> str:
+        """Say what there is to learn from."""
+        return f"{data.table.description}\n{data.parts.description}"
 
-    def build(self, place: Place) -> None:
-        """Train, export and evaluate."""
-        place.resolve(self.job.recipe.name)  # a taken place is told before the training, not after it
-        data = open_pairs(self.job.recipe)
-        self._export(self._fit(data, resume=False), data, place)
+    def train(self, data: PairData, *, resume: bool) -> Path:
+        """Train; returns the best checkpoint."""
+        return fit_pairs(self.job.recipe, data, self.job.run, self.job.console, resume=resume)
 
-    def export(self, checkpoint: Path | None, place: Place) -> None:
-        """Export a checkpoint and evaluate the version."""
-        self._export(checkpoint or self.job.run.best, open_pairs(self.job.recipe), place)
-
-    def evaluate(self, checkpoint: Path | None, model: Path | None, blocks: int) -> None:
-        """Measure the newest version of a model folder.
-
-        Raises:
-            DataRejected: There is none.
-        """
-        if checkpoint or blocks:
-            raise DataRejected("a text model is measured as it is served: export the checkpoint first")
-        folder = newest_version(model or Path("models") / self.job.recipe.name)
-        if folder is None:
-            raise DataRejected(f"there is no version of {self.job.recipe.name}: export one first")
-        facts = read(folder / VERSION_FILE, VersionFacts)
-        data = open_pairs(self.job.recipe)
-        self._say(pair_tables(evaluate_pairs(folder, facts, data, self.job.recipe)))
+    def measure(self, folder: Path, facts: VersionFacts, data: PairData) -> str:
+        """Measure a version; returns its figures as Markdown."""
+        return pair_tables(evaluate_pairs(folder, facts, data, self.job.recipe))
 
     def subject(self) -> Subject:
         """Say what a smaller variant is made with and judged by."""
         recipe = self.job.recipe
-        data = open_pairs(recipe)
+        data = self.open()
         table, part = data.table, data.parts.validation.tolist()
         chosen = part[:: max(1, 2 * len(part) // CALIBRATION_ITEMS)]
 
@@ -77,17 +67,8 @@ class PairSteps:
         items = [text for i in chosen for text in (table.queries[i], table.documents[i])]
         return Subject(items, measure, dict.fromkeys(("recall_at_1", "recall_at_10"), True))
 
-    def _fit(self, data: PairData, *, resume: bool) -> Path:
-        parts = data.parts
-        self._say(
-            f"{self.job.recipe.name}: {data.table.description}\n{len(parts.train)} to learn from, "
-            f"{len(parts.validation)} for validation, {len(parts.test)} held out"
-        )
-        best = fit_pairs(self.job.recipe, data, self.job.run, self.job.console, resume=resume)
-        self._say(f"best checkpoint: {best}")
-        return best
-
-    def _export(self, checkpoint: Path, data: PairData, place: Place) -> None:
+    def publish(self, checkpoint: Path, data: PairData, place: Place) -> tuple[Path, str]:
+        """Export a checkpoint and write the card; returns the version's folder and its figures."""
         learner = load_learner(checkpoint, PairLearner)
         recipe = self.job.recipe
         model = TextModel(
@@ -107,12 +88,8 @@ class PairSteps:
 
         folder, evaluation = publish(recipe.manifest, place, fill)
         tables = pair_tables(evaluation)
-        write_text_card(folder, recipe, tables)
-        self._say(tables)
-        self._say(f"exported and checked: {folder}")
-
-    def _say(self, text: str) -> None:
-        self.job.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        write_card(folder, recipe, tables, TEXT_CARD)
+        return folder, tables
 
 
 def choose_golden_pairs(model: TextModel, data: PairData) -> list[GoldenText]:
@@ -130,9 +107,13 @@ def choose_golden_pairs(model: TextModel, data: PairData) -> list[GoldenText]:
     )
     vectors = network_answers(model.network, ids, mask)
     return [
-        GoldenText(name, text, {"embedding": [round(float(x), _DIGITS) for x in vector]}, _TOLERANCE)
+        (GoldenCase(file=name, answer={"embedding": _rounded(vector)}, tolerance=_TOLERANCE), text)
         for (name, text), vector in zip(texts, vectors, strict=True)
     ]
+
+
+def _rounded(vector: NDArray[np.float32]) -> list[float]:
+    return [round(float(x), _DIGITS) for x in vector]
 
 
 def _figures(evaluation: PairEvaluation) -> dict[str, float]:

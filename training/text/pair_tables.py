@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.text.label_tables import table
+from training.tables import markdown_table
 from training.text.pair_figures import PairEvaluation, Recall
 
 _WORST = 3
@@ -22,7 +22,8 @@ def pair_tables(evaluation: PairEvaluation) -> str:
     large = [(name, found) for name, found in evaluation.slices.items() if found.items >= _FEWEST]
     worst = sorted(large, key=lambda pair: pair[1].at_1)[:_WORST]
     named = ", ".join(f"{name} ({found.at_1:.3f})" for name, found in worst)
-    parts = [table(header, rows), table(("slice", "queries", "recall@1", "recall@10"), slices)]
+    sliced = ("slice", "queries", "recall@1", "recall@10")
+    parts = [markdown_table(header, rows), markdown_table(sliced, slices)]
     if named:
         parts.append(f"Worst slices by recall@1, of those with {_FEWEST} queries at least: {named}.")
     return "\n\n".join(parts)

@@ -20,22 +20,23 @@ from torch import nn
 from service.engine.session import Device, Session
 from service.golden import write_golden_arrays
 from service.manifest import (
-    GOLDEN_CASES_FILE,
-    Baseline,
     GoldenCase,
-    GoldenCases,
     ModelManifest,
     Provenance,
     TextInput,
     Variant,
     VersionFacts,
-    write,
 )
 from service.tasks import TASKS
+from training.card import CardText
 from training.export import EXPORT_BATCH, PARITY_BATCHES, TOLERANCE, differences, write_graph
 from training.text.tokens import Ids, pad
-from training.version_folder import GRAPH_FILE, LABELS_FILE, hashes
+from training.version_folder import GRAPH_FILE, LABELS_FILE, hashes, write_golden_files
 
+TEXT_CARD = CardText(
+    "Measured on texts that the training did not see, from raw text to answer through ONNX Runtime."
+)
+GoldenText = tuple[GoldenCase, str]  # an answer, and the text that it is to
 _EXPORT_TOKENS = 23
 _EXTRA_PADDING = (0, 5, 1)  # columns of nothing but padding, one number a parity batch
 
@@ -59,16 +60,6 @@ class TextModel:
     unknown_below: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GoldenText:
-    """A text to publish with the model, and the answer that PyTorch gives for it."""
-
-    name: str
-    text: str
-    answer: dict[str, object]
-    tolerance: float
-
-
 def write_files(folder: Path, model: TextModel, golden: Sequence[GoldenText]) -> VersionFacts:
     """Write every file of a version but `version.yaml`.
 
@@ -84,18 +75,14 @@ def write_files(folder: Path, model: TextModel, golden: Sequence[GoldenText]) ->
         (folder / LABELS_FILE).write_text("\n".join(model.labels) + "\n", encoding="utf-8")
     export_text_graph(model, folder / GRAPH_FILE)
     rows: list[Sequence[int] | Ids] = [
-        model.tokenizer.encode(case.text).ids[: model.input.max_tokens] for case in golden
+        model.tokenizer.encode(text).ids[: model.input.max_tokens] for _, text in golden
     ]
     rows += extreme_rows(model.tokenizer.get_vocab_size(), model.input.max_tokens)
     check_text_parity(model, folder / GRAPH_FILE, rows)
     ids, mask = pad(rows)
     inputs = {"input_ids": ids, "attention_mask": mask}
     write_golden_arrays(folder, inputs, run_text_network(model, ids, mask))
-    (folder / GOLDEN_CASES_FILE).parent.mkdir()
-    for case in golden:
-        (folder / "golden" / case.name).write_bytes(case.text.encode())
-    cases = [GoldenCase(file=case.name, answer=case.answer, tolerance=case.tolerance) for case in golden]
-    write(folder / GOLDEN_CASES_FILE, GoldenCases(cases=tuple(cases)))
+    write_golden_files(folder, [(case, text.encode()) for case, text in golden])
     return VersionFacts(
         created=datetime.now(UTC).replace(microsecond=0),
         provenance=model.provenance,
@@ -104,20 +91,6 @@ def write_files(folder: Path, model: TextModel, golden: Sequence[GoldenText]) ->
         unknown_below=model.unknown_below,
         variants=(Variant(file=GRAPH_FILE, tolerance=dict.fromkeys(TASKS[task].outputs, TOLERANCE)),),
         files=hashes(folder),
-    )
-
-
-def with_figures(
-    draft: VersionFacts, figures: dict[str, float], counts: dict[str, float | str], baseline: Baseline
-) -> VersionFacts:
-    """Add figures to what `version.yaml` will say, rounded to five digits."""
-    rounded = {name: round(value, 5) for name, value in figures.items()}
-    return draft.model_copy(
-        update={
-            "variants": (draft.variants[0].model_copy(update={"metrics": rounded}),),
-            "metrics": rounded | counts,
-            "baseline": baseline,
-        }
     )
 
 

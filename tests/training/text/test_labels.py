@@ -16,11 +16,11 @@ from service.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
 from service.tasks import TASKS, Limits, answer_one
 from tests.training.text.conftest import Shipped, job_in, label_recipe, said_by
 from training import __main__ as command_line
+from training.card import figures_of_card
 from training.errors import DataRejected
 from training.job import Job
 from training.recipes.text_recipes import TextLabelsRecipe
 from training.text.calibrate import best_temperature, calibrate, threshold_for
-from training.text.card import figures_of_card
 from training.text.label_figures import Answer, tally
 from training.text.label_learner import LabelLearner, soft_targets
 from training.text.label_steps import LabelSteps

@@ -12,10 +12,10 @@ from service.golden import check_arrays, check_cases, check_files
 from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import TASKS, Limits
 from tests.training.text.conftest import Shipped, job_in, pair_recipe, said_by
+from training.card import figures_of_card
 from training.errors import DataRejected
 from training.networks.text_encoder import TextEncoder
 from training.recipes.text_recipes import Contrast, EncoderSize
-from training.text.card import figures_of_card
 from training.text.pair_batches import PairBatches, nearest_centres
 from training.text.pair_figures import embed, ranks_of, recall
 from training.text.pair_learner import PairLearner, contrast, encode_by_length

@@ -14,10 +14,10 @@ from service.engine.session import Device, Session
 from service.golden import check_arrays, check_cases, check_files
 from service.manifest import MANIFEST_FILE, VERSION_FILE, ModelManifest, VersionFacts, read
 from service.tasks import TASKS, Limits, answer_one
+from training.card import figures_of_card
 from training.job import newest_version
 from training.recipes.load import RECIPES_FOLDER, load_recipe
 from training.text.answers import answer_texts
-from training.text.card import figures_of_card
 from training.text.pair_figures import embed, ranks_of
 
 MODELS = Path(__file__).parents[3] / "models"

@@ -1,7 +1,4 @@
-"""What a model takes short sounds for: by an exported version, or by PyTorch, as a client gets it.
-
-Letters in shapes: `N` batch, `T` samples, `K` classes.
-"""
+"""What a model takes short sounds for: by an exported version, or by PyTorch, as a client gets it."""
 
 from __future__ import annotations
 
@@ -10,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import torch
-
 from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits, answer_one
 from service.tasks.audio import AudioClassification, AudioClassificationParameters
 from service.tasks.classification import Classification
 from training.measured_graph import open_graph
-from training.networks.sound_classifier import SoundClassifier
-from training.speech.recognition.answers import Arrays, Run
+from training.speech.graphs import Run
 from training.speech.utterances import SpokenFile
 
 
@@ -60,14 +54,3 @@ def answer_to(task: AudioClassification, run: Run, content: bytes, top_k: int) -
     """Give the client's answer to a sound file; what is too long is cut."""
     parameters = AudioClassificationParameters(top_k=top_k, truncate=True)
     return cast(Classification, answer_one(task, run, content, Limits(), parameters))
-
-
-def run_by_torch(network: SoundClassifier) -> Run:
-    """Run PyTorch in place of the exported graph: `audio` f32 [N, T], `lengths` i64 [N]."""
-
-    def run(inputs: Arrays) -> Arrays:
-        with torch.inference_mode():
-            probabilities = network(*(torch.from_numpy(inputs[name]) for name in ("audio", "lengths")))
-        return {"probabilities": probabilities.numpy()}
-
-    return run

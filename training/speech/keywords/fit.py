@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader
 from training.errors import DataRejected
 from training.job import Job
 from training.recipes.speech_recipes import KeywordsRecipe
-from training.speech.card import CURVES_FILE
-from training.speech.curves import Panels, draw_curves
+from training.speech.curves import LEARNING_RATE, Panels, draw_curves
 from training.speech.keywords.batches import Batch, KeywordBatches, batch_of, labels_of
 from training.speech.keywords.learner import KeywordLearner
 from training.speech.sounds import decoded
@@ -24,7 +23,7 @@ _VALIDATED_TOGETHER = 64
 _PANELS: Panels = (
     ("loss", {"train_loss_epoch": "learnt from", "validation_loss": "validation"}),
     ("share of right answers", {"validation_accuracy": "validation"}),
-    ("learning rate", {"lr-AdamW/pg1": ""}),
+    LEARNING_RATE,
 )
 
 
@@ -58,7 +57,7 @@ def fit_keywords(job: Job[KeywordsRecipe], source: SpeechSource, *, resume: bool
     training = DataLoader(batches, batch_size=None, sampler=StepNumbers(steps))
     loaders = training, _validation(files, classes, recipe)
     best = train(learner, loaders, recipe, job.run, job.console, resume=resume, processes=recipe.processes)
-    draw_curves(job.run.folder, job.run.folder / CURVES_FILE, _PANELS)
+    draw_curves(job.run.folder, _PANELS)
     return best
 
 

@@ -1,19 +1,17 @@
-"""Golden cases of a classifier of short sounds: small files and what PyTorch makes of them."""
+"""Golden cases of a classifier of short sounds: small files and what a client gets for them, by PyTorch."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from service.manifest import GOLDEN_CASES_FILE, GoldenCase, GoldenCases, write
+from service.manifest import GoldenCase
 from service.tasks.audio import AudioClassification
 from service.tasks.classification import Classification
 from training.errors import ExportFailed
+from training.speech.graphs import Run
 from training.speech.keywords.answers import answer_to
-from training.speech.recognition.answers import Run
-from training.speech.utterances import SpokenFile
+from training.speech.utterances import SpokenFile, golden_name
+from training.version_folder import Golden
 
 _GOLDEN = 8
 _ALWAYS = ("silence", "unknown")
@@ -22,19 +20,8 @@ _TOP = 3
 _TOLERANCE = 0.02  # of a score
 
 
-@dataclass(frozen=True, slots=True)
-class GoldenSound:
-    """A sound file to publish with the model, and the answer that PyTorch gives for it."""
-
-    name: str
-    content: bytes
-    answer: Classification
-
-
-def choose_golden_sounds(
-    task: AudioClassification, run: Run, files: Sequence[SpokenFile]
-) -> list[GoldenSound]:
-    """Choose the surest files of some labels, each by another voice or in another condition.
+def choose_golden_sounds(task: AudioClassification, run: Run, files: Sequence[SpokenFile]) -> Golden:
+    """Choose the surest files of some labels, each by another voice or in another condition if there are any.
 
     Args:
         task: Decodes and answers.
@@ -44,42 +31,27 @@ def choose_golden_sounds(
     Raises:
         ExportFailed: The network answers no file rightly.
     """
-    small = [file for file in files if len(file.content) <= _LARGEST_BYTES] or list(files)
     ranked = []
-    for file in small:
+    for file in [file for file in files if len(file.content) <= _LARGEST_BYTES] or files:
         answer = answer_to(task, run, file.content, _TOP)
         best = answer["predictions"][0]
         if best["label"] == file.text:
-            ranked.append((best["score"], file, answer))
+            ranked.append((file.text not in _ALWAYS, -best["score"], file, answer))
     if not ranked:
-        raise ExportFailed(
-            "the network answers no validation file rightly: train it first. Nothing was written"
-        )
-    # Silence and other words first of all; then files whose kind was not met yet.
-    ranked.sort(key=lambda row: (row[1].text not in _ALWAYS, -row[0]))
-    chosen: list[tuple[SpokenFile, Classification]] = []
-    labels: set[str] = set()
+        raise ExportFailed("the network answers no validation file rightly: train it first")
+    # Silence and other words first of all; then files whose kind was not met yet, then any.
+    ranked.sort(key=lambda row: row[:2])
+    chosen: dict[str, tuple[SpokenFile, Classification]] = {}
     kinds: set[tuple[str, ...]] = set()
-    for _, file, answer in ranked:
-        if file.text not in labels and file.traits not in kinds:
-            labels.add(file.text)
-            kinds.add(file.traits)
-            chosen.append((file, answer))
+    for fresh_kind_only in (True, False):
+        for _, _, file, answer in ranked:
+            if file.text not in chosen and not (fresh_kind_only and file.traits in kinds):
+                kinds.add(file.traits)
+                chosen[file.text] = file, answer
     return [
-        GoldenSound(_name(number, file), file.content, answer)
-        for number, (file, answer) in enumerate(chosen[:_GOLDEN], start=1)
+        (
+            GoldenCase(file=golden_name(number, file, file.text), answer=dict(answer), tolerance=_TOLERANCE),
+            file.content,
+        )
+        for number, (file, answer) in enumerate(list(chosen.values())[:_GOLDEN], start=1)
     ]
-
-
-def write_golden_sounds(folder: Path, golden: Sequence[GoldenSound]) -> None:
-    """Write raw files and answers into a version's folder."""
-    (folder / GOLDEN_CASES_FILE).parent.mkdir(exist_ok=True)
-    for case in golden:
-        (folder / "golden" / case.name).write_bytes(case.content)
-    cases = [GoldenCase(file=case.name, answer=dict(case.answer), tolerance=_TOLERANCE) for case in golden]
-    write(folder / GOLDEN_CASES_FILE, GoldenCases(cases=tuple(cases)))
-
-
-def _name(number: int, file: SpokenFile) -> str:
-    told = re.sub(r"[^A-Za-z0-9]+", "-", file.text).strip("-").lower()
-    return f"{number:02d}-{told or 'sound'}{Path(file.name).suffix.lower()}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from training.speech.keywords.figures import OTHERS, Counted, KeywordFigures, Trusted
-from training.text.label_tables import table
+from training.tables import markdown_table
 
 _TITLES = {"condition": "condition", "engine": "synthesiser", "voice": "voice"}
 
@@ -28,7 +28,7 @@ def keyword_tables(figures: KeywordFigures) -> str:
 
 def _slices(title: str, rows: Mapping[str, Counted]) -> str:
     cells = [(name, one.files, f"{one.accuracy:.2%}") for name, one in rows.items()]
-    return table((title, "files", "right"), cells)
+    return markdown_table((title, "files", "right"), cells)
 
 
 def _trusted(rows: Mapping[float, Trusted]) -> str:
@@ -39,7 +39,7 @@ def _trusted(rows: Mapping[float, Trusted]) -> str:
         (f"{least:g}", f"{one.answered:.2%}", f"{one.right:.2%}", f"{one.mistaken:.2%}")
         for least, one in rows.items()
     ]
-    return f"{told}\n\n{table(header, cells)}"
+    return f"{told}\n\n{markdown_table(header, cells)}"
 
 
 def _labels(figures: KeywordFigures) -> str:
@@ -47,4 +47,4 @@ def _labels(figures: KeywordFigures) -> str:
         (name, one.files, f"{one.precision:.2%}", f"{one.recall:.2%}", f"{one.f1:.4f}")
         for name, one in figures.labels.items()
     ]
-    return table(("label", "files", "precision", "recall", "F1"), rows)
+    return markdown_table(("label", "files", "precision", "recall", "F1"), rows)

@@ -1,28 +1,24 @@
 """What a speech model hears in sound files: by an exported version, or by PyTorch, as a client gets it.
 
-Letters in shapes: `T` samples, `F` frames, `V` tokens.
+Letters in shapes: `F` frames, `V` tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from service.manifest import VERSION_FILE, Transcription, VersionFacts, read
 from service.tasks import Decoded, Limits
 from service.tasks.speech import SpeechParameters, SpeechRecognition, Transcript
 from training.measured_graph import open_graph
-from training.networks.speech_encoder import SpeechEncoder
+from training.speech.graphs import Arrays, Run
 from training.speech.utterances import SpokenFile
 
-Arrays = Mapping[str, NDArray[Any]]
-Run = Callable[[Arrays], Arrays]
 _LETTERS = SpeechParameters(search="greedy")
 _DEFAULTS = SpeechParameters()
 
@@ -90,17 +86,6 @@ def answer_of(task: SpeechRecognition, listened: Listened) -> Answer:
 def transcript_of(task: SpeechRecognition, listened: Listened) -> Transcript:
     """Give the client's answer."""
     return cast(Transcript, task.answer(listened.outputs, listened.decoded, _DEFAULTS))
-
-
-def run_by_torch(network: SpeechEncoder) -> Run:
-    """Run PyTorch in place of the exported graph."""
-
-    def run(inputs: Arrays) -> Arrays:
-        with torch.inference_mode():
-            log_probs, frames = network(*(torch.from_numpy(inputs[name]) for name in ("audio", "lengths")))
-        return {"log_probs": log_probs.numpy(), "frames": frames.numpy()}
-
-    return run
 
 
 def with_search(facts: VersionFacts, transcription: Transcription) -> VersionFacts:

@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader
 from training.errors import DataRejected
 from training.job import Job
 from training.recipes.speech_recipes import SpeechRecipe
-from training.speech.card import CURVES_FILE
-from training.speech.curves import draw_curves
+from training.speech.curves import LEARNING_RATE, Panels, draw_curves
 from training.speech.recognition.batches import Batch, BatchSize, SpeechBatches, batch_bounds, batch_of
 from training.speech.recognition.learner import SpeechLearner
 from training.speech.recognition.letters import numbers_of, tokens_of
@@ -22,6 +21,12 @@ from training.speech.sounds import decoded
 from training.speech.utterances import SpeechSource, SpokenFile
 from training.text.windows import StepNumbers
 from training.trainer import begin, load_learner, train
+
+_PANELS: Panels = (
+    ("loss per letter", {"train_loss_epoch": "learnt from", "validation_loss": "validation"}),
+    ("word error rate, letter by letter", {"validation_wer": "validation"}),
+    LEARNING_RATE,
+)
 
 
 def fit_speech(job: Job[SpeechRecipe], source: SpeechSource, *, resume: bool) -> Path:
@@ -52,7 +57,7 @@ def fit_speech(job: Job[SpeechRecipe], source: SpeechSource, *, resume: bool) ->
     )
     loaders = training, _validation(files, tokens, recipe)
     best = train(learner, loaders, recipe, job.run, job.console, resume=resume, processes=recipe.processes)
-    draw_curves(job.run.folder, job.run.folder / CURVES_FILE)
+    draw_curves(job.run.folder, _PANELS)
     return best
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from training.speech.recognition.figures import Slice, SpeechFigures
+from training.tables import markdown_table
 
 _TITLES = {
     "condition": "condition",
@@ -29,13 +30,13 @@ def speech_tables(figures: SpeechFigures) -> str:
 
 
 def _table(title: str, rows: Mapping[str, Slice], *, errors: bool = False) -> str:
-    names = [title, "files", "words", "word error rate", "letter by letter", "files all right"]
-    names += ["wrong", "missing", "added"] if errors else []
-    lines = [f"| {' | '.join(names)} |", f"|---|{'---:|' * (len(names) - 1)}"]
-    for name, one in rows.items():
-        found = one.searched
-        cells = [name, str(found.files), str(found.words), f"{found.rate:.2%}", f"{one.letters.rate:.2%}"]
-        cells.append(f"{found.right_files / max(1, found.files):.2%}")
-        cells += [str(found.substituted), str(found.missing), str(found.added)] if errors else []
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    header = [title, "files", "words", "word error rate", "letter by letter", "files all right"]
+    header += ["wrong", "missing", "added"] if errors else []
+    return markdown_table(header, [(name, *_cells(one, errors=errors)) for name, one in rows.items()])
+
+
+def _cells(one: Slice, *, errors: bool) -> list[object]:
+    found = one.searched
+    cells: list[object] = [found.files, found.words, f"{found.rate:.2%}", f"{one.letters.rate:.2%}"]
+    cells.append(f"{found.right_files / max(1, found.files):.2%}")
+    return cells + ([found.substituted, found.missing, found.added] if errors else [])

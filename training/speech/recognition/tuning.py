@@ -7,7 +7,8 @@ from pathlib import Path
 
 from service.manifest import Transcription, VersionFacts
 from service.tasks.speech import SpeechRecognition
-from training.speech.recognition.answers import Listened, Run, listen, transcript_of, with_search
+from training.speech.graphs import Run
+from training.speech.recognition.answers import Listened, listen, transcript_of, with_search
 from training.speech.recognition.figures import Errors, errors_of
 from training.speech.utterances import SpokenFile
 

@@ -17,11 +17,11 @@ from service.manifest import MANIFEST_FILE, VERSION_FILE, GoldenCases, ModelMani
 from service.tasks import Limits
 from service.tasks.audio import AudioClassification, AudioClassificationParameters
 from service.tasks.classification import Prediction
+from training.card import figures_of_card
 from training.job import newest_version
 from training.recipes.load import load_recipe
 from training.speech.keywords.answers import answer_to
 from training.speech.spoken_words import LABELS
-from training.text.card import figures_of_card
 
 MODEL = Path(__file__).parents[4] / "models" / "keywords"
 pytestmark = pytest.mark.skipif(newest_version(MODEL) is None, reason="the model is not in this checkout")

@@ -17,10 +17,10 @@ from service.golden import check_arrays, check_cases, check_files
 from service.manifest import MANIFEST_FILE, VERSION_FILE, GoldenCases, ModelManifest, VersionFacts, read
 from service.tasks import Limits, answer_one
 from service.tasks.speech import SpeechParameters, SpeechRecognition, Transcript
+from training.card import figures_of_card
 from training.job import newest_version
 from training.recipes.load import load_recipe
 from training.speech.recognition.figures import errors_of
-from training.text.card import figures_of_card
 
 MODEL = Path(__file__).parents[4] / "models" / "spoken-commands"
 pytestmark = pytest.mark.skipif(newest_version(MODEL) is None, reason="the model is not in this checkout")
