@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from service.engine.providers import CPU, CUDA, TENSORRT, GpuOptions, Placed, Te
 from service.engine.session import Device, RunFailed, Session, choose_devices, cuda_problem
 from service.errors import ModelRejected, StartFailed
 from tests.tiny_models import SIZE, probabilities, tiny_graph
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -233,3 +236,15 @@ def test_where_every_node_of_a_graph_runs_is_known(graph: Path) -> None:
     assert [node.op_type for node in placed] == ["Cast", "Div", "Flatten", "MatMul", "Softmax"]
     assert {node.provider for node in placed} == {CPU}
     assert heavy_elsewhere(placed, [CUDA]).startswith("1 MatMul")
+
+
+def test_onnx_runtime_reports_to_nobody(graph: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    program = (
+        "from service.engine.session import Device, Session\n"
+        f"Session({str(graph)!r}, Device('cpu'), threads=1)"
+    )
+    environment = {"HOME": str(home), "TMPDIR": str(home)}  # nothing that would tell of a test or of CI
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True)
+    assert list(home.iterdir()) == []  # no identifier and no reports that wait to be sent
