@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from service.manifest import ImageInput
 from service.tasks.detection import unletterbox
 from tests.training.detection_fixtures import tiny_scenes_recipe
+from tests.training.package_fixtures import packages_hold
 from training.detection import wallpapers
 from training.detection.annotated import letterboxed
 from training.detection.backgrounds import LUMINANCE, bundled_photograph
@@ -27,7 +28,6 @@ from training.detection.scenes import (
     Stock,
     compose,
 )
-from training.errors import DataRejected
 
 
 @pytest.fixture(scope="module")
@@ -166,21 +166,8 @@ def test_a_wallpaper_package_gives_small_pictures_and_no_repeated_sizes(
     for name, size in {"Green Hill.png": (3000, 1500), "Green Hill_3840x2160.png": (60, 40)}.items():
         Image.new("RGB", size, (10, 80, 20)).save(content / name)
     (content / "set.xml").write_text("<x/>")
-    real = wallpapers._run
-
-    def run(command: list[str], folder: Path) -> bytes:
-        if command[0] == "apt-get":
-            (folder / "set.deb").write_bytes(b"")
-            return b""
-        return real(["tar", "-c", "-C", str(tmp_path / "content"), "usr"], folder)
-
-    monkeypatch.setattr(wallpapers, "_run", run)
-    (saved,) = wallpapers.fetch_wallpapers(tmp_path / "papers")
+    packages_hold(monkeypatch, {"set": tmp_path / "content"})
+    (saved,) = wallpapers.fetch_wallpapers(tmp_path / "papers", ["set"])
     assert saved.name == "green-hill.jpg"
     with Image.open(saved) as picture:
         assert picture.size == (1400, 700)
-
-
-def test_a_machine_without_the_packages_is_told_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataRejected, match="wallpapers are fetched with apt"):
-        wallpapers._run(["apt-get-that-is-not-there"], tmp_path)

@@ -7,11 +7,11 @@ state stays as it is. Fetching obeys the machine's own apt sources; Debian, or a
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.data.packages import run
 from training.errors import DataRejected
 
 _HELPER = Path("/usr/lib/apt/apt-helper")  # part of apt; unpacks whatever the lists are packed with
@@ -92,13 +92,7 @@ def parse_stanzas(text: str) -> Iterator[Stanza]:
 
 
 def _run(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or str(error).encode()
-        last = said.decode("utf-8", "replace").strip().splitlines()[-1]
-        raise DataRejected(f"{' '.join(command[:1])} failed: {last}") from error
-    return done.stdout.decode("utf-8", "replace")
+    return run(command).decode("utf-8", "replace")
 
 
 def _rows(listed: str) -> Iterator[tuple[str, str, str]]:

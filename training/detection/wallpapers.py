@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import io
 import re
-import subprocess
-import tarfile
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from training.errors import DataRejected
+from training.data.packages import package_files
 
 PACKAGES = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04", "mate-backgrounds", "ukui-wallpapers")
 LONGER_SIDE = 1400  # pixels
@@ -39,25 +36,15 @@ def fetch_wallpapers(folder: Path, packages: Sequence[str] = PACKAGES) -> list[P
         DataRejected: There is no apt here, or it cannot fetch.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as name:
-        _run(["apt-get", "download", *packages], Path(name))
-        archives = sorted(Path(name).glob("*.deb"))
-        return [path for archive in archives for path in _unpack(archive, folder)]
+    return [
+        _save(content, folder / f"{_plain(path.stem)}.jpg")
+        for path, content in package_files(packages, _wanted)
+    ]
 
 
-def _unpack(archive: Path, folder: Path) -> list[Path]:
-    content = _run(["dpkg-deb", "--fsys-tarfile", str(archive)], archive.parent)
-    saved = []
-    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        for member in tar:
-            path = PurePosixPath(member.name)
-            wanted = member.isfile() and _PLACE in member.name and path.suffix.lower() in _KINDS
-            if not wanted or _OTHER_SIZE.search(path.stem):
-                continue
-            file = tar.extractfile(member)
-            assert file is not None, "a file's member holds a file"
-            saved.append(_save(file.read(), folder / f"{_plain(path.stem)}.jpg"))
-    return saved
+def _wanted(path: PurePosixPath) -> bool:
+    kept = path.suffix.lower() in _KINDS and not _OTHER_SIZE.search(path.stem)
+    return kept and path.is_relative_to(_PLACE)
 
 
 def _save(content: bytes, path: Path) -> Path:
@@ -71,14 +58,3 @@ def _save(content: bytes, path: Path) -> Path:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
-
-
-def _run(command: list[str], folder: Path) -> bytes:
-    try:
-        return subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or str(error).encode()
-        last = said.decode("utf-8", "replace").strip().splitlines()[-1]
-        raise DataRejected(
-            f"wallpapers are fetched with apt, on Debian: {command[0]} failed: {last}"
-        ) from error
