@@ -96,9 +96,18 @@ def evaluate(
     blocks: Annotated[
         int, typer.Option("--blocks", help="Instead, train anew for each of so many contiguous blocks.")
     ] = 0,
+    recordings: Annotated[
+        Path | None,
+        typer.Option(
+            "--recordings",
+            help="Instead, measure a model for sound on all files of a CSV table with columns audio and text "
+            "(what is said, or the label); by speaker and kind too, where it has these columns.",
+        ),
+    ] = None,
 ) -> None:
     """Measure a checkpoint, and an exported model, on the held-out part."""
-    _steps(recipe, data, name, seed, runs).evaluate(checkpoint, model, blocks)
+    steps = _steps(recipe, data, name, seed, runs, recordings=recordings)
+    steps.evaluate(checkpoint, model, blocks)
 
 
 @app.command()
@@ -180,6 +189,21 @@ def package_descriptions(
     typer.echo("\n".join(f"{name}\t{count}" for name, count in counts.items()))
 
 
+@data_app.command("recorded-speech")
+def recorded_speech(
+    folder: Annotated[Path, typer.Argument(help="Where to write the sounds, words.csv and sentences.csv.")],
+) -> None:
+    """Fetch people's recordings out of Debian's packages, to measure the models for speech with.
+
+    `kotae-train evaluate keywords --recordings FOLDER/words.csv` and `evaluate spoken-commands --recordings
+    FOLDER/sentences.csv` do so. The sounds come with the packages' own licences.
+    """
+    from training.speech.recorded_speech import write_recorded_speech
+
+    counts = write_recorded_speech(folder)
+    typer.echo("\n".join(f"{folder / name}\t{count}" for name, count in counts.items()))
+
+
 @data_app.command()
 def speech(recipe: RecipeName, *, runs: Runs = Path("runs")) -> None:
     """Speak what a recipe learns from ahead of training, with espeak-ng, flite and festival.
@@ -200,6 +224,7 @@ def _steps(
     runs: Path,
     *,
     start: Path | None = None,
+    recordings: Path | None = None,
 ) -> Steps:
     from rich.console import Console
 
@@ -213,6 +238,8 @@ def _steps(
     chosen = load_recipe(recipe).changed(data=data, name=name, seed=seed)
     if start:
         chosen = chosen.started_from(start)
+    if recordings:
+        chosen = chosen.measured_on(recordings)
     return steps_for(chosen, runs, Console(), _typed())
 
 

@@ -140,6 +140,14 @@ class Recipe(Strict):
         """Give the key `data` for learning from `path` instead."""
         raise NotImplementedError
 
+    def measured_on(self, recordings: Path) -> Self:
+        """Measure on all recordings of a table instead of on a held-out part.
+
+        Raises:
+            DataRejected: The model does not hear.
+        """
+        raise DataRejected(f"{self.manifest.task} has no use for recordings")
+
     def started_from(self, checkpoint: Path) -> Self:
         """Start from a checkpoint's weights instead of from scratch.
 

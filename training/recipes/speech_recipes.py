@@ -74,6 +74,7 @@ class SpeechTableData(Strict):
         audio: Column of the sound file's path.
         text: Column of what is said, or of the label.
         group: Column of what a split keeps together, such as a speaker; None splits by file.
+        whole: Whether all of it is measured on, and nothing learnt from.
     """
 
     kind: Literal["speech-table"] = "speech-table"
@@ -81,6 +82,7 @@ class SpeechTableData(Strict):
     audio: str = "audio"
     text: str = "text"
     group: str | None = None
+    whole: bool = False
 
 
 class EncoderSize(Strict):
@@ -148,6 +150,10 @@ class SpeechRecipe(Recipe):
             return _table_at(self.data, path)
         return {"kind": "speech-folder", "path": str(path)}
 
+    def measured_on(self, recordings: Path) -> Self:
+        """Measure on a table with the same columns."""
+        return self.model_copy(update={"data": _whole_table(self.data, recordings)})
+
     def started_from(self, checkpoint: Path) -> Self:
         """Start from a checkpoint's weights."""
         return self.model_copy(update={"start": checkpoint})
@@ -175,9 +181,17 @@ class KeywordsRecipe(Recipe):
         """Learn from a table with the same columns."""
         return _table_at(self.data, path)
 
+    def measured_on(self, recordings: Path) -> Self:
+        """Measure on a table with the same columns."""
+        return self.model_copy(update={"data": _whole_table(self.data, recordings)})
+
     def started_from(self, checkpoint: Path) -> Self:
         """Start from a checkpoint's weights."""
         return self.model_copy(update={"start": checkpoint})
+
+
+def _whole_table(data: Strict, path: Path) -> SpeechTableData:
+    return SpeechTableData.model_validate({**_table_at(data, path), "group": None, "whole": True})
 
 
 def _table_at(data: Strict, path: Path) -> dict[str, object]:

@@ -27,11 +27,16 @@ _APOSTROPHES = "\u2019\u02bc`"
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A sound file, what is said in it, and the group, such as a speaker, that is kept together."""
+    """A sound file, what is said in it, and the group, such as a speaker, that is kept together.
+
+    Attributes:
+        traits: What is notable about it, as `kind: value`, for figures by slice.
+    """
 
     path: Path
     text: str
     group: str
+    traits: tuple[str, ...] = ()
 
 
 class Recordings:
@@ -83,7 +88,7 @@ class Recordings:
 
     def _file(self, one: Recording) -> SpokenFile:
         read_sound(one.path, self._spec.sample_rate)  # raises if it is no sound
-        return SpokenFile(one.path.name, one.path.read_bytes(), one.text, (f"group: {one.group}",))
+        return SpokenFile(one.path.name, one.path.read_bytes(), one.text, one.traits)
 
     def _decoded(self, chosen: Sequence[Recording], room: int) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
         """Decode files one behind the other: i16 [S], of which the first `offsets[-1]` are used."""

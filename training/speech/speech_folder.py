@@ -65,7 +65,8 @@ def _read_list(path: Path) -> Iterator[Recording]:
         if name:
             where = f"{path}, line {number}"
             spoken = transcript_of(text, where)
-            yield Recording(_sound_of(path.parent, name, where), spoken, name.partition("-")[0])
+            speaker = name.partition("-")[0]
+            yield Recording(_sound_of(path.parent, name, where), spoken, speaker, (f"speaker: {speaker}",))
 
 
 def _sound_of(folder: Path, name: str, where: str) -> Path:

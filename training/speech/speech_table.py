@@ -11,7 +11,9 @@ from training.errors import DataRejected
 from training.recipes.recipe import Split
 from training.recipes.speech_recipes import KeywordsRecipe, SpeechRecipe, SpeechTableData
 from training.speech.recordings import Recording, Recordings, transcript_of
-from training.text.table import read_rows
+from training.text.table import columns_of, read_rows
+
+_TOLD = ("speaker", "kind")  # columns that figures are given by, where a table has them
 
 
 class SpeechTable(Recordings):
@@ -32,7 +34,11 @@ class SpeechTable(Recordings):
         data, split = recipe.data, recipe.split
         labelled = isinstance(recipe, KeywordsRecipe)
         recordings = read_table(data, labelled=labelled)
-        parts = _parts(recordings, split, by_label=labelled and data.group is None)
+        if data.whole:
+            nothing = np.zeros(0, dtype=np.int64)
+            parts = Parts(nothing, nothing, np.arange(len(recordings)))
+        else:
+            parts = _parts(recordings, split, by_label=labelled and data.group is None)
         kept = f"by {data.group}" if data.group else "by file"
         told = (
             f"{data.path.name} of {len(recordings)} sound files",
@@ -47,14 +53,17 @@ def read_table(data: SpeechTableData, *, labelled: bool) -> list[Recording]:
     Raises:
         DataRejected: It is missing or a row is wrong; the text names file and row.
     """
+    rows = read_rows(data.path, (data.audio, data.text), data.group)
+    told = [name for name in dict.fromkeys([data.group, *_TOLD]) if name in columns_of(data.path)]
+    values = [[value for _, _, value in read_rows(data.path, (data.audio, data.text), name)] for name in told]
     recordings = []
-    for number, (file, text, group) in enumerate(
-        read_rows(data.path, (data.audio, data.text), data.group), 1
-    ):
-        where, path = f"{data.path}, row {number}", data.path.parent / file
+    for number, (file, text, group) in enumerate(rows):
+        where, path = f"{data.path}, row {number + 1}", data.path.parent / file
         if not path.is_file():
             raise DataRejected(f"{where}: there is no sound file {path}")
-        recordings.append(Recording(path, text.strip() if labelled else transcript_of(text, where), group))
+        said = text.strip() if labelled else transcript_of(text, where)
+        traits = tuple(f"{name}: {column[number]}" for name, column in zip(told, values, strict=True))
+        recordings.append(Recording(path, said, group, traits))
     return recordings
 
 

@@ -90,16 +90,10 @@ def read_rows(path: Path, columns: tuple[str, str], group: str | None) -> list[t
     Raises:
         DataRejected: The text names the file and, for a bad row, its number.
     """
-    readers: Mapping[str, Callable[[Path], Iterator[Mapping[str, object]]]]
-    readers = {".csv": _csv_rows, ".jsonl": _json_rows}
-    if path.suffix not in readers:
-        raise DataRejected(f"{path} is neither .csv nor .jsonl")
-    if not path.is_file():
-        raise DataRejected(f"there is no file {path}")
     wanted = [*columns, *([group] if group else [])]
     rows = []
     try:
-        for number, row in enumerate(readers[path.suffix](path), start=1):
+        for number, row in enumerate(_rows(path), start=1):
             values = _values(row, wanted, f"{path}, row {number}")
             rows.append((values[0], values[1], values[2] if group else str(number)))
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
@@ -107,6 +101,25 @@ def read_rows(path: Path, columns: tuple[str, str], group: str | None) -> list[t
     if not rows:
         raise DataRejected(f"{path} is empty")
     return rows
+
+
+def columns_of(path: Path) -> list[str]:
+    """List the columns that a file's first row has; none if it has no rows.
+
+    Raises:
+        DataRejected: There is no such file, or it is no table.
+    """
+    return list(next(_rows(path), {}))
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, object]]:
+    readers: Mapping[str, Callable[[Path], Iterator[Mapping[str, object]]]]
+    readers = {".csv": _csv_rows, ".jsonl": _json_rows}
+    if path.suffix not in readers:
+        raise DataRejected(f"{path} is neither .csv nor .jsonl")
+    if not path.is_file():
+        raise DataRejected(f"there is no file {path}")
+    return readers[path.suffix](path)
 
 
 def _values(row: Mapping[str, object], wanted: Sequence[str], where: str) -> list[str]:

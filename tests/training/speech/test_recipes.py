@@ -38,6 +38,18 @@ def test_both_shipped_recipes_hold_out_the_same_voices() -> None:
     assert not set(commands.data.voices.validation) & set(commands.data.voices.test)
 
 
+@pytest.mark.parametrize("name", ["keywords", "spoken-commands"])
+def test_a_shipped_model_can_be_measured_on_any_recordings(name: str) -> None:
+    measured = load_recipe(name).measured_on(Path("mine.csv"))
+    assert isinstance(measured, KeywordsRecipe | SpeechRecipe)
+    assert measured.data == SpeechTableData(path=Path("mine.csv"), whole=True)
+
+
+def test_only_models_that_hear_are_measured_on_recordings() -> None:
+    with pytest.raises(DataRejected, match="image-classification has no use for recordings"):
+        load_recipe("digits").measured_on(Path("mine.csv"))
+
+
 def test_a_checkpoint_to_start_from_is_kept_in_the_recipe() -> None:
     recipe = load_recipe("spoken-commands").started_from(Path("best.ckpt"))
     assert isinstance(recipe, SpeechRecipe) and recipe.start == Path("best.ckpt")

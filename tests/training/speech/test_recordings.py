@@ -149,9 +149,29 @@ def test_a_table_is_divided_by_its_group(table: Path) -> None:
     source = SpeechTable(speech(SpeechTableData(path=table, group="who")))
     learnt = set(source.training_set().voices)
     held_out = {trait for file in source.held_out_files() for trait in file.traits}
-    assert len(learnt) == 3 and not {f"group: {name}" for name in learnt} & held_out
+    assert len(learnt) == 3 and not {f"who: {name}" for name in learnt} & held_out
     assert set(source.training_set().texts) == {"it's café time"}
     assert source.split.startswith("by who")
+
+
+def test_all_of_a_table_can_be_measured_with_nothing_left_to_learn_from(table: Path) -> None:
+    text = table.read_text(encoding="utf-8").replace("text,who", "text,speaker")
+    table.write_text(text, encoding="utf-8")
+    recipe = speech(SpeechTableData(path=Path("another.csv"), group="who")).measured_on(table)
+    source = SpeechTable(recipe)
+    assert [file.name for file in source.held_out_files()] == [f"{number}.wav" for number in range(12)]
+    assert source.held_out_files()[3].traits == ("speaker: speaker 1",)
+    assert not source.validation_files()
+    with pytest.raises(DataRejected, match="no recording to learn from"):
+        source.training_set()
+
+
+def test_a_table_that_is_not_there_or_names_no_columns_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataRejected, match=r"there is no file .*nowhere\.csv"):
+        SpeechTable(labels(SpeechTableData(path=tmp_path / "nowhere.csv")))
+    (tmp_path / "empty.csv").write_text("", encoding="utf-8")
+    with pytest.raises(DataRejected, match=r"empty\.csv is empty"):
+        SpeechTable(labels(SpeechTableData(path=tmp_path / "empty.csv")))
 
 
 def test_labels_stay_as_they_are_and_every_part_has_each(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sklearn.metrics import precision_recall_fscore_support
 
+from training.errors import DataRejected
 from training.speech.keywords.answers import Heard
 
 OTHERS = ("silence", "unknown")  # labels of sounds in which nothing is to be recognised
@@ -68,7 +69,7 @@ class KeywordFigures:
         whole: Of all files.
         macro_f1: Mean of the labels' F1.
         slices: By what is notable about a file, `kind: value`.
-        labels: By label.
+        labels: By label, of those that files have.
         trusted: By threshold; empty where no file is `silence` or `unknown`.
         mistakes: The commonest: right label, answer, how often.
         class_mix: Share of each label among the answers.
@@ -91,14 +92,21 @@ class KeywordFigures:
 
 
 def measure_keywords(heard: Sequence[Heard], classes: Sequence[str]) -> KeywordFigures:
-    """Compare answers with labels."""
+    """Compare answers with labels.
+
+    Raises:
+        DataRejected: A file's label is none of the classes.
+    """
     right, given = [one.file.text for one in heard], [one.label for one in heard]
+    if other := sorted(set(right) - set(classes)):
+        raise DataRejected(f"{other[0]} is none of the model's labels, which are {', '.join(classes)}")
+    asked = [name for name in classes if name in right]
     precision, recall, f1, files = precision_recall_fscore_support(
-        right, given, labels=list(classes), zero_division=0
+        right, given, labels=asked, zero_division=0
     )
     labels = {
         name: LabelFigures(int(files[i]), float(precision[i]), float(recall[i]), float(f1[i]))
-        for i, name in enumerate(classes)
+        for i, name in enumerate(asked)
     }
     traits = sorted({trait for one in heard for trait in one.file.traits})
     wrong = Counter(pair for pair in zip(right, given, strict=True) if pair[0] != pair[1])

@@ -1,6 +1,7 @@
 """From a table of labelled sounds to a version that the service takes, and back through its golden check."""
 
 import csv
+import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,12 @@ from training.errors import DataRejected, ExportFailed
 from training.job import Job
 from training.recipes.load import load_recipe
 from training.recipes.recipe import Optimisation, Split
-from training.recipes.speech_recipes import KeywordsRecipe, SpeechTableData
+from training.recipes.speech_recipes import (
+    KeywordsRecipe,
+    SpeechTableData,
+    SpokenVoices,
+    SpokenWordsData,
+)
 from training.speech.graphs import check_sound_parity, run_by_torch
 from training.speech.keywords.answers import Heard
 from training.speech.keywords.figures import measure_keywords, rates
@@ -36,6 +42,7 @@ from training.trainer import load_learner
 from training.version_folder import Place
 
 SILENCE = "silence"
+VOICES = SpokenVoices(validation=("espeak:en-us+f1",), test=("flite:rms",))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,6 +140,35 @@ def test_evaluating_a_version_prints_what_its_card_says(
         steps.evaluate(steps.job.run.best, None, 0)
     with pytest.raises(DataRejected, match="no version"):
         steps.evaluate(None, built.parent / "nothing", 0)
+
+
+def test_a_version_is_measured_on_all_of_a_users_recordings(
+    built: Path, steps: KeywordSteps, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = io.StringIO()
+    monkeypatch.setattr(steps.job.console, "file", told)
+    recipe = steps.job.recipe.model_copy(update={"data": SpokenWordsData(voices=VOICES)})
+    recipe = recipe.measured_on(some_of(table, "measured.csv", ("do", "mi")))
+    job = dataclasses.replace(steps.job, recipe=recipe)
+    KeywordSteps(job).evaluate(None, built.parent, 0)
+    assert "| everything | 60 |" in told.getvalue() and "| speaker | files | right |" in told.getvalue()
+    assert "| player 3 |" in told.getvalue() and "| so |" not in told.getvalue()
+    other = some_of(table, "other.csv", ("do",), said="doh")
+    with pytest.raises(DataRejected, match="doh is none of the model's labels, which are do, mi, "):
+        KeywordSteps(dataclasses.replace(job, recipe=recipe.measured_on(other))).evaluate(
+            None, built.parent, 0
+        )
+
+
+def some_of(table: Path, name: str, notes: tuple[str, ...], said: str = "") -> Path:
+    """Write a table of some notes, with the columns that `--recordings` takes."""
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = [
+            (r["sound"], said or r["note"], r["player"]) for r in csv.DictReader(file) if r["note"] in notes
+        ]
+    with (table.parent / name).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("audio", "text", "speaker"), *rows])
+    return table.parent / name
 
 
 def test_the_graph_answers_an_item_alone_as_in_a_padded_batch(built: Path) -> None:
