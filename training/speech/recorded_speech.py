@@ -52,7 +52,7 @@ class Row:
         audio: The sound file, relative to the table.
         text: What is said, or the label.
         speaker: Who says it.
-        kind: `word`, `phrase` for several, `joined: …` for what kind of sentence was made out of others.
+        kind: `word`, `phrase` for several, `joined` for a sentence made out of others.
     """
 
     audio: str
@@ -151,11 +151,11 @@ def _joined(prompts: Sequence[Prompt], folder: Path) -> Iterator[Row]:
         if not possible or not left.get(sentence.kind) or sentence.text in taken:
             continue
         taken.add(sentence.text)
-        name = f"joined/{sentence.text.replace(' ', '-')}.wav"
+        name = f"joined/{sentence.kind}-{_JOINED_OF_A_KIND - left[sentence.kind] + 1:02d}.wav"
         samples = np.concatenate([recorded[piece].samples for piece in pieces])
         _write_sound(folder / name, samples, _PROMPTS_RATE)
         left[sentence.kind] -= 1
-        yield Row(name, sentence.text, _READER, f"joined: {sentence.kind}")
+        yield Row(name, sentence.text, _READER, "joined")
 
 
 def _pieces(text: str) -> list[str]:
