@@ -41,7 +41,8 @@ Version = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the version if it is there.")]
 Start = Annotated[
-    Path | None, typer.Option("--from", help="Checkpoint to start from, of a network of the same size.")
+    Path | None,
+    typer.Option("--from", help="Start from these weights: a model's folder, its version's or a checkpoint."),
 ]
 Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="The run's best one if not given.")]
 
@@ -235,9 +236,7 @@ def _steps(
     # nobody asked for, and torch's exporter of torchvision, which is neither installed nor needed.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    chosen = load_recipe(recipe).changed(data=data, name=name, seed=seed)
-    if start:
-        chosen = chosen.started_from(start)
+    chosen = load_recipe(recipe).changed(data=data, name=name, seed=seed, start=start)
     if recordings:
         chosen = chosen.measured_on(recordings)
     return steps_for(chosen, runs, Console(), _typed())

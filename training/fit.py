@@ -19,6 +19,7 @@ from training.data.source import Augmentation, PictureSource, decode_files
 from training.data.split import Parts, class_weights
 from training.networks.learner import Learner
 from training.recipes.recipe import PictureRecipe
+from training.start import open_start, settle_norms, take_weights
 from training.trainer import Run, begin, load_learner, train
 
 _VALIDATION_SEED = 1_000_003  # redrawings of validation pictures; the test part's have another seed
@@ -47,8 +48,9 @@ def fit(
         The best checkpoint.
 
     Raises:
-        DataRejected: There is nothing to resume, or the data do not fit the recipe.
+        DataRejected: There is nothing to resume or to start from, or the data do not fit the recipe.
     """
+    start = open_start(recipe.start) if recipe.start and not resume else None
     begin(run, recipe.seed, resume=resume)
     augmentation = source.augmentation()
     training, validation = _loaders(recipe, source, parts, augmentation)
@@ -60,6 +62,13 @@ def fit(
         recipe.optimisation.epochs * len(training),
     )
     learner.augmentation = augmentation
+    if start:
+        said = take_weights(learner.graph, start, learner.classes, "network.head")
+        console.print(said, highlight=False, soft_wrap=True)
+        generator = torch.Generator().manual_seed(recipe.seed)
+        settle_norms(
+            learner.graph, training, lambda batch: learner.graph.logits(augmentation(batch[0], generator))
+        )
     return train(learner, (training, validation), recipe, run, console, resume=resume)
 
 

@@ -16,7 +16,7 @@ from tests.training.conftest import silent_console
 from tests.training.detection_fixtures import SIDE, tiny_detection_recipe, write_coco_folder
 from training import __main__ as command_line
 from training.detection.annotated import AnnotatedFile, decoded
-from training.detection.answers import Found
+from training.detection.answers import Found, answers_of_checkpoint, answers_of_version
 from training.detection.calibrate import best_threshold, calibrate
 from training.detection.coco import CocoFolder
 from training.detection.decoder import check_parity
@@ -28,7 +28,6 @@ from training.errors import DataRejected, ExportFailed
 from training.job import Job
 from training.networks.detector import STRIDE
 from training.recipes.detection_recipe import DetectionRecipe
-from training.recipes.load import load_recipe
 from training.trainer import load_learner
 from training.version_folder import Place
 
@@ -130,22 +129,26 @@ def test_scores_are_raised_until_the_default_threshold_is_the_best_one(annotatio
     assert 0.2 < best_threshold(files, found) <= 0.4
 
 
-def test_training_goes_on_from_a_checkpoint_of_ours(
-    steps: DetectorSteps, built: Path, annotations: Path, tmp_path: Path
+def test_training_starts_from_a_checkpoint_or_a_version_of_ours(
+    steps: DetectorSteps, built: Path, annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = tiny_detection_recipe(annotations, epochs=1, least_steps=1).model_dump(mode="json")
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    words = ["fit", str(tmp_path / "mine.yaml"), "--from", str(steps.job.run.best), "--runs", str(tmp_path)]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(sys, "argv", ["kotae-train", *words])
-        command_line.main()
-    assert not stopped.value.code
-    assert load_learner(tmp_path / "things" / "checkpoints" / "best.ckpt", DetectorLearner)
-
-
-def test_other_tasks_do_not_start_from_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(DataRejected, match="image-classification does not start"):
-        load_recipe("digits").started_from(tmp_path / "best.ckpt")
+    content = tiny_detection_recipe(annotations, epochs=1, least_steps=1, learning_rate=1e-12)
+    recipe, runs = tmp_path / "mine.yaml", tmp_path / "runs"
+    recipe.write_text(yaml.safe_dump(content.model_dump(mode="json")), encoding="utf-8")
+    files = CocoFolder(content).held_out_files()
+    expected = answers_of_version(built, files)
+    for start in (steps.job.run.best, built.parent):
+        words = ["fit", str(recipe), "--from", str(start), "--runs", str(runs)]
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+            patch.setattr(sys, "argv", ["kotae-train", *words])
+            command_line.main()
+        assert not stopped.value.code
+        assert "weights of" in capsys.readouterr().out
+        learner = load_learner(runs / "things" / "checkpoints" / "best.ckpt", DetectorLearner)
+        calibrate(learner, CocoFolder(content).validation_files())
+        pictures = list(zip(files, answers_of_checkpoint(learner, files), strict=True))
+        before = measure(list(zip(files, expected, strict=True)), learner.classes)
+        assert measure(pictures, learner.classes).ap == pytest.approx(before.ap, abs=0.05)
 
 
 @pytest.mark.parametrize(

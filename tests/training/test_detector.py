@@ -4,13 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.training.detection_fixtures import tiny_scenes_recipe
 from training.detection.decoder import COUNTED, decode
-from training.detection.detector_learner import DetectorLearner
-from training.detection.fit import take_weights
 from training.detection.targets import Truth, losses, overlaps, patches_of
 from training.detection.variation import move, relight
-from training.errors import DataRejected
 from training.networks.detector import STRIDE, Detector, Heads, pick_peaks
 from training.recipes.detection_recipe import DetectorSize
 
@@ -141,15 +137,3 @@ def test_moved_pictures_take_their_boxes_along(mirror: bool) -> None:
         rows, columns = bright.any(dim=1).nonzero(), bright.any(dim=0).nonzero()
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         np.testing.assert_allclose(np.array(found, dtype=float), box.numpy(), atol=1.5)
-
-
-def test_a_checkpoint_of_other_classes_gives_all_but_its_heat() -> None:
-    recipe = tiny_scenes_recipe().model_copy(update={"network": SIZE}).model_dump(mode="json")
-    start, learner = DetectorLearner(recipe, ["a", "b"], 1), DetectorLearner(recipe, ["a", "b", "c"], 1)
-    heat = learner.graph.heat.weight.clone()
-    take_weights(learner, start)
-    torch.testing.assert_close(learner.graph.box.weight, start.graph.box.weight)
-    torch.testing.assert_close(learner.graph.heat.weight, heat)
-    larger = {**recipe, "network": {**recipe["network"], "neck": 24}}
-    with pytest.raises(DataRejected, match="another size"):
-        take_weights(DetectorLearner(larger, ["a", "b"], 1), start)

@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from training.fit import EpochOrder, load_checkpoint
 from training.job import Job
 from training.networks.learner import Learner
 from training.recipes.recipe import PictureRecipe
+from training.start import open_start
 
 
 class PowerCut(Exception):
@@ -36,6 +38,17 @@ def test_a_checkpoint_holds_its_recipe_and_labels(trained: Trained) -> None:
     learner = load_checkpoint(trained.job.run.best)
     assert learner.recipe == trained.job.recipe
     assert learner.classes == trained.data.source.classes
+
+
+def test_a_picture_classifier_starts_from_a_version_of_ours(
+    exported: Path, picture_folder: Path, tmp_path: Path
+) -> None:
+    job = job_in(tmp_path, picture_folder, epochs=1, passes=1, learning_rate=1e-12)
+    job = replace(job, recipe=job.recipe.changed(start=exported.parent))
+    weights = load_checkpoint(run_fit(job, open_data(job.recipe))).graph.state_dict()
+    for name, weight in open_start(exported).weights.items():
+        if weight.ndim > 1 and name in weights:
+            torch.testing.assert_close(weights[name], weight)
 
 
 def test_resuming_goes_on_exactly_where_a_run_was_cut(

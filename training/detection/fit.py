@@ -1,4 +1,4 @@
-"""Fit a detector: a source and a recipe -> the best checkpoint, from scratch or from a checkpoint of ours."""
+"""Fit a detector: a source and a recipe -> the best checkpoint, from scratch or from weights of ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from training.errors import DataRejected
 from training.fit import EpochOrder
 from training.job import Job
 from training.recipes.detection_recipe import DetectionRecipe
-from training.trainer import begin, load_learner, train
+from training.start import open_start, settle_norms, take_weights
+from training.trainer import begin, train
 
 _VALIDATION_BATCH = 8
 
@@ -25,7 +26,7 @@ def fit_detector(job: Job[DetectionRecipe], source: DetectionSource, *, resume: 
         DataRejected: There is nothing to resume or to start from, or nothing to learn from.
     """
     recipe, wanted = job.recipe, job.recipe.optimisation
-    start = load_learner(recipe.start, DetectorLearner) if recipe.start else None
+    start = open_start(recipe.start) if recipe.start and not resume else None
     begin(job.run, recipe.seed, resume=resume)
     learnt = source.training_set()
     stopping = learning_set(source.validation_files(), recipe.input)
@@ -39,36 +40,11 @@ def fit_detector(job: Job[DetectionRecipe], source: DetectionSource, *, resume: 
         recipe.model_dump(mode="json"), list(source.classes), wanted.epochs * len(training), source.mirror
     )
     if start:
-        taken = take_weights(learner, start)
-        job.console.print(f"starts with {taken} weights of {recipe.start}", highlight=False)
+        said = take_weights(learner.graph, start, learner.classes, "heat")
+        job.console.print(said, highlight=False, soft_wrap=True)
+        settle_norms(learner.graph, training, lambda batch: learner.graph.heads(batch[0]))
     validation = DataLoader(_dataset(stopping), _VALIDATION_BATCH)
     return train(learner, (training, validation), recipe, job.run, job.console, resume=resume)
-
-
-def take_weights(learner: DetectorLearner, start: DetectorLearner) -> int:
-    """Take over what fits; the heat of other classes does not, and is learnt anew.
-
-    Returns:
-        How many weights were taken.
-
-    Raises:
-        DataRejected: The networks differ in more than their classes.
-    """
-    own = learner.graph.state_dict()
-    same_classes = learner.classes == start.classes
-    given = {
-        name: weight
-        for name, weight in start.graph.state_dict().items()
-        if same_classes or not name.startswith("heat.")
-    }
-    if unlike := [
-        name for name, weight in given.items() if name not in own or own[name].shape != weight.shape
-    ]:
-        raise DataRejected(
-            f"the checkpoint's network has another size ({unlike[0]}): give the recipe the same `network`"
-        )
-    learner.graph.load_state_dict(given, strict=False)
-    return sum(weight.numel() for weight in given.values())
 
 
 def _dataset(learning: LearningSet) -> TensorDataset:

@@ -79,7 +79,6 @@ class DetectionRecipe(Recipe):
         train_size: Pixels a side of the pictures that are learnt from. Scenes are then composed smaller,
             not scaled down, so that digits keep their size; pictures of a folder are scaled to it.
         bfloat16: Whether convolutions learn in bfloat16; the weights stay float32.
-        start: Checkpoint of a detector to start from; None starts from scratch.
     """
 
     data: Annotated[ScenesData | CocoData, Field(discriminator="kind")]
@@ -87,7 +86,6 @@ class DetectionRecipe(Recipe):
     train_size: Annotated[int, Field(ge=STEPS_OF_STRIDE)]
     network: DetectorSize = DetectorSize()
     bfloat16: bool = True
-    start: Path | None = None
 
     @model_validator(mode="after")
     def _fits_the_network(self) -> Self:
@@ -105,10 +103,6 @@ class DetectionRecipe(Recipe):
         kept = self.data.model_dump(mode="json") if self.data.kind == "coco" else {}
         annotations = {"images": str(path), "annotations": str(path / "annotations.json")}
         return {**kept, "kind": "coco", **annotations, "test_images": None, "test_annotations": None}
-
-    def started_from(self, checkpoint: Path) -> Self:
-        """Start from a checkpoint's weights."""
-        return self.model_copy(update={"start": checkpoint})
 
     @property
     def training_input(self) -> ImageInput:

@@ -106,23 +106,32 @@ class Recipe(Strict):
     Attributes:
         manifest: What `model.yaml` will say.
         seed: Of weights, order and variation; the split has its own.
+        start: Checkpoint, model folder or version to take the first weights from; None starts from scratch.
     """
 
     manifest: ModelManifest
     split: Split = Split()
     optimisation: Optimisation = Optimisation()
     seed: int = 0
+    start: Path | None = None
 
     @property
     def name(self) -> str:
         """The model's name."""
         return self.manifest.name
 
-    def changed(self, *, data: Path | None, name: str | None, seed: int | None) -> Self:
+    def changed(
+        self,
+        *,
+        data: Path | None = None,
+        name: str | None = None,
+        seed: int | None = None,
+        start: Path | None = None,
+    ) -> Self:
         """Apply what a command line says over the file; None leaves things as they are.
 
         Raises:
-            DataRejected: The name cannot be a model's name.
+            DataRejected: The name cannot be a model's name, or the task's training starts from scratch only.
         """
         content = self.model_dump(mode="json")
         if data is not None:
@@ -131,6 +140,8 @@ class Recipe(Strict):
             content["manifest"]["name"] = name
         if seed is not None:
             content["seed"] = seed
+        if start is not None:
+            content["start"] = str(start)
         try:
             return type(self).model_validate(content)
         except ValidationError as error:
@@ -147,14 +158,6 @@ class Recipe(Strict):
             DataRejected: The model does not hear.
         """
         raise DataRejected(f"{self.manifest.task} has no use for recordings")
-
-    def started_from(self, checkpoint: Path) -> Self:
-        """Start from a checkpoint's weights instead of from scratch.
-
-        Raises:
-            DataRejected: There is no such way for this task.
-        """
-        raise DataRejected(f"training for {self.manifest.task} does not start from a checkpoint")
 
 
 class PictureRecipe(Recipe):

@@ -142,7 +142,6 @@ class SpeechRecipe(Recipe):
     processes: Annotated[int, Field(ge=1, le=64)] = 1
     bfloat16: bool = True
     search: WordSearch | None = WordSearch()
-    start: Path | None = None
 
     def data_at(self, path: Path) -> dict[str, object]:
         """Learn from a folder as LibriSpeech has it, or from a table with the same columns."""
@@ -153,10 +152,6 @@ class SpeechRecipe(Recipe):
     def measured_on(self, recordings: Path) -> Self:
         """Measure on a table with the same columns."""
         return self.model_copy(update={"data": _whole_table(self.data, recordings)})
-
-    def started_from(self, checkpoint: Path) -> Self:
-        """Start from a checkpoint's weights."""
-        return self.model_copy(update={"start": checkpoint})
 
 
 class KeywordsRecipe(Recipe):
@@ -175,7 +170,6 @@ class KeywordsRecipe(Recipe):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     processes: Annotated[int, Field(ge=1, le=64)] = 1
     bfloat16: bool = True
-    start: Path | None = None
 
     def data_at(self, path: Path) -> dict[str, object]:
         """Learn from a table with the same columns."""
@@ -184,10 +178,6 @@ class KeywordsRecipe(Recipe):
     def measured_on(self, recordings: Path) -> Self:
         """Measure on a table with the same columns."""
         return self.model_copy(update={"data": _whole_table(self.data, recordings)})
-
-    def started_from(self, checkpoint: Path) -> Self:
-        """Start from a checkpoint's weights."""
-        return self.model_copy(update={"start": checkpoint})
 
 
 def _whole_table(data: Strict, path: Path) -> SpeechTableData:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from service.manifest import TextInput
 from training.recipes.recipe import Recipe, Strict
@@ -164,6 +164,14 @@ class TextEmbeddingRecipe(Recipe):
     network: EncoderSize = EncoderSize()
     contrast: Contrast = Contrast()
     candidates: Annotated[int, Field(ge=2)] = 5000
+
+    @model_validator(mode="after")
+    def _starts_from_scratch(self) -> Self:
+        if self.start is not None:
+            raise ValueError(
+                "training for text-embedding starts from scratch only: its tokens are made anew from the data"
+            )
+        return self
 
     def data_at(self, path: Path) -> dict[str, object]:
         """Learn from another file with the same columns."""

@@ -11,6 +11,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from training.data.split import Parts, grouped_parts, stratified_parts
 from training.recipes.text_recipes import TextLabelsRecipe
+from training.start import open_start, take_weights
 from training.text.label_learner import LabelLearner
 from training.text.table import LabelledTexts, read_labelled
 from training.text.windows import FixedBatches, StepNumbers, WindowBatches, draw_windows
@@ -42,8 +43,9 @@ def fit_labels(
     """Train a text classifier; returns the best checkpoint.
 
     Raises:
-        DataRejected: There is nothing to resume.
+        DataRejected: There is nothing to resume or to start from.
     """
+    start = open_start(recipe.start) if recipe.start and not resume else None
     begin(run, recipe.seed, resume=resume)
     wanted = recipe.optimisation
     texts = len(data.parts.train)
@@ -61,6 +63,8 @@ def fit_labels(
     whole, windows = validation_batches(recipe, data)
     held_out: DataLoader[Any] = DataLoader(ConcatDataset([whole, windows]), batch_size=None)
     learner = LabelLearner(recipe.model_dump(mode="json"), list(data.table.classes), wanted.epochs * steps)
+    if start:
+        console.print(take_weights(learner.graph, start, learner.classes, "head.2"), soft_wrap=True)
     return train(learner, (training, held_out), recipe, run, console, resume=resume)
 
 

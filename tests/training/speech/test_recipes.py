@@ -51,7 +51,7 @@ def test_only_models_that_hear_are_measured_on_recordings() -> None:
 
 
 def test_a_checkpoint_to_start_from_is_kept_in_the_recipe() -> None:
-    recipe = load_recipe("spoken-commands").started_from(Path("best.ckpt"))
+    recipe = load_recipe("spoken-commands").changed(start=Path("best.ckpt"))
     assert isinstance(recipe, SpeechRecipe) and recipe.start == Path("best.ckpt")
 
 

@@ -20,6 +20,7 @@ from training.card import figures_of_card
 from training.errors import DataRejected
 from training.job import Job
 from training.recipes.text_recipes import TextLabelsRecipe
+from training.start import open_start
 from training.text.calibrate import best_temperature, calibrate, threshold_for
 from training.text.label_figures import Answer, tally
 from training.text.label_learner import LabelLearner, soft_targets
@@ -122,6 +123,19 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(label_file: 
     first, second = (load_learner(job.run.last, LabelLearner).state_dict() for job in (whole, broken))
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=0, atol=0)
+
+
+def test_a_text_classifier_starts_from_a_version_of_ours(
+    words_model: Shipped, label_file: Path, tmp_path: Path
+) -> None:
+    recipe = label_recipe(label_file, epochs=1, learning_rate=1e-12).changed(start=words_model.version)
+    job = job_in(tmp_path, recipe)
+    LabelSteps(job).fit(resume=False)
+    assert f"weights of {words_model.version}" in said_by(job)
+    weights = load_learner(job.run.best, LabelLearner).graph.state_dict()
+    for name, weight in open_start(words_model.version).weights.items():
+        if weight.ndim > 1 and name in weights:
+            torch.testing.assert_close(weights[name], weight)
 
 
 def stop_after_first_epoch(job: Job[TextLabelsRecipe]) -> None:

@@ -14,10 +14,12 @@ from training.recipes.speech_recipes import KeywordsRecipe
 from training.speech.curves import LEARNING_RATE, Panels, draw_curves
 from training.speech.keywords.batches import Batch, KeywordBatches, batch_of, labels_of
 from training.speech.keywords.learner import KeywordLearner
+from training.speech.recognition.learner import FULL_SCALE
 from training.speech.sounds import decoded
 from training.speech.utterances import SpeechSource, SpokenFile
+from training.start import open_start, settle_norms, take_weights
 from training.text.windows import StepNumbers
-from training.trainer import begin, load_learner, train
+from training.trainer import begin, train
 
 _VALIDATED_TOGETHER = 64
 _PANELS: Panels = (
@@ -28,13 +30,13 @@ _PANELS: Panels = (
 
 
 def fit_keywords(job: Job[KeywordsRecipe], source: SpeechSource, *, resume: bool) -> Path:
-    """Train, from scratch or from a checkpoint of ours.
+    """Train, from scratch or from weights of ours.
 
     Raises:
         DataRejected: There is nothing to resume or to start from, or nothing to tell apart.
     """
     recipe, wanted = job.recipe, job.recipe.optimisation
-    start = load_learner(recipe.start, KeywordLearner) if recipe.start else None
+    start = open_start(recipe.start) if recipe.start and not resume else None
     begin(job.run, recipe.seed, resume=resume)
     torch.set_num_threads(max(1, torch.get_num_threads() // recipe.processes))
     spoken = source.training_set()
@@ -44,9 +46,13 @@ def fit_keywords(job: Job[KeywordsRecipe], source: SpeechSource, *, resume: bool
     batches = KeywordBatches(spoken, classes, wanted.batch_size, recipe.seed)
     steps = max(wanted.least_steps, wanted.passes * batches.steps)
     learner = KeywordLearner(recipe.model_dump(mode="json"), classes, wanted.epochs * steps)
+    training = DataLoader(batches, batch_size=None, sampler=StepNumbers(steps))
     if start:
-        taken = take_weights(learner, start)
-        job.console.print(f"starts with {taken} weights of {recipe.start}", highlight=False)
+        said = take_weights(learner.graph, start, learner.classes, "head")
+        job.console.print(said, highlight=False, soft_wrap=True)
+        settle_norms(
+            learner.graph, training, lambda batch: learner.graph(batch[0].float() / FULL_SCALE, batch[1])
+        )
     learner.graph.planes.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
     files = source.validation_files()
     job.console.print(
@@ -54,34 +60,10 @@ def fit_keywords(job: Job[KeywordsRecipe], source: SpeechSource, *, resume: bool
         f"{wanted.epochs} epochs of {steps} steps",
         highlight=False,
     )
-    training = DataLoader(batches, batch_size=None, sampler=StepNumbers(steps))
     loaders = training, _validation(files, classes, recipe)
     best = train(learner, loaders, recipe, job.run, job.console, resume=resume, processes=recipe.processes)
     draw_curves(job.run.folder, _PANELS)
     return best
-
-
-def take_weights(learner: KeywordLearner, start: KeywordLearner) -> int:
-    """Take over what fits; where the labels are others, how to tell them is learnt anew.
-
-    Returns:
-        How many weights were taken.
-
-    Raises:
-        DataRejected: The networks differ in more than their labels.
-    """
-    own = learner.graph.state_dict()
-    same = learner.classes == start.classes
-    given = {
-        name: weight
-        for name, weight in start.graph.state_dict().items()
-        if same or not name.startswith("head.")
-    }
-    for name, weight in given.items():
-        if name not in own or own[name].shape != weight.shape:
-            raise DataRejected(f"the checkpoint's network has another size ({name}): give the same `widths`")
-    learner.graph.load_state_dict(given, strict=False)
-    return sum(weight.numel() for weight in given.values())
 
 
 def _validation(

@@ -1,4 +1,4 @@
-"""Fit a speech network: a source and a recipe -> the best checkpoint, from scratch or from one of ours."""
+"""Fit a speech network: a source and a recipe -> the best checkpoint, from scratch or from our weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from training.errors import DataRejected
 from training.job import Job
 from training.recipes.speech_recipes import SpeechRecipe
 from training.speech.curves import LEARNING_RATE, Panels, draw_curves
@@ -19,8 +18,9 @@ from training.speech.recognition.learner import SpeechLearner
 from training.speech.recognition.letters import numbers_of, tokens_of
 from training.speech.sounds import decoded
 from training.speech.utterances import SpeechSource, SpokenFile
+from training.start import open_start, take_weights
 from training.text.windows import StepNumbers
-from training.trainer import begin, load_learner, train
+from training.trainer import begin, train
 
 _PANELS: Panels = (
     ("loss per letter", {"train_loss_epoch": "learnt from", "validation_loss": "validation"}),
@@ -36,7 +36,7 @@ def fit_speech(job: Job[SpeechRecipe], source: SpeechSource, *, resume: bool) ->
         DataRejected: There is nothing to resume or to start from, or nothing to learn from.
     """
     recipe, wanted = job.recipe, job.recipe.optimisation
-    start = load_learner(recipe.start, SpeechLearner) if recipe.start else None
+    start = open_start(recipe.start) if recipe.start and not resume else None
     begin(job.run, recipe.seed, resume=resume)
     torch.set_num_threads(max(1, torch.get_num_threads() // recipe.processes))
     spoken = source.training_set()
@@ -47,8 +47,8 @@ def fit_speech(job: Job[SpeechRecipe], source: SpeechSource, *, resume: bool) ->
     training = DataLoader(batches, batch_size=None, sampler=StepNumbers(steps))
     learner = SpeechLearner(recipe.model_dump(mode="json"), list(tokens), wanted.epochs * steps)
     if start:
-        taken = take_weights(learner, start)
-        job.console.print(f"starts with {taken} weights of {recipe.start}", highlight=False)
+        said = take_weights(learner.graph, start, learner.tokens, "head")
+        job.console.print(said, highlight=False, soft_wrap=True)
     files = source.validation_files()
     job.console.print(
         f"{len(spoken)} utterances to learn from, {len(files)} for validation; "
@@ -59,32 +59,6 @@ def fit_speech(job: Job[SpeechRecipe], source: SpeechSource, *, resume: bool) ->
     best = train(learner, loaders, recipe, job.run, job.console, resume=resume, processes=recipe.processes)
     draw_curves(job.run.folder, _PANELS)
     return best
-
-
-def take_weights(learner: SpeechLearner, start: SpeechLearner) -> int:
-    """Take over what fits; where the letters are others, how to tell them is learnt anew.
-
-    Returns:
-        How many weights were taken.
-
-    Raises:
-        DataRejected: The networks differ in more than their letters.
-    """
-    own = learner.graph.state_dict()
-    same_letters = learner.tokens == start.tokens
-    given = {
-        name: weight
-        for name, weight in start.graph.state_dict().items()
-        if same_letters or not name.startswith("head.")
-    }
-    if unlike := [
-        name for name, weight in given.items() if name not in own or own[name].shape != weight.shape
-    ]:
-        raise DataRejected(
-            f"the checkpoint's network has another size ({unlike[0]}): give the recipe the same `network`"
-        )
-    learner.graph.load_state_dict(given, strict=False)
-    return sum(weight.numel() for weight in given.values())
 
 
 def _validation(
