@@ -13,7 +13,8 @@ from service.api.tasks import Job, TaskEndpoint
 from service.errors import ValidationFailed
 from service.loader import Version
 from service.tasks import Decoded
-from service.tasks.detection import DetectionParameters, Detections, draw
+from service.tasks.detection import DetectionParameters, Detections
+from service.tasks.drawing import draw
 from service.tasks.task import Result
 
 

@@ -1,4 +1,4 @@
-"""Pictures -> boxes: the letterbox before the graph, its exact inverse after it, and drawing.
+"""Pictures -> boxes: the letterbox before the graph, its exact inverse after it.
 
 The graph picks its own peaks, so its outputs are final up to geometry: boxes in shares of its input.
 
@@ -8,13 +8,11 @@ Letters in shapes: `N` batch, `M` slots for detections, many of them empty.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageDraw, ImageFont
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
@@ -22,12 +20,10 @@ from service.errors import ModelRejected
 from service.manifest import ImageInput, VersionFacts
 from service.tasks.classification import read_labels
 from service.tasks.image import fit_picture, letterbox, read_base64
-from service.tasks.picture_file import open_picture
 from service.tasks.task import Decoded, Limits, Outputs, Raw, Result
 
 _MATCHING_OVERLAP = 0.9  # boxes of the same thing, in a golden check
 _COUNTED_SCORE = 0.05  # slots below hold nothing worth comparing
-_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000")
 
 
 class Box(TypedDict):
@@ -208,36 +204,6 @@ def overlap(box_xyxy: NDArray[np.floating], boxes_xyxy: NDArray[np.floating]) ->
     area = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1) + (box_xyxy[2:] - box_xyxy[:2]).prod()
     ratio: NDArray[np.float64] = shared / np.maximum(area - shared, 1e-12)
     return ratio
-
-
-def draw(body: bytes, result: Detections, max_pixels: int) -> bytes:
-    """Draw a result's boxes into the picture that it is of.
-
-    Args:
-        body: The picture as it was sent.
-        result: What was found in it.
-        max_pixels: As in decoding.
-
-    Returns:
-        A PNG file.
-    """
-    picture = open_picture(body, 3, max_pixels=max_pixels)
-    pen = ImageDraw.Draw(picture)
-    width = max(1, round(min(picture.size) / 200))
-    font = ImageFont.load_default(size=max(10, min(picture.size) / 30))
-    for detection in reversed(result["detections"]):  # the surest lies on top
-        colour = _COLOURS[sum(detection["label"].encode()) % len(_COLOURS)]
-        edges = _edges(detection["box"])
-        pen.rectangle(edges.tolist(), outline=colour, width=width)
-        text = f"{detection['label']} {detection['score']:.2f}"
-        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-        x = min(max(0.0, float(edges[0])), max(0.0, picture.width - right))
-        y = float(edges[1]) - bottom if edges[1] >= bottom else float(edges[1])
-        pen.rectangle((x + left, y + top, x + right, y + bottom), fill=colour)
-        pen.text((x, y), text, fill="white", font=font)
-    file = BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
 
 
 def _box(edges: NDArray[np.float64]) -> Box:
