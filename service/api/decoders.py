@@ -8,11 +8,11 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from service.errors import Overloaded
+from service.errors import DeadlineExceeded, Overloaded
 
 _Result = TypeVar("_Result")
 
@@ -145,6 +145,23 @@ class Decoders:
                 each = seconds / job.items
                 known = self._item_seconds.get(job.kind, each)
                 self._item_seconds[job.kind] = known + _SMOOTHING * (each - known)
+
+
+async def before(deadline: float, result: Awaitable[_Result], late: str) -> _Result:
+    """Wait for a result until a deadline; what no thread has begun by then is not begun.
+
+    Args:
+        deadline: In `time.monotonic()` seconds.
+        result: What to wait for.
+        late: What to tell the client whose deadline passed.
+
+    Raises:
+        DeadlineExceeded: It was not there in time.
+    """
+    try:
+        return await asyncio.wait_for(result, max(0.0, deadline - time.monotonic()))
+    except TimeoutError as error:
+        raise DeadlineExceeded(late) from error
 
 
 class _Job:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from service.api.bodies import Body
+from service.api.decoders import before
 from service.api.tasks import Job, TaskEndpoint
 from service.errors import ValidationFailed
 from service.loader import Version
@@ -31,11 +32,17 @@ class DetectionEndpoint(TaskEndpoint):
             raise ValidationFailed("format=image takes one picture a request", param="format")
 
     async def respond(self, job: Job, decoded: Sequence[Decoded], results: Sequence[Result]) -> Response:
-        """Answer as JSON, or with the drawn picture."""
+        """Answer as JSON, or with the drawn picture.
+
+        Raises:
+            DeadlineExceeded: It was not drawn in time.
+        """
         if not _wants_picture(job.parameters):
             return await super().respond(job, decoded, results)
         raw, found = cast(bytes, job.body.raws[0]), cast(Detections, results[0])
-        picture = await self.in_worker(draw, raw, found, self.limits.max_pixels)
+        drawing = self.in_worker(draw, raw, found, self.limits.max_pixels)
+        late = "the deadline passed before the picture was drawn"
+        picture = await before(job.ticket.deadline, drawing, late)
         return Response(picture, media_type="image/png")
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar, cast
+from collections.abc import Sequence
+from typing import cast
 
 from service.api.bodies import Body
+from service.api.decoders import before
 from service.api.tasks import Job, TaskEndpoint, answer_all
-from service.errors import DeadlineExceeded, TooLarge
+from service.errors import TooLarge
 from service.loader import Version
 from service.tasks import Decoded, Limits
 from service.tasks.sound import SoundPart, claimed_seconds
 from service.tasks.task import Outputs, Raw, Result
-
-_Result = TypeVar("_Result")
 
 
 class SpeechEndpoint(TaskEndpoint):
@@ -32,7 +30,8 @@ class SpeechEndpoint(TaskEndpoint):
         manifest = version.manifest
         stated = self.in_worker(_stated_seconds, body.raws, self.limits.max_audio_seconds)
         patience = manifest.deadline_seconds + manifest.deadline_per_second  # a second is what any may have
-        seconds = await _within(patience, stated, "the deadline passed before the recording was looked at")
+        late = "the deadline passed before the recording was looked at"
+        seconds = await before(time.monotonic() + patience, stated, late)
         return manifest.deadline_per_second * seconds
 
     def decode(self, job: Job, index: int, limits: Limits) -> Decoded:
@@ -56,17 +55,9 @@ class SpeechEndpoint(TaskEndpoint):
         for item in decoded:
             for part in item.parts:
                 cast(SoundPart, part).release()
-        left = max(0.0, job.ticket.deadline - time.monotonic())
         answers = self.in_worker(answer_all, job, decoded, outputs)
-        return await _within(left, answers, "the deadline passed before the words were found")
+        return await before(job.ticket.deadline, answers, "the deadline passed before the words were found")
 
 
 def _stated_seconds(raws: Sequence[Raw], most: float) -> float:
     return min(most, sum(claimed_seconds(raw) for raw in raws if isinstance(raw, bytes)))
-
-
-async def _within(seconds: float, result: Awaitable[_Result], late: str) -> _Result:
-    try:
-        return await asyncio.wait_for(result, seconds)
-    except TimeoutError as error:
-        raise DeadlineExceeded(late) from error

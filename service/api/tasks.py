@@ -182,11 +182,11 @@ class TaskEndpoint:
                     self._backlog.learn_from(ticket, time.perf_counter() - started, lane_seconds, before)
             started = time.perf_counter()
             results = await self.answer(job, decoded, outputs)
+            answer = await self.respond(job, decoded, results)
+            stages["encode"] = time.perf_counter() - started
+            return answer
         finally:
             stay.leave()
-        answer = await self.respond(job, decoded, results)
-        stages["encode"] = time.perf_counter() - started
-        return answer
 
     def _turn_away(self, version: Version, headers: Mapping[bytes, bytes], state: Mapping[str, Any]) -> None:
         """Refuse, before the body is read, what would be refused after it.
