@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import onnx
 import pytest
 from fastapi.testclient import TestClient
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
+from PIL import ExifTags, Image
 
 from service.golden import write_golden_arrays
 from service.manifest import (
@@ -23,6 +26,7 @@ from service.manifest import (
     ModelManifest,
     write,
 )
+from service.tasks.detection import Detections
 from service.tasks.image import letterbox
 from tests.service.api.conftest import Start
 from tests.service.api.test_tasks import assert_error
@@ -30,6 +34,18 @@ from tests.tiny_models import finish_version
 
 ROUTE = "/v1/object-detection"
 SPEC = ImageInput(width=64, height=48, channels=3, resize="letterbox", pad_value=0)
+
+# EXIF orientation -> how an upright picture is stored under it.
+TO_STORE = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 
 def bright_box_graph() -> onnx.ModelProto:
@@ -103,13 +119,11 @@ def encode(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[TestClient]:
-    models: Path = tmp_path_factory.mktemp("detectors")
-    folder = models / "bright" / "1"
+def make_detector(models: Path, name: str, batching: Batching, *, default: bool) -> None:
+    folder = models / name / "1"
     (folder / "golden").mkdir(parents=True)
     manifest = ModelManifest(
-        name="bright", task="object-detection", batching=Batching(max_items=4), deadline_seconds=20
+        name=name, task="object-detection", batching=batching, deadline_seconds=20, default=default
     )
     write(folder.parent / MANIFEST_FILE, manifest)
     onnx.save(bright_box_graph(), folder / "model.onnx")
@@ -134,6 +148,13 @@ def detector(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator
     (folder / "version.yaml").write_text(
         text.replace("boxes: 0.0001", "boxes: 0.0001\n    scores: 0.0001\n    labels: 0.5")
     )
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory, start: Start) -> Iterator[TestClient]:
+    models = tmp_path_factory.mktemp("detectors")
+    make_detector(models, "bright", Batching(max_items=4), default=True)
+    make_detector(models, "narrow", Batching(max_items=4, max_queue_items=1), default=False)
     with start(models) as client:
         assert client.get("/readyz").status_code == 200, client.get("/readyz").text
         yield client
@@ -163,14 +184,24 @@ def test_boxes_are_in_pixels_of_the_picture_that_was_sent(
     assert edges(result["detections"][0]) == pytest.approx(box, abs=1.01 * pixel)
 
 
-def test_boxes_follow_exif_rotation(detector: TestClient) -> None:
+@pytest.mark.parametrize("orientation", TO_STORE)
+@pytest.mark.parametrize(("kind", "off"), [("PNG", 0.0), ("JPEG", 6.0)])
+def test_boxes_are_in_pixels_of_the_picture_turned_upright(
+    detector: TestClient, orientation: int, kind: str, off: float
+) -> None:
     upright = scene((300, 200), (30, 20, 120, 160))
+    (expected,) = detector.post(ROUTE, content=encode(upright)).json()["results"]
     exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = encode(upright.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif, quality=95)
-    (result,) = detector.post(ROUTE, content=turned).json()["results"]
+    exif[ExifTags.Base.Orientation] = orientation
+    turn = TO_STORE[orientation]
+    stored = upright if turn is None else upright.transpose(turn)
+    sent = encode(stored, kind, exif=exif, quality=95)
+    (result,) = detector.post(ROUTE, content=sent).json()["results"]
     assert (result["width"], result["height"]) == (300, 200)
-    assert edges(result["detections"][0]) == pytest.approx((30, 20, 120, 160), abs=6)
+    assert [d["label"] for d in result["detections"]] == ["lamp", "shadow"]
+    assert edges(result["detections"][0]) == pytest.approx(edges(expected["detections"][0]), abs=off)
+    drawn = detector.post(f"{ROUTE}?format=image", content=sent).content
+    assert Image.open(BytesIO(drawn)).size == (300, 200)
 
 
 def test_threshold_and_max_detections_leave_out_the_less_sure(detector: TestClient) -> None:
@@ -198,10 +229,72 @@ def test_a_picture_of_nothing_has_no_detections(detector: TestClient, picture: I
     assert result == {"width": picture.width, "height": picture.height, "detections": []}
 
 
-@pytest.mark.parametrize("threshold", ["2", "-0.1", "nan", "x"])
-def test_a_threshold_out_of_range_is_422(detector: TestClient, threshold: str) -> None:
-    response = detector.post(f"{ROUTE}?threshold={threshold}", content=encode(scene((64, 48), None)))
-    assert_error(response, 422, "validation_error", "threshold")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("threshold", value) for value in ("2", "-0.1", "nan", "inf", "x", "")),
+        *(("max_detections", value) for value in ("0", "-1", "1e9", "1.5", "many", "")),
+        *(("format", value) for value in ("bogus", "IMAGE", "")),
+        ("treshold", "0.3"),
+    ],
+)
+def test_a_wrong_parameter_is_422_and_named(detector: TestClient, name: str, value: str) -> None:
+    raw = encode(scene((64, 48), None))
+    assert_error(detector.post(f"{ROUTE}?{name}={value}", content=raw), 422, "validation_error", name)
+    form = detector.post(ROUTE, files=[("file", ("x.png", raw))], data={name: value})
+    assert_error(form, 422, "validation_error", name)
+
+
+def test_more_detections_may_be_asked_for_than_there_are(detector: TestClient) -> None:
+    raw = encode(scene((64, 48), (8, 8, 24, 40)))
+    (result,) = detector.post(f"{ROUTE}?max_detections=1000000000", content=raw).json()["results"]
+    assert len(result["detections"]) == 2
+
+
+def of_many_frames(kind: str) -> bytes:
+    frames = [scene((64, 48), (8, 8, 24, 40)), scene((64, 48), None), scene((64, 48), (40, 8, 60, 40))]
+    return encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        encode(
+            Image.fromarray(np.asarray(scene((64, 48), (8, 8, 24, 40)).convert("L")).astype(np.uint16) << 8)
+        ),
+        encode(scene((64, 48), (8, 8, 24, 40)).convert("CMYK"), "JPEG", quality=95),
+        *(of_many_frames(kind) for kind in ("GIF", "WEBP", "PNG")),
+        encode(scene((64, 48), (8, 8, 24, 40)).convert("P")),
+        encode(scene((64, 48), (8, 8, 24, 40)).convert("1", dither=Image.Dither.NONE)),
+    ],
+    ids=["16 bits", "CMYK", "GIF", "WebP", "APNG", "palette", "1 bit"],
+)
+def test_a_box_is_found_in_every_kind_of_picture(detector: TestClient, sent: bytes) -> None:
+    (result,) = detector.post(ROUTE, content=sent).json()["results"]
+    assert edges(result["detections"][0]) == pytest.approx((8, 8, 24, 40), abs=1)
+    assert detector.post(f"{ROUTE}?format=image", content=sent).headers["content-type"] == "image/png"
+
+
+def test_a_bad_picture_among_good_ones_is_named(detector: TestClient) -> None:
+    good = encode(scene((64, 48), (8, 8, 24, 40)))
+    for bad in (b"", good[:60], good[:-100], b"hello"):
+        files = [("file", ("x.png", raw)) for raw in (good, bad, good)]
+        assert_error(detector.post(ROUTE, files=files), 400, "invalid_input", "inputs[1]")
+
+
+def test_bad_requests_hurt_nobody_else(detector: TestClient) -> None:
+    good = encode(scene((64, 48), (8, 8, 24, 40)))
+    expected = detector.post(ROUTE, content=good).json()["results"]
+    bad = [good[:60], b"", encode(Image.new("1", (8_000, 8_000))), b"%PDF-1.7"]
+
+    def ask(index: int) -> Any:
+        raw = good if index % 2 else bad[index // 2 % len(bad)]
+        return detector.post(ROUTE, content=raw, headers={"Content-Type": "image/png"})
+
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(ask, range(64)))
+    assert all(answer.json()["results"] == expected for answer in answers[1::2])
+    assert {answer.status_code for answer in answers[::2]} == {400, 413, 415}
 
 
 def test_too_many_pixels_are_413(detector: TestClient) -> None:
@@ -209,16 +302,76 @@ def test_too_many_pixels_are_413(detector: TestClient) -> None:
     assert_error(detector.post(ROUTE, content=picture), 413, "too_large", "inputs[0]")
 
 
-def test_the_drawn_picture_has_the_sent_ones_size_and_its_boxes(detector: TestClient) -> None:
+@pytest.mark.parametrize("way", ["raw", "form", "json"])
+def test_the_drawn_picture_is_the_sent_one_with_lines_around_what_was_found(
+    detector: TestClient, way: str
+) -> None:
     sent = scene((320, 240), (80, 60, 160, 180))
-    response = detector.post(f"{ROUTE}?format=image", content=encode(sent))
+    raw, query = encode(sent), f"{ROUTE}?format=image"
+    response = {
+        "raw": lambda: detector.post(query, content=raw),
+        "form": lambda: detector.post(
+            ROUTE, files=[("file", ("x.png", raw))], data={"format": "image", "threshold": "0.7"}
+        ),
+        "json": lambda: detector.post(
+            ROUTE, json={"inputs": [base64.b64encode(raw).decode()], "parameters": {"format": "image"}}
+        ),
+    }[way]()
     assert response.headers["content-type"] == "image/png"
+    assert len(response.headers["x-request-id"]) == 32
     drawn = Image.open(BytesIO(response.content))
     assert drawn.size == sent.size
-    changed = np.abs(np.asarray(drawn, dtype=int) - np.asarray(sent, dtype=int)).sum(axis=2) > 0
-    rows, columns = np.nonzero(changed)
-    assert 70 <= columns.min() <= 90 and rows.max() <= 190
-    assert not changed[100:140, 100:140].any(), "the inside of a box is left alone"
+    changed = (np.asarray(drawn) != np.asarray(sent)).any(axis=2)
+    assert not changed[65:175, 85:155].any(), "the inside of a box is left alone"
+    assert changed[75:165, 70:80].any() and changed[75:165, 160:170].any()
+    assert not changed[:, :70].any() and not changed[:, 170:].any()
+
+
+def test_what_asks_for_a_picture_is_told_of_errors_in_json(detector: TestClient) -> None:
+    assert_error(detector.post(f"{ROUTE}?format=image", content=b"hello"), 400, "invalid_input", "inputs[0]")
+
+
+def test_a_picture_that_is_drawn_too_late_is_504(
+    detector: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = Event()
+
+    def slow(body: bytes, result: Detections, max_pixels: int) -> bytes:
+        over.wait(30)
+        return b""
+
+    monkeypatch.setattr("service.api.detection.draw", slow)
+    raw = encode(scene((64, 48), (8, 8, 24, 40)))
+    try:
+        late = detector.post(f"{ROUTE}?format=image", content=raw, headers={"X-Timeout-Ms": "1500"})
+    finally:
+        over.set()
+    assert_error(late, 504, "deadline_exceeded")
+    assert "drawn" in late.json()["error"]["message"]
+
+
+def test_a_request_that_is_being_drawn_still_counts_as_one(
+    detector: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, over = Event(), Event()
+
+    def slow(body: bytes, result: Detections, max_pixels: int) -> bytes:
+        begun.set()
+        over.wait(30)
+        return b"drawn"
+
+    monkeypatch.setattr("service.api.detection.draw", slow)
+    raw = encode(scene((64, 48), (8, 8, 24, 40)))
+    with ThreadPoolExecutor(1) as clients:
+        drawing = clients.submit(detector.post, f"{ROUTE}?model=narrow&format=image", content=raw)
+        try:
+            assert begun.wait(30)
+            another = detector.post(f"{ROUTE}?model=narrow", content=raw)
+        finally:
+            over.set()
+        assert drawing.result().content == b"drawn"
+    assert_error(another, 429, "overloaded")
+    assert detector.post(f"{ROUTE}?model=narrow", content=raw).status_code == 200
 
 
 def test_a_drawn_picture_is_of_one_picture(detector: TestClient) -> None:
