@@ -8,10 +8,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.end_to_end.server import Server, serving
 
@@ -59,3 +63,13 @@ def test_a_request_of_the_readme_gets_the_answer_that_it_shows(
     here = command.replace("http://127.0.0.1:8080", server.url).replace("curl ", "curl --silent ", 1)
     done = subprocess.run(["sh", "-c", here], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     same(json.loads(answer), json.loads(done.stdout))
+
+
+def test_the_drawn_picture_is_the_answer_to_the_one_beside_it(server: Server) -> None:
+    sent, shown = re.findall(r"^\| !\[.*?\]\((\S+)\) \| !\[.*?\]\((\S+)\) \|$", README, re.M)[0]
+    assert any(sent in command for command, _ in EXAMPLES)
+    url = f"{server.url}/v1/object-detection?format=image"
+    answer = httpx.post(url, content=(REPOSITORY / sent).read_bytes()).raise_for_status()
+    with Image.open(BytesIO(answer.content)) as got, Image.open(REPOSITORY / shown) as drawn:
+        differs = (np.asarray(got) != np.asarray(drawn)).any(axis=2)
+    assert differs.mean() < 0.01  # another machine may round a score or an edge the other way
