@@ -12,7 +12,8 @@ from service.api.tasks import Job, TaskEndpoint, answer_all
 from service.errors import TooLarge
 from service.loader import Version
 from service.tasks import Decoded, Limits
-from service.tasks.sound import SoundPart, claimed_seconds
+from service.tasks.sound import SoundPart
+from service.tasks.sound_file import claimed_seconds
 from service.tasks.task import Outputs, Raw, Result
 
 

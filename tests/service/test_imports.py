@@ -64,7 +64,7 @@ CONFINED: dict[str, tuple[str, ...]] = {
     "uvicorn": ("service.server", "service.protocol"),
     "prometheus_client": ("service.telemetry", "service.app"),
     "pynvml": ("service.telemetry.devices",),
-    "soundfile": ("service.tasks.sound",),
+    "soundfile": ("service.tasks.sound_file",),
     "soxr": ("service.tasks.sound",),
     "flashlight": ("service.tasks.word_search",),
     "torch": (),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import struct
+from io import BytesIO
 
 import numpy as np
+import soundfile
 
 from service.tasks.sound import Sound, SoundPart, read_sound
 from service.tasks.spelling import best_path, spell
@@ -38,6 +40,24 @@ def claiming(body: bytes, size: int) -> bytes:
     """A WAV file whose header says that it has so many bytes of samples."""
     at = body.index(b"data") + 4
     return body[:at] + struct.pack("<I", size) + body[at + 4 :]
+
+
+def piped_flac(body: bytes) -> bytes:
+    """A FLAC file as an encoder leaves it that could not go back: its header counts no samples."""
+    return body[:21] + bytes((body[21] & 0xF0, 0, 0, 0, 0)) + body[26:]
+
+
+@functools.cache
+def piped_mp3(rate: int = 16_000) -> bytes:
+    """`SAID` in an MP3 file of varying bit rate that counts no frames and begins with a large one."""
+    samples, _ = speak(SAID, rate=rate, pauses=0.1)
+    crackle = np.random.default_rng(0).normal(0, 0.3, rate // 5).astype(np.float32)
+    silence = np.zeros(rate, dtype=np.float32)
+    file = BytesIO()
+    sound = np.concatenate([crackle, silence, samples, silence])
+    soundfile.write(file, sound, rate, format="MP3", bitrate_mode="VARIABLE", compression_level=0.2)
+    body = file.getvalue()
+    return body[body.index(body[:2], 4) :]  # from the frame behind the one that counts the others
 
 
 @functools.cache

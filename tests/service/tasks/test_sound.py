@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 
 from service.errors import InvalidInput, RequestError, TooLarge, UnsupportedMedia
-from service.tasks.sound import SoundPart, claimed_seconds
-from tests.service.tasks.sounds import SAID, claiming, endless_mp3, heard, read, recording
+from service.tasks.sound import SoundPart
+from service.tasks.sound_file import claimed_seconds
+from tests.service.tasks.sounds import (
+    SAID,
+    claiming,
+    endless_mp3,
+    heard,
+    piped_flac,
+    piped_mp3,
+    read,
+    recording,
+)
 from tests.tiny_speech_models import RATE, speak, tone, wav
 
 TEXT = " ".join(SAID)
@@ -100,6 +110,33 @@ class TestLength:
         assert heard(sound) == TEXT
         assert sound.seconds == pytest.approx(SECONDS, abs=0.01)
 
+    def test_what_went_through_a_pipe_counts_nothing_and_is_read_to_its_end(self) -> None:
+        assert heard(read(piped_flac(recording(format="FLAC")))) == TEXT
+        sound = read(piped_mp3())  # whose size and first frame say that it is little more than half as long
+        assert heard(sound) == TEXT
+        assert sound.seconds == pytest.approx(SECONDS + 2.2, abs=0.15)
+        assert claimed_seconds(piped_mp3()) < 0.7 * sound.seconds
+
+    @pytest.mark.parametrize(("format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "")])
+    def test_files_put_one_behind_the_other_are_one_sound(self, format: str, subtype: str) -> None:
+        rates = (16_000, 16_000, 48_000 if format == "OGG" else 16_000)
+        sound = read(b"".join(recording(rate, format, subtype) for rate in rates))
+        assert heard(sound) == " ".join([TEXT] * 3)
+        assert sound.seconds == pytest.approx(3 * SECONDS, abs=0.3)
+        with pytest.raises(TooLarge):
+            read(recording(16_000, format, subtype) * 3, max_seconds=2.5 * SECONDS)
+
+    def test_files_put_one_behind_the_other_claim_their_sum(self) -> None:
+        body = recording(format="OGG", subtype="OPUS") * 3
+        assert claimed_seconds(body) == pytest.approx(3 * SECONDS, abs=0.1)
+
+    def test_a_thousand_streams_are_the_most(self) -> None:
+        body = recording(format="OGG", subtype="OPUS")
+        page = body[: body.index(b"OggS", 1)]
+        with pytest.raises(InvalidInput, match="1001 streams"):
+            read(body + (b"x" + page) * 1000)
+        assert claimed_seconds(body + (b"x" + page) * 1000) == 0
+
     def test_chunks_behind_the_samples_are_no_sound(self) -> None:
         body = recording()
         tagged = body + b"LIST" + struct.pack("<I", 4) + b"INFO"
@@ -123,7 +160,7 @@ class TestDamage:
         try:
             sound = read(body[:kept])
         except InvalidInput as error:
-            assert "damaged" in error.message or "no samples" in error.message
+            assert "damaged" in error.message or "no samples" in error.message, error.message
         else:
             assert 0 < sound.seconds <= SECONDS + 0.1
 
@@ -182,6 +219,7 @@ class TestOtherFiles:
             (b"#!AMR\n" + bytes(50), "audio/amr"),
             (b"MThd" + bytes(50), "audio/midi"),
             (b"FORM\0\0\0\0AIFF" + bytes(50), ""),
+            (b"OggS\0\x02" + bytes(22) + b"\x80theora" + bytes(300), "Ogg"),
         ],
     )
     def test_what_is_recognised_as_something_else_is_not_decoded(self, body: bytes, kind: str) -> None:
