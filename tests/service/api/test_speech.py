@@ -130,7 +130,8 @@ class TestDeadline:
     def test_it_grows_with_the_recording(self, speech_client: TestClient) -> None:
         body = wav(speak(["bad"] * 20)[0])
         assert recognised(speech_client, body, "?model=patient")["text"].startswith("bad bad")
-        assert_error(speech_client.post(RECOGNISE + "?model=hurried", content=body), 504, "deadline_exceeded")
+        # Which of the two depends on whether its time has passed before admission can predict it.
+        assert speech_client.post(RECOGNISE + "?model=hurried", content=body).status_code in (429, 504)
 
     def test_the_header_wins(self, speech_client: TestClient) -> None:
         body = wav(speak(["bad"])[0])
