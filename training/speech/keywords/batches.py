@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from training.errors import DataRejected
-from training.speech.recognition.batches import place_among_processes
+from training.speech.batches import shared_out, side_by_side
 from training.speech.utterances import SpokenSet
 
 _SORTED_TOGETHER = 16  # batches' worth of sounds that are drawn, then put in order of length
@@ -56,13 +56,8 @@ class KeywordBatches(Dataset[Batch]):
         number, place = divmod(step, self.steps)
         if number != self._pass:
             self._members, self._pass = self._arrange(number), number
-        first, processes = place_among_processes()
-        members = self._members[place]
-        if len(members) >= 2 * processes:
-            members = members[first::processes]
-        return batch_of(
-            [self._spoken.utterance(member) for member in members.tolist()], self._labels[members]
-        )
+        members = shared_out(self._members[place], least=2)  # one sound has no batch statistics
+        return batch_of([self._spoken.utterance(member) for member in members], self._labels[members])
 
     def _arrange(self, number: int) -> list[NDArray[np.int64]]:
         random = np.random.default_rng((self._seed, number))
@@ -77,11 +72,7 @@ class KeywordBatches(Dataset[Batch]):
 
 def batch_of(sounds: Sequence[NDArray[np.int16]], labels: NDArray[np.int64]) -> Batch:
     """Put sounds side by side: audio i16 [N, T], filled up with 0; lengths i64 [N]; labels i64 [N]."""
-    lengths = [len(sound) for sound in sounds]
-    audio = np.zeros((len(sounds), max(lengths)), dtype=np.int16)
-    for row, sound in zip(audio, sounds, strict=True):
-        row[: len(sound)] = sound
-    return torch.from_numpy(audio), torch.tensor(lengths), torch.from_numpy(labels)
+    return *side_by_side(sounds), torch.from_numpy(labels)
 
 
 def labels_of(texts: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:

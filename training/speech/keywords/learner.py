@@ -16,7 +16,7 @@ from training.networks.learner import make_optimiser
 from training.networks.sound_classifier import SoundClassifier, SoundFront
 from training.recipes.speech_recipes import KeywordsRecipe
 from training.speech.augmentation import mask_features, vary
-from training.speech.recognition.batches import place_among_processes
+from training.speech.batches import place_among_processes
 from training.speech.recognition.learner import FULL_SCALE
 
 Batch = Sequence[torch.Tensor]

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import distributed
 from torch.utils.data import Dataset
 
 from training.errors import DataRejected
+from training.speech.batches import shared_out, side_by_side
 from training.speech.recognition.letters import numbers_of
 from training.speech.utterances import SpokenSet
 
@@ -75,10 +75,7 @@ class SpeechBatches(Dataset[Batch]):
         number, place = divmod(step, self.steps)
         if number != self._pass:
             self._members, self._pass = self._arrange(number), number
-        first, processes = place_among_processes()
-        members = self._members[place].tolist()
-        if len(members) >= processes:
-            members = members[first::processes]
+        members = shared_out(self._members[place], least=1)
         return batch_of(
             [self._spoken.utterance(member) for member in members],
             [self._letters[member] for member in members],
@@ -91,13 +88,6 @@ class SpeechBatches(Dataset[Batch]):
         order = self._chosen[shuffled[np.argsort(self._rounded[shuffled], kind="stable")]]
         batches = [order[first:last] for first, last in self._bounds]
         return [batches[place] for place in random.permutation(len(batches)).tolist()]
-
-
-def place_among_processes() -> tuple[int, int]:
-    """Tell which of how many processes that learn together this one is."""
-    if not distributed.is_initialized():
-        return 0, 1
-    return distributed.get_rank(), distributed.get_world_size()
 
 
 def batch_bounds(lengths: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
@@ -117,13 +107,5 @@ def batch_of(sounds: Sequence[NDArray[np.int16]], letters: Sequence[NDArray[np.i
         Audio i16 [N, T], filled up with 0; lengths i64 [N]; letters i64 [L], one utterance behind the
         other; letters of each, i64 [N].
     """
-    lengths = [len(sound) for sound in sounds]
-    audio = np.zeros((len(sounds), max(lengths)), dtype=np.int16)
-    for row, sound in zip(audio, sounds, strict=True):
-        row[: len(sound)] = sound
-    return (
-        torch.from_numpy(audio),
-        torch.tensor(lengths),
-        torch.from_numpy(np.concatenate(letters)),
-        torch.tensor([len(one) for one in letters]),
-    )
+    counts = torch.tensor([len(one) for one in letters])
+    return *side_by_side(sounds), torch.from_numpy(np.concatenate(letters)), counts

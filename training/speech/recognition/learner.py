@@ -17,7 +17,7 @@ from training.networks.learner import make_optimiser
 from training.networks.speech_encoder import SpeechEncoder
 from training.recipes.speech_recipes import SpeechRecipe
 from training.speech.augmentation import mask_features, vary
-from training.speech.recognition.batches import place_among_processes
+from training.speech.batches import place_among_processes
 from training.speech.recognition.letters import BETWEEN_WORDS, best_path
 
 Batch = Sequence[torch.Tensor]
