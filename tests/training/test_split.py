@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training.data.split import class_weights, contiguous_parts, stratified_parts
+from training.data.split import class_weights, contiguous_parts, grouped_parts, stratified_parts
 from training.errors import DataRejected
 from training.recipes.recipe import Split
 
@@ -27,7 +27,7 @@ def test_the_split_depends_on_its_seed_alone() -> None:
 
 
 def test_a_class_too_small_for_every_part_is_refused() -> None:
-    with pytest.raises(DataRejected, match="too few pictures"):
+    with pytest.raises(DataRejected, match="too few items"):
         stratified_parts(np.array([0] * 20 + [1]), Split())
 
 
@@ -50,3 +50,17 @@ def test_class_weights_undo_the_imbalance() -> None:
 def test_a_class_without_training_pictures_has_no_weight() -> None:
     with pytest.raises(DataRejected, match="class number 1"):
         class_weights(np.array([0, 0, 2]), 3)
+
+
+@pytest.mark.parametrize("groups", [3, 4, 5, 8, 30])
+def test_every_part_has_a_group_even_where_there_are_few(groups: int) -> None:
+    names = [f"speaker {number % groups}" for number in range(60)]
+    parts = grouped_parts(names, Split(test=0.2, validation=0.1, seed=0))
+    of_part = [{names[i] for i in part} for part in (parts.train, parts.validation, parts.test)]
+    assert all(of_part) and sum(map(len, of_part)) == groups
+    assert len(parts.train) + len(parts.validation) + len(parts.test) == 60
+
+
+def test_two_groups_are_too_few() -> None:
+    with pytest.raises(DataRejected, match="too few groups, such as speakers"):
+        grouped_parts(["a", "b", "a"], Split())

@@ -97,7 +97,7 @@ def _divide(indices: Indices, labels: NDArray[np.int64], share: float, seed: int
         )
     except ValueError as error:
         raise DataRejected(
-            f"too few pictures for a training, a validation and a test part of every class: {error}"
+            f"too few items for a training, a validation and a test part of every class: {error}"
         ) from error
     return np.sort(kept), np.sort(held_out)
 
@@ -107,7 +107,8 @@ def grouped_parts(groups: Sequence[str], split: Split) -> Parts:
 
     Args:
         groups: N names.
-        split: Shares of the items, reached within one group, and the seed of the groups' order.
+        split: Shares of the items, reached within one group, but every part has one; and the seed of the
+            groups' order.
 
     Raises:
         DataRejected: There are too few groups for three parts.
@@ -116,10 +117,14 @@ def grouped_parts(groups: Sequence[str], split: Split) -> Parts:
     order = np.random.default_rng(split.seed).permutation(len(names))
     counts = np.bincount(members, minlength=len(names))[order]
     done = np.cumsum(counts) - counts / 2  # items up to the middle of each group
-    test, rest = split.test * len(groups), (split.test + split.validation) * len(groups)
+    tests = max(1, int((done < split.test * len(groups)).sum()))
+    held_out = max(tests + 1, int((done < (split.test + split.validation) * len(groups)).sum()))
+    if held_out >= len(names):
+        raise DataRejected(
+            "there are too few groups, such as speakers, for a training, a validation and a test part: "
+            f"{len(names)}, and none may be in two"
+        )
     part_of = np.empty(len(names), dtype=np.int64)
-    part_of[order] = np.digitize(done, [test, rest])
+    part_of[order] = np.repeat([0, 1, 2], [tests, held_out - tests, len(names) - held_out])
     test_part, validation, train = (np.flatnonzero(part_of[members] == part) for part in range(3))
-    if not (len(test_part) and len(validation) and len(train)):
-        raise DataRejected(f"{len(names)} groups are too few for a training, a validation and a test part")
     return Parts(train, validation, test_part)

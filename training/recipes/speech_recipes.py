@@ -73,7 +73,8 @@ class SpeechTableData(Strict):
         path: The file; paths in it are relative to its folder.
         audio: Column of the sound file's path.
         text: Column of what is said, or of the label.
-        group: Column of what a split keeps together, such as a speaker; None splits by file.
+        group: Column of what a split keeps together; None takes `speaker` where there is one, else splits by
+            file.
         whole: Whether all of it is measured on, and nothing learnt from.
     """
 

@@ -1,6 +1,7 @@
 """Users' recordings as a source: files with what is said in them, or with labels.
 
-Files are decoded once, into one array in memory or in the cache; held-out files stay as they are.
+Files are decoded once, as the service decodes them, into one array in memory or in the cache; held-out files
+stay as they are.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ import hashlib
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import InvalidInput, TooLarge, UnsupportedMedia
 from service.manifest import AudioInput
+from service.tasks import Limits
 from training.data.split import Parts
 from training.errors import DataRejected
-from training.speech.sound_files import read_sound, samples_of
+from training.speech.sounds import decoded
 from training.speech.utterances import SpokenFile, SpokenSet
 
 _UNSPOKEN = set('.,;:!?"“”„…()')  # punctuation that nobody pronounces
@@ -62,21 +67,21 @@ class Recordings:
         self.description, self.split = told
 
     def training_set(self) -> SpokenSet:
-        """Give what is learnt from.
+        """Give what is learnt from; what is longer than the graph takes is left out and counted.
 
         Raises:
-            DataRejected: A file is missing or cannot be read; the text names it.
+            DataRejected: A file cannot be read, which the text names, or all are too long.
         """
-        rate, longest = self._spec.sample_rate, self._spec.max_seconds
         every = [self._recordings[number] for number in self._parts.train]
-        bounds = [samples_of(one.path, rate) for one in every]
-        fitting = [bound <= longest * rate + 1 for bound in bounds]
-        chosen = [one for one, fits in zip(every, fitting, strict=True) if fits]
-        if not chosen:
-            raise DataRejected(f"no recording to learn from is as short as {longest:g} seconds")
-        room = sum(bound for bound, fits in zip(bounds, fitting, strict=True) if fits)
-        texts, groups = [one.text for one in chosen], [one.group for one in chosen]
-        return SpokenSet(*self._decoded(chosen, room), texts, groups)
+        samples, offsets = self._decoded(every)
+        fitting = np.flatnonzero(np.diff(offsets))
+        return SpokenSet(
+            samples,
+            np.append(offsets[fitting], offsets[-1]),
+            [every[number].text for number in fitting.tolist()],
+            [every[number].group for number in fitting.tolist()],
+            too_long=len(every) - len(fitting),
+        )
 
     def validation_files(self) -> list[SpokenFile]:
         """Give the files to stop by."""
@@ -87,30 +92,43 @@ class Recordings:
         return [self._file(self._recordings[number]) for number in self._parts.test]
 
     def _file(self, one: Recording) -> SpokenFile:
-        read_sound(one.path, self._spec.sample_rate)  # raises if it is no sound
-        return SpokenFile(one.path.name, one.path.read_bytes(), one.text, one.traits)
+        content = one.path.read_bytes()
+        _sound(one.path, content, self._spec, Limits().max_audio_seconds)  # raises if it is none
+        return SpokenFile(one.path.name, content, one.text, one.traits)
 
-    def _decoded(self, chosen: Sequence[Recording], room: int) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
-        """Decode files one behind the other: i16 [S], of which the first `offsets[-1]` are used."""
-        folder = self._folder(chosen)
-        if folder and (folder / "offsets.npy").is_file():
-            return np.load(folder / "samples.npy", mmap_mode="r"), np.load(folder / "offsets.npy")
-        samples = _space(folder, room)
+    def _decoded(self, every: Sequence[Recording]) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+        """Decode files one behind the other, nothing of those too long: i16 [S], and offsets i64 [N + 1]."""
+        folder = self._folder(every)
+        if folder is None:
+            buffer = BytesIO()
+            offsets = self._write(every, buffer)
+            return np.frombuffer(buffer.getvalue(), dtype=np.int16), offsets
+        if not (folder / "offsets.npy").is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "samples.i16").open("wb") as file:
+                offsets = self._write(every, file)
+            np.save(folder / "offsets.npy", offsets)  # last: it says that all is there
+        return np.memmap(folder / "samples.i16", np.int16, "r"), np.load(folder / "offsets.npy")
+
+    def _write(self, every: Sequence[Recording], file: BinaryIO) -> NDArray[np.int64]:
         offsets = [0]
-        for one in chosen:
-            sound = read_sound(one.path, self._spec.sample_rate)[: room - offsets[-1]]
-            samples[offsets[-1] : offsets[-1] + len(sound)] = sound
+        for one in every:
+            try:
+                sound = _sound(one.path, one.path.read_bytes(), self._spec, self._spec.max_seconds)
+            except TooLarge:
+                sound = np.zeros(0, dtype=np.int16)
+            file.write(sound.tobytes())
             offsets.append(offsets[-1] + len(sound))
-        ends = np.array(offsets, dtype=np.int64)
-        if folder:
-            np.save(folder / "offsets.npy", ends)  # last: it says that all is there
-        return samples, ends
+        if not offsets[-1]:
+            longest = f"{self._spec.max_seconds:g} seconds"
+            raise DataRejected(f"no recording to learn from is as short as {longest}")
+        return np.array(offsets, dtype=np.int64)
 
     def _folder(self, chosen: Sequence[Recording]) -> Path | None:
         """Name the cache of these files as they are now."""
         if self._cache is None:
             return None
-        told = hashlib.sha256(f"{self._spec.sample_rate}\n".encode())
+        told = hashlib.sha256(f"{self._spec}\n".encode())
         for one in chosen:
             about = one.path.stat()
             told.update(f"{one.path.resolve()} {about.st_size} {about.st_mtime_ns}\n".encode())
@@ -143,9 +161,8 @@ def transcript_of(text: str, where: str) -> str:
     return " ".join(words)
 
 
-def _space(folder: Path | None, room: int) -> NDArray[np.int16]:
-    if folder is None:
-        return np.zeros(room, dtype=np.int16)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "samples.npy"
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.int16, shape=(room,))
+def _sound(path: Path, content: bytes, spec: AudioInput, max_seconds: float) -> NDArray[np.int16]:
+    try:
+        return decoded(content, spec, max_seconds)
+    except (InvalidInput, UnsupportedMedia) as error:
+        raise DataRejected(f"{path}: {error}") from error

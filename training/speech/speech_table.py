@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from training.recipes.speech_recipes import KeywordsRecipe, SpeechRecipe, Speech
 from training.speech.recordings import Recording, Recordings, transcript_of
 from training.text.table import columns_of, read_rows
 
-_TOLD = ("speaker", "kind")  # columns that figures are given by, where a table has them
+_LEAST = 3  # sound files of a label
+SPEAKER = "speaker"  # the column that keeps speakers apart where the recipe names none
 
 
 class SpeechTable(Recordings):
@@ -33,13 +35,14 @@ class SpeechTable(Recordings):
         assert isinstance(recipe.data, SpeechTableData), "a recipe without a table of speech"
         data, split = recipe.data, recipe.split
         labelled = isinstance(recipe, KeywordsRecipe)
-        recordings = read_table(data, labelled=labelled)
+        group = data.group or (SPEAKER if SPEAKER in columns_of(data.path) else None)
+        recordings = read_table(data, group, labelled=labelled)
         if data.whole:
             nothing = np.zeros(0, dtype=np.int64)
             parts = Parts(nothing, nothing, np.arange(len(recordings)))
         else:
-            parts = _parts(recordings, split, by_label=labelled and data.group is None)
-        kept = f"by {data.group}" if data.group else "by file"
+            parts = _parts(recordings, split, by_label=labelled and group is None)
+        kept = f"by {group}" if group else "by file"
         told = (
             f"{data.path.name} of {len(recordings)} sound files",
             f"{kept}, {split.test:.0%} for testing, {split.validation:.0%} for validation, seed {split.seed}",
@@ -47,28 +50,38 @@ class SpeechTable(Recordings):
         super().__init__(recordings, parts, recipe.input, cache, told)
 
 
-def read_table(data: SpeechTableData, *, labelled: bool) -> list[Recording]:
+def read_table(data: SpeechTableData, group: str | None, *, labelled: bool) -> list[Recording]:
     """Read a table's rows.
+
+    Args:
+        data: The table.
+        group: Column of what a split keeps together; None makes every row its own.
+        labelled: Whether texts are labels and not transcripts.
 
     Raises:
         DataRejected: It is missing or a row is wrong; the text names file and row.
     """
-    rows = read_rows(data.path, (data.audio, data.text), data.group)
-    told = [name for name in dict.fromkeys([data.group, *_TOLD]) if name in columns_of(data.path)]
+    rows = read_rows(data.path, (data.audio, data.text), group)
+    told = [name for name in dict.fromkeys([group, SPEAKER, "kind"]) if name in columns_of(data.path)]
     values = [[value for _, _, value in read_rows(data.path, (data.audio, data.text), name)] for name in told]
     recordings = []
-    for number, (file, text, group) in enumerate(rows):
+    for number, (file, text, together) in enumerate(rows):
         where, path = f"{data.path}, row {number + 1}", data.path.parent / file
         if not path.is_file():
             raise DataRejected(f"{where}: there is no sound file {path}")
         said = text.strip() if labelled else transcript_of(text, where)
         traits = tuple(f"{name}: {column[number]}" for name, column in zip(told, values, strict=True))
-        recordings.append(Recording(path, said, group, traits))
+        recordings.append(Recording(path, said, together, traits))
     return recordings
 
 
 def _parts(recordings: list[Recording], split: Split, *, by_label: bool) -> Parts:
     if not by_label:
         return grouped_parts([one.group for one in recordings], split)
+    for label, files in Counter(one.text for one in recordings).items():
+        if files < _LEAST:
+            raise DataRejected(
+                f"label {label} has too few sound files for a training, a validation and a test part: {files}"
+            )
     numbers = np.unique([one.text for one in recordings], return_inverse=True)[1]
     return stratified_parts(numbers.astype(np.int64), split)

@@ -21,16 +21,23 @@ class SpokenSet:
         offsets: i64 [N + 1]; utterance n is `samples[offsets[n]:offsets[n + 1]]`.
         texts: N transcripts, or labels.
         voices: N names of who speaks.
+        too_long: How many more there were, too long for the graph.
     """
 
     samples: NDArray[np.int16]
     offsets: NDArray[np.int64]
     texts: Sequence[str]
     voices: Sequence[str]
+    too_long: int = 0
 
     def __len__(self) -> int:
         """Count the utterances."""
         return len(self.texts)
+
+    @property
+    def description(self) -> str:
+        """How many there are, for people."""
+        return f"{len(self)} sounds" + (f" ({self.too_long} more too long)" if self.too_long else "")
 
     def utterance(self, number: int) -> NDArray[np.int16]:
         """Give the samples of one utterance: i16 [T]."""

@@ -92,12 +92,9 @@ def read_rows(path: Path, columns: tuple[str, str], group: str | None) -> list[t
     """
     wanted = [*columns, *([group] if group else [])]
     rows = []
-    try:
-        for number, row in enumerate(_rows(path), start=1):
-            values = _values(row, wanted, f"{path}, row {number}")
-            rows.append((values[0], values[1], values[2] if group else str(number)))
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise DataRejected(f"{path} cannot be read: {error}") from error
+    for number, row in enumerate(_rows(path), start=1):
+        values = _values(row, wanted, f"{path}, row {number}")
+        rows.append((values[0], values[1], values[2] if group else str(number)))
     if not rows:
         raise DataRejected(f"{path} is empty")
     return rows
@@ -107,7 +104,7 @@ def columns_of(path: Path) -> list[str]:
     """List the columns that a file's first row has; none if it has no rows.
 
     Raises:
-        DataRejected: There is no such file, or it is no table.
+        DataRejected: There is no such file, or it is no table that can be read.
     """
     return list(next(_rows(path), {}))
 
@@ -119,12 +116,20 @@ def _rows(path: Path) -> Iterator[Mapping[str, object]]:
         raise DataRejected(f"{path} is neither .csv nor .jsonl")
     if not path.is_file():
         raise DataRejected(f"there is no file {path}")
-    return readers[path.suffix](path)
+    try:
+        yield from readers[path.suffix](path)
+    except UnicodeDecodeError as error:
+        raise DataRejected(f"{path} is not UTF-8: {error}") from error
+    except (csv.Error, json.JSONDecodeError) as error:
+        raise DataRejected(f"{path} cannot be read: {error}") from error
 
 
 def _values(row: Mapping[str, object], wanted: Sequence[str], where: str) -> list[str]:
     values = [row.get(name) for name in wanted]
     for name, value in zip(wanted, values, strict=True):
+        if name not in row:
+            there = ", ".join(str(column) for column in row)
+            raise DataRejected(f"{where}: there is no column {name}; there is {there or 'none'}")
         if not isinstance(value, str | int) or not str(value).strip():
             raise DataRejected(f"{where}: there is no text under {name}")
     return [str(value) for value in values]

@@ -15,6 +15,7 @@ from training.recipes.speech_recipes import (
     SpeechTableData,
 )
 from training.speech.recordings import transcript_of
+from training.speech.sounds import decoded
 from training.speech.speech_folder import SpeechFolder
 from training.speech.speech_table import SpeechTable
 
@@ -96,6 +97,8 @@ def test_utterances_longer_than_the_graph_takes_are_not_learnt_from(folder: Path
     write_tone(next(folder.rglob(name)), 100, seconds=2.5)
     learnt = of(folder).training_set()
     assert len(learnt) == 7 and np.diff(learnt.offsets).max() < 2 * 16_000
+    assert learnt.description == "7 sounds (1 more too long)"
+    assert len(learnt.texts) == len(learnt.voices) == 7
 
 
 @pytest.mark.parametrize(
@@ -115,12 +118,12 @@ def test_a_bad_line_is_named(folder: Path, line: str, message: str) -> None:
 def test_a_sound_that_cannot_be_read_or_is_empty_is_named(folder: Path) -> None:
     for path in folder.rglob("*-7-0000.flac"):
         path.write_bytes(b"this is no sound")
-    with pytest.raises(DataRejected, match=r"-7-0000\.flac cannot be read as a sound"):
+    with pytest.raises(DataRejected, match=r"-7-0000\.flac: the bytes are not a sound"):
         of(folder).training_set()
     for path in list(folder.rglob("*-7-0000.flac")):
         path.unlink()
         write_tone(path.with_suffix(".wav"), 100, seconds=0)
-    with pytest.raises(DataRejected, match=r"-7-0000\.wav is an empty sound"):
+    with pytest.raises(DataRejected, match=r"-7-0000\.wav: the sound has no samples"):
         of(folder).training_set()
 
 
@@ -181,6 +184,30 @@ def test_labels_stay_as_they_are_and_every_part_has_each(tmp_path: Path) -> None
     source = SpeechTable(labels(SpeechTableData(path=write_table(tmp_path, rows))))
     parts = [list(source.training_set().texts), [file.text for file in source.held_out_files()]]
     assert all(set(part) == {"Class 0", "Class 1"} for part in parts)
+
+
+def test_speakers_are_kept_apart_where_a_table_names_them(table: Path) -> None:
+    named = table.with_name("named.csv")
+    named.write_text(table.read_text(encoding="utf-8").replace(",who\n", ",speaker\n"), encoding="utf-8")
+    source = SpeechTable(speech(SpeechTableData(path=named)))
+    held_out = {file.traits for file in source.held_out_files() + source.validation_files()}
+    assert source.split.startswith("by speaker")
+    assert not {(f"speaker: {name}",) for name in source.training_set().voices} & held_out
+
+
+def test_a_label_of_which_there_is_too_little_is_named(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav", 200)
+    rows = [("a.wav", "yes", "x")] * 20 + [("a.wav", "no", "x")] * 2
+    with pytest.raises(DataRejected, match=r"label no has too few sound files .*: 2"):
+        SpeechTable(labels(SpeechTableData(path=write_table(tmp_path, rows))))
+
+
+def test_what_is_learnt_from_is_decoded_as_the_service_does(folder: Path) -> None:
+    learnt = of(folder).training_set()
+    for number, name in enumerate(learnt.voices):
+        file = f"{name}-7-0001.ogg" if learnt.texts[number].endswith("one") else f"{name}-7-0000.flac"
+        (path,) = folder.rglob(file)
+        assert np.array_equal(learnt.utterance(number), decoded(path.read_bytes(), SPEC))
 
 
 def test_a_row_whose_file_is_missing_or_whose_text_is_empty_is_named(tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ def test_columns_can_have_other_names_and_texts_can_be_none_of_the_labels(tmp_pa
     [
         ("a.txt", "text", "neither .csv nor .jsonl"),
         ("a.csv", "text,label\n", "is empty"),
-        ("a.csv", "text,tag\nhi,x\n", "row 1: there is no text under label"),
+        ("a.csv", "text,tag\nhi,x\n", "row 1: there is no column label; there is text, tag"),
         ("a.csv", "text,label\nhi,x\nho,x\n", "has 1 labels"),
         ("a.csv", 'text,label\nhi,x\nho," x"\n', "cannot be a label"),
-        ("a.jsonl", '{"text": "hi", "label": "x"}\n[1]\n', "row 2: there is no text under text"),
+        ("a.jsonl", '{"text": "hi", "label": "x"}\n[1]\n', "row 2: there is no column text; there is none"),
         ("a.jsonl", "{oops\n", "cannot be read"),
         ("a.jsonl", '{"text": "hi", "label": null}\n', "row 1: there is no text under label"),
     ],
@@ -54,7 +54,7 @@ def test_a_missing_table_and_one_that_is_no_utf8_are_refused(tmp_path: Path) -> 
     with pytest.raises(DataRejected, match="there is no file"):
         read_labelled(TextTableData(path=tmp_path / "none.csv"))
     (tmp_path / "a.csv").write_bytes(b"text,label\n\xff\xfe,x\n")
-    with pytest.raises(DataRejected, match="cannot be read"):
+    with pytest.raises(DataRejected, match="is not UTF-8"):
         read_labelled(TextTableData(path=tmp_path / "a.csv"))
 
 

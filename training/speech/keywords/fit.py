@@ -56,7 +56,7 @@ def fit_keywords(job: Job[KeywordsRecipe], source: SpeechSource, *, resume: bool
     learner.graph.planes.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
     files = source.validation_files()
     job.console.print(
-        f"{len(spoken)} sounds of {len(classes)} labels to learn from, {len(files)} for validation; "
+        f"{spoken.description} of {len(classes)} labels to learn from, {len(files)} for validation; "
         f"{wanted.epochs} epochs of {steps} steps",
         highlight=False,
     )

@@ -51,7 +51,7 @@ def fit_speech(job: Job[SpeechRecipe], source: SpeechSource, *, resume: bool) ->
         job.console.print(said, highlight=False, soft_wrap=True)
     files = source.validation_files()
     job.console.print(
-        f"{len(spoken)} utterances to learn from, {len(files)} for validation; "
+        f"{spoken.description} to learn from, {len(files)} for validation; "
         f"{wanted.epochs} epochs of {steps} steps",
         highlight=False,
     )
