@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.errors import ModelRejected, StartFailed
 from service.settings import CONFIG_VARIABLE, load_settings
@@ -78,16 +78,17 @@ def list_models(models: ModelsOption = None) -> None:
     """List the models and what they do, without loading them."""
     from service.catalog import Catalog
 
-    table = Table("model", "task", "versions", "default", "required", "description")
+    names = (Column(title, no_wrap=True) for title in ("model", "task"))
+    table = Table(*names, "versions", "marks", "description")
     for model in Catalog.of_folder(load_settings(models=models).models).models.values():
         manifest = model.manifest
         if manifest is None:
-            table.add_row(model.name, "?", "", "", "", f"[red]{escape(model.reason)}")
+            table.add_row(model.name, "?", "", "", f"[red]{escape(model.reason)}")
             continue
         versions = ", ".join(str(number) for number in model.version_numbers()) or "[red]none"
-        marks = ("yes" if manifest.default else "", "yes" if manifest.required else "")
-        table.add_row(model.name, manifest.task, versions, *marks, escape(manifest.description))
-    Console().print(table)
+        marks = ", ".join(name for name in ("default", "required") if getattr(manifest, name))
+        table.add_row(model.name, manifest.task, versions, marks, escape(manifest.description))
+    _wide().print(table)
 
 
 @models_app.command("show")
@@ -135,7 +136,7 @@ def verify_models(
                 "" if error is None else f"{error:.2g}",
                 escape(version.reason),
             )
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    _wide().print(table)
     if not catalog.models or any(model.has_failure for model in catalog.models.values()):
         raise typer.Exit(1)
 
@@ -212,7 +213,7 @@ def tune(
     manifest, measured = run_tune(wanted, Console(stderr=True))
     limit_seconds = manifest.deadline_seconds if deadline_ms is None else deadline_ms / 1000
     best = choose(measured, limit_seconds)
-    print_table(measured, best, limit_seconds, Console(width=None if sys.stdout.isatty() else 200))
+    print_table(measured, best, limit_seconds, _wide())
     file = overrides or settings.overrides
     if best is not None and file is not None:
         keep(manifest.name, best, file, precision)
@@ -223,6 +224,11 @@ def tune(
         draw(measured, best, limit_seconds, picture)
     if best is None:
         raise StartFailed(f"no setting answers within {limit_seconds * 1000:g} ms on a busy host")
+
+
+def _wide() -> Console:
+    """Give the terminal as it is, or wide lines where a file or a program reads them."""
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def main() -> None:

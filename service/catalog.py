@@ -104,7 +104,9 @@ class Catalog:
             StartFailed: The folder does not exist.
         """
         if not self._folder.is_dir():
-            raise StartFailed(f"the models folder {self._folder} does not exist")
+            raise StartFailed(
+                f"the models folder {self._folder} does not exist: --models or KOTAE_MODELS names it"
+            )
         try:
             folders = sorted(self._folder.iterdir())
         except OSError as error:
