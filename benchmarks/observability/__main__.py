@@ -1,9 +1,9 @@
 """Hold the dashboards and rules against a real Prometheus, and draw the dashboards.
 
 `python -m benchmarks.observability [--seconds 240] [--replicas 2] [--pictures docs/dashboards]` starts
-the service with the shipped models and one that misbehaves on purpose, and a Prometheus with our rules
-(the Debian package `prometheus`), puts a bounded load on them, then evaluates every query of every panel
-and rule. It ends with 1 if a query returns no data without a reason known beforehand.
+the service with the shipped models and two made ones, of which one misbehaves on purpose, and a Prometheus
+with our rules (the Debian package `prometheus`), puts a bounded load on them, then evaluates every query of
+every panel and rule. It ends with 1 if a query returns no data without a reason known beforehand.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.observability.load import Load
-from benchmarks.observability.processes import SCRAPE_SECONDS, make_models, prometheus, services
-from benchmarks.observability.prometheus_api import EXCEPTIONS, Prometheus, is_excepted, without_data
+from benchmarks.observability.processes import SCRAPE_SECONDS, asked, make_models, prometheus, services
+from benchmarks.observability.prometheus_api import Prometheus, exception_for, without_data
 from benchmarks.observability.queries import DASHBOARDS, panel_queries, read_dashboard, rule_queries
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,11 +36,11 @@ def observed_run(
     """
     models = folder / "models"
     make_models(models, shipped)
-    names = sorted((path.name for path in models.iterdir()), key=lambda name: name == "noise")
+    workloads = asked(models)
     with services(models, folder, replicas) as addresses, prometheus(addresses, folder) as server:
         time.sleep(2 * SCRAPE_SECONDS)
         begin = time.time()
-        load = Load(addresses, names, seconds)
+        load = Load(addresses, workloads, seconds)
         load.run()
         end = time.time()
         time.sleep(SCRAPE_SECONDS)
@@ -62,8 +62,8 @@ def main() -> int:
         print("answers:", ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items())))
         problems = [f"rule without success: {rule}" for rule in server.broken_rules()]
         for query, part in without_data(server):
-            if is_excepted(part):
-                print(f"no data, as expected: {query.owner}: {part} ({'; '.join(EXCEPTIONS.values())})")
+            if reason := exception_for(part):
+                print(f"no data, as expected: {query.owner}: {part} ({reason})")
             else:
                 problems.append(f"no data: {query.kind} {query.owner}: {part}")
         print(f"{len([*panel_queries()])} panel queries and {len([*rule_queries()])} rules evaluated")

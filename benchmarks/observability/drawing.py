@@ -21,6 +21,8 @@ _COLUMNS = 24
 _WIDTH_INCHES = 20.0
 _UNIT_INCHES = 0.46  # height of one grid unit
 _LINES_IN_LEGEND = 8
+_ROWS_IN_TABLE = 10
+_LETTERS_IN_LEGEND = 11  # of a grid column
 _INK, _FAINT, _GRID = "#1f2430", "#667085", "#e4e7ec"
 _COLOURS = (
     "#2f6fdf", "#e07b39", "#2a9d6f", "#b23a6f", "#7a5cc9", "#c2a21b", "#3aa6b9", "#8a5a44",
@@ -66,7 +68,8 @@ class _Place:
 
     def draw(self, panel: dict[str, Any], server: Prometheus) -> None:
         if panel["type"] == "row":
-            self._text(0.1, self._height * 0.62, panel["title"], size=13, weight="bold", color=_INK)
+            title = f"▸ {panel['title']} (folded)" if panel["collapsed"] else panel["title"]
+            self._text(0.1, self._height * 0.62, title, size=13, weight="bold", color=_INK)
             return
         self._frame()
         self._text(0.15, 0.24, panel["title"], size=11, weight="bold", color=_INK)
@@ -107,6 +110,8 @@ def _draw_lines(axes: Axes, panel: dict[str, Any], server: Prometheus) -> None:
         for series in server.over_time(substitute(target["expr"], RATE_INTERVAL))
     ]
     lines.sort(key=lambda line: line[0])
+    if len(lines) > _LINES_IN_LEGEND:  # name those that can be seen
+        lines.sort(key=lambda line: -np.nanmax(line[1].values, initial=0.0))
     if "stacking" in custom:
         _draw_stack(axes, lines, server)
     else:
@@ -200,6 +205,9 @@ def _draw_table(axes: Axes, panel: dict[str, Any], server: Prometheus) -> None:
     cells = sorted([row.get(name, "") for name in columns] for row in rows)
     if not cells:
         return
+    if len(cells) > _ROWS_IN_TABLE:  # where Grafana would scroll
+        more = [f"… {len(cells) - _ROWS_IN_TABLE + 1} more", *("" for _ in columns[1:])]
+        cells = [*cells[: _ROWS_IN_TABLE - 1], more]
     table = axes.table(
         cells, colLabels=titles, loc="upper left", cellLoc="left", colLoc="left", edges="horizontal"
     )
@@ -225,7 +233,7 @@ def in_unit(value: float, unit: str, decimals: int | None = None) -> str:
     if unit == "percentunit":
         return f"{value * 100:.{decimals}f} %" if decimals is not None else f"{value * 100:.3g} %"
     if unit == "bytes":
-        return f"{value / 2**20:.0f} MiB"
+        return f"{value / 2**20:.0f} MiB" if abs(value) >= 2**20 or not value else f"{value / 2**10:.1f} KiB"
     if unit == "s":
         for factor, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
             if abs(value) >= factor:
@@ -250,14 +258,16 @@ def _finish_time_axis(axes: Axes, server: Prometheus) -> None:
 
 def _draw_legend(axes: Axes, width: int) -> None:
     handles, names = axes.get_legend_handles_labels()
-    if len(names) > _LINES_IN_LEGEND:
-        names = [*names[: _LINES_IN_LEGEND - 1], f"… {len(names) - _LINES_IN_LEGEND + 1} more"]
+    longest = max(map(len, names[:_LINES_IN_LEGEND]), default=0) + 4  # with its handle
+    columns = min(_LINES_IN_LEGEND // 2, max(1, width * _LETTERS_IN_LEGEND // longest))
+    if len(names) > 2 * columns:
+        names = [*names[: 2 * columns - 1], f"… {len(names) - 2 * columns + 1} more"]
     axes.legend(
         handles[: len(names)],
         names,
         loc="upper left",
         bbox_to_anchor=(-0.08, -0.1),
-        ncols=4 if width >= 8 else 2,
+        ncols=columns,
         fontsize=8,
         frameon=False,
         labelcolor=_FAINT,

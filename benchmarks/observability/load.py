@@ -1,4 +1,4 @@
-"""A bounded load with all that users do: good and bad bodies, short deadlines, hang-ups, a burst."""
+"""A bounded load on every model with all that users do: good and bad bodies, short deadlines, a burst."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from typing import Any
 
 import httpx
 
-from tests.tiny_models import picture
+from benchmarks.workloads import Workload
 
 _STEADY_CLIENTS = 8
 _BURST_CLIENTS = 24
 _PAUSE_SECONDS = 0.08
-_ROUTE = "/v1/image-classification"
 
 
 @dataclass
@@ -28,13 +27,13 @@ class Load:
 
     Attributes:
         addresses: Of the replicas, asked in turn.
-        models: Names of the models to ask.
+        workloads: The models to ask, and their items.
         seconds: Length of the run; the burst, all on the last model, is its middle sixth.
         statuses: What came back, counted; `hang-up` for what was not waited for.
     """
 
     addresses: Sequence[str]
-    models: Sequence[str]
+    workloads: Sequence[Workload]
     seconds: float
     statuses: Counter[str] = field(default_factory=Counter)
 
@@ -57,20 +56,17 @@ class Load:
 
     async def _steady(self, client: httpx.AsyncClient, dice: random.Random, end: float) -> None:
         while time.monotonic() < end:
-            request: dict[str, Any] = {"params": {"model": dice.choice(self.models)}}
-            request["content"] = picture(dice.randrange(100), size=dice.choice((8, 28, 200)))
+            workload = dice.choice(self.workloads)
+            request = _asking(workload, dice.choices(workload.items, k=4 if dice.random() < 0.15 else 1))
             chance = dice.random()
             if chance < 0.04:
-                request["content"] = b"no picture"
+                request = _asking(workload, [b""])
             elif chance < 0.06:
                 request["params"] = {"model": "unheard-of"}
             elif chance < 0.065:
                 request["headers"] = {"X-Timeout-Ms": "1"}
             elif chance < 0.10:
                 request["timeout"] = 0.004
-            elif chance < 0.25:
-                del request["content"]
-                request["json"] = _several_items(dice, 4)
             await self._send(client, dice, request)
             await asyncio.sleep(dice.expovariate(1 / _PAUSE_SECONDS))
 
@@ -79,14 +75,13 @@ class Load:
     ) -> None:
         await asyncio.sleep(window[0] - time.monotonic())
         while time.monotonic() < window[1]:
-            await self._send(
-                client, dice, {"params": {"model": self.models[-1]}, "json": _several_items(dice, 6)}
-            )
+            workload = self.workloads[-1]
+            await self._send(client, dice, _asking(workload, dice.choices(workload.items, k=6)))
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _send(self, client: httpx.AsyncClient, dice: random.Random, request: dict[str, Any]) -> None:
         try:
-            response = await client.post(dice.choice(self.addresses) + _ROUTE, **request)
+            response = await client.post(dice.choice(self.addresses) + request.pop("path"), **request)
             self.statuses[str(response.status_code)] += 1
         except httpx.TimeoutException:
             self.statuses["hang-up"] += 1
@@ -95,5 +90,12 @@ class Load:
                 await client.get(dice.choice(self.addresses) + dice.choice(("/readyz", "/v1/models")))
 
 
-def _several_items(dice: random.Random, count: int) -> dict[str, Any]:
-    return {"inputs": [base64.b64encode(picture(dice.randrange(100))).decode() for _ in range(count)]}
+def _asking(workload: Workload, items: Sequence[bytes]) -> dict[str, Any]:
+    """Give path and body that ask a model for some items: raw where it is one, else JSON."""
+    request: dict[str, Any] = {"path": f"/v1/{workload.task}", "params": {"model": workload.name}}
+    if workload.task == "text-embedding":
+        return request | {"path": "/v1/embeddings", "json": {"input": [item.decode() for item in items]}}
+    if len(items) == 1:
+        return request | {"content": items[0]}
+    texts = [item.decode() if workload.is_text else base64.b64encode(item).decode() for item in items]
+    return request | {"json": {"inputs": texts}}

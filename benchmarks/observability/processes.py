@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,9 +18,11 @@ import numpy as np
 import yaml
 
 from benchmarks.observability.queries import RULES
+from benchmarks.workloads import Workload, shipped_workloads
 from service.golden import write_golden_arrays
 from service.manifest import VERSION_FILE, Batching
-from tests.tiny_models import SIZE, finish_version, make_model
+from service.tasks import TASKS
+from tests.tiny_models import SIZE, finish_version, make_model, picture
 
 SCRAPE_SECONDS = 2
 _START_SECONDS = 120
@@ -28,13 +31,14 @@ _START_SECONDS = 120
 def make_models(folder: Path, shipped: Path | None) -> None:
     """Fill a folder with models that show every metric.
 
-    Beside the shipped ones: `noise`, with a queue so short that it refuses, whose version 3 has a wrong
-    hash and version 2 wrong golden answers, so that version 1 serves.
+    Beside the shipped ones: `kept`, which keeps its answers, and `noise`, with a queue so short that it
+    refuses, whose version 3 has a wrong hash and version 2 wrong golden answers, so that version 1 serves.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for model in sorted(shipped.iterdir()) if shipped else ():
         if any(model.glob(f"*/{VERSION_FILE}")):
             shutil.copytree(model, folder / model.name)
+    make_model(folder, "kept", answer_cache_bytes=4096)
     batching = Batching(max_items=8, max_queue_items=16)
     for version in (1, 2, 3):
         path = make_model(folder, "noise", version=version, batching=batching, deadline_seconds=2.0)
@@ -44,6 +48,16 @@ def make_models(folder: Path, shipped: Path | None) -> None:
             finish_version(path)
         if version == 3:
             (path / "labels.txt").write_text("changed after export\n", encoding="utf-8")
+
+
+def asked(models: Path) -> list[Workload]:
+    """Say what each model is asked: its golden files, or pictures of noise; `noise` is the last."""
+    pictures = tuple(picture(seed, size=size) for seed in range(60) for size in (8, 28, 200))
+    workloads = [
+        replace(found, items=pictures) if found.name in ("kept", "noise") else found
+        for found in shipped_workloads(models, TASKS)
+    ]
+    return sorted(workloads, key=lambda workload: workload.name == "noise")
 
 
 @contextlib.contextmanager

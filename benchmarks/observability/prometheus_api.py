@@ -22,8 +22,6 @@ EXCEPTIONS = {
     "kotae_device_power_watts": "only where there is a GPU",
     "kotae_device_temperature_celsius": "only where there is a GPU",
     "kotae_device_memory_errors_total": "only where there is a GPU",
-    "kotae_answer_cache_hits_total": "only where a model keeps answers",
-    "kotae_answer_cache_bytes": "only where a model keeps answers",
 }
 
 
@@ -101,9 +99,10 @@ def has_number(series: list[Series]) -> bool:
     return any(not math.isnan(value) for line in series for value in line.values)
 
 
-def is_excepted(part: str) -> bool:
-    """Tell whether an expression may be without data."""
-    return bool({selector.partition("{")[0] for selector in selectors(part)} & EXCEPTIONS.keys())
+def exception_for(part: str) -> str | None:
+    """Say why an expression may be without data, if it may."""
+    names = (selector.partition("{")[0] for selector in selectors(part))
+    return next((EXCEPTIONS[name] for name in names if name in EXCEPTIONS), None)
 
 
 def _series(labels: dict[str, str], points: list[tuple[float, str]]) -> Series:

@@ -44,6 +44,11 @@ def read_dashboard(path: Path) -> dict[str, Any]:
     return dashboard
 
 
+def panels_of(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
+    """List rows and panels, those inside of folded rows too."""
+    return [inner for panel in dashboard["panels"] for inner in (panel, *panel.get("panels", ()))]
+
+
 def read_rules() -> list[dict[str, Any]]:
     """Read the rules of all files, in order."""
     files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(RULES.glob("*.yaml"))]
@@ -53,7 +58,7 @@ def read_rules() -> list[dict[str, Any]]:
 def panel_queries() -> Iterator[Query]:
     """Go through the queries of all panels."""
     for path in sorted(DASHBOARDS.glob("*.json")):
-        for panel in read_dashboard(path)["panels"]:
+        for panel in panels_of(read_dashboard(path)):
             for target in panel.get("targets", ()):
                 yield Query("panel", f"{path.name}: {panel['title']}", target["expr"])
 

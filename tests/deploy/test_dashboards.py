@@ -17,6 +17,7 @@ from benchmarks.observability.queries import (
     label_names,
     metric_names,
     panel_queries,
+    panels_of,
     read_dashboard,
     read_rules,
     rule_queries,
@@ -57,7 +58,7 @@ def known_metrics() -> set[str]:
 
 
 def panels(path: Path) -> list[dict[str, Any]]:
-    return [panel for panel in read_dashboard(path)["panels"] if panel["type"] != "row"]
+    return [panel for panel in panels_of(read_dashboard(path)) if panel["type"] != "row"]
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.owner)
@@ -97,7 +98,7 @@ def test_every_panel_has_a_title_a_description_a_unit_and_a_query(path: Path) ->
 @pytest.mark.parametrize("path", DASHBOARD_PATHS, ids=lambda path: path.stem)
 def test_panels_do_not_overlap_or_leave_the_grid(path: Path) -> None:
     taken: set[tuple[int, int]] = set()
-    for panel in read_dashboard(path)["panels"]:
+    for panel in panels_of(read_dashboard(path)):
         grid = panel["gridPos"]
         cells = {
             (x, y)
@@ -155,12 +156,12 @@ def test_every_query_returns_data_from_a_service_under_load(tmp_path: Path) -> N
         pytest.skip("prometheus is not installed")
     from benchmarks.observability.__main__ import observed_run
     from benchmarks.observability.drawing import draw
-    from benchmarks.observability.prometheus_api import is_excepted, without_data
+    from benchmarks.observability.prometheus_api import exception_for, without_data
 
     with observed_run(tmp_path, seconds=30, replicas=1, shipped=None) as (server, statuses):
         assert {"200", "400", "404"} <= statuses.keys()
         assert server.broken_rules() == []
-        empty = [f"{query.owner}: {part}" for query, part in without_data(server) if not is_excepted(part)]
+        empty = [f"{query.owner}: {part}" for query, part in without_data(server) if not exception_for(part)]
         assert empty == []
         for path in DASHBOARD_PATHS:
             draw(read_dashboard(path), server, tmp_path / f"{path.stem}.png")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.observability.queries import DASHBOARDS, RULES, read_dashboard, read_rules
+from benchmarks.observability.queries import DASHBOARDS, RULES, panels_of, read_dashboard, read_rules
 from service.settings import Settings
 from service.tasks import TASKS
 
@@ -119,7 +119,7 @@ def test_the_runbook_names_only_settings_that_exist() -> None:
 
 def test_the_runbook_names_only_panels_that_exist() -> None:
     titles = {
-        panel["title"] for path in DASHBOARDS.glob("*.json") for panel in read_dashboard(path)["panels"]
+        panel["title"] for path in DASHBOARDS.glob("*.json") for panel in panels_of(read_dashboard(path))
     }
     lines = re.findall(r"(?m)^(?:Look|-|\S.*\*).*$", RUNBOOK.read_text(encoding="utf-8"))
     named = {name for line in lines for name in re.findall(r"(?<!\*)\*([A-Z][a-z ]+)\*", line)}
