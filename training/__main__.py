@@ -260,6 +260,11 @@ def main() -> None:
     except KotaeError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith(("service", "training")):
+            raise
+        sys.stderr.write(f"error: {error.name} is missing: training needs pip install 'kotae[cpu,train]'\n")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

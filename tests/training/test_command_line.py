@@ -56,6 +56,15 @@ def test_a_mistake_of_the_user_is_one_line_without_a_traceback(
     assert capsys.readouterr().err.startswith("error: there is no recipe no-such-recipe")
 
 
+def test_without_the_extra_one_line_says_which_to_install() -> None:
+    code = "import sys; sys.modules['sklearn'] = None; import training.__main__ as m; m.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "build", "digits"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: sklearn is missing: training needs pip install 'kotae[cpu,train]'\n"
+
+
 def test_asking_for_help_loads_no_torch() -> None:
     code = "import sys, training.__main__ as m; assert not {'torch', 'lightning', 'onnx'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
