@@ -28,6 +28,11 @@ _ERROR_TEXTS = {
     "503": "The model is not ready",
     "504": "The deadline passed",
 }
+_BINARY = {"type": "string", "format": "binary"}
+_FIELDS = {  # what every task takes beside its own parameters
+    "model": {"type": "string", "description": "Which model; else the task's default."},
+    "version": {"type": "string", "description": "Which version; else the newest that is ready."},
+}
 
 
 def install(app: FastAPI, tasks: Sequence[str]) -> None:
@@ -105,7 +110,7 @@ def _describe_errors(responses: dict[str, Any]) -> None:
 
 def _operation(name: str, task: type[Task], result: str) -> dict[str, Any]:
     """Describe one task endpoint."""
-    parameters = task.parameters.model_json_schema()
+    fields = _FIELDS | task.parameters.model_json_schema()["properties"]
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {
         "tags": ["tasks"],
@@ -113,13 +118,9 @@ def _operation(name: str, task: type[Task], result: str) -> dict[str, Any]:
         "description": "The body is one raw file, or a form with one or several `file` parts, or JSON.",
         "operationId": name.replace("-", "_"),
         "parameters": [
-            _query("model", {"type": "string"}, "Which model; else the task's default."),
-            _query("version", {"type": "string"}, "Which version; else the newest that is ready."),
             *(
-                _query(
-                    key, {k: v for k, v in schema.items() if k != "description"}, schema.get("description")
-                )
-                for key, schema in parameters["properties"].items()
+                {"name": key, "in": "query", "schema": schema, "description": schema.get("description", "")}
+                for key, schema in fields.items()
             ),
             {
                 "name": "X-Timeout-Ms",
@@ -128,13 +129,13 @@ def _operation(name: str, task: type[Task], result: str) -> dict[str, Any]:
                 "description": "Deadline in milliseconds, counted from when the body has arrived.",
             },
         ],
-        "requestBody": {"required": True, "content": _request_content(task, parameters)},
+        "requestBody": {"required": True, "content": _request_content(task, fields)},
         "responses": {
             "200": {
                 "description": "One result an item, in the order they came",
                 "content": {
                     "application/json": {"schema": _answer_schema(result)},
-                    **({"image/png": {}} if name == "object-detection" else {}),
+                    **({"image/png": {"schema": _BINARY}} if name == "object-detection" else {}),
                 },
             },
             **{status: {"description": text, "content": error} for status, text in _ERROR_TEXTS.items()},
@@ -142,22 +143,18 @@ def _operation(name: str, task: type[Task], result: str) -> dict[str, Any]:
     }
 
 
-def _query(name: str, schema: dict[str, Any], description: str | None) -> dict[str, Any]:
-    return {"name": name, "in": "query", "schema": schema, "description": description or ""}
-
-
-def _request_content(task: type[Task], parameters: dict[str, Any]) -> dict[str, Any]:
-    binary = {"type": "string", "format": "binary"}
+def _request_content(task: type[Task], fields: dict[str, Any]) -> dict[str, Any]:
     described = "A text" if task.media_type.startswith("text/") else "A base64 file"
     item = {"type": "string", "description": described}
     inputs = {"oneOf": [item, {"type": "array", "items": item, "minItems": 1}]}
+    parameters = {"type": "object", "properties": fields, "additionalProperties": False}
     return {
-        task.media_type: {"schema": binary},
+        task.media_type: {"schema": _BINARY},
         "multipart/form-data": {
             "schema": {
                 "type": "object",
                 "required": ["file"],
-                "properties": {"file": {"type": "array", "items": binary}},
+                "properties": {"file": {"type": "array", "items": _BINARY}, **fields},
             }
         },
         "application/json": {

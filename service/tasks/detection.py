@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
 from service.errors import ModelRejected
@@ -43,6 +43,16 @@ class Detection(TypedDict):
     box: Box
 
 
+_EXAMPLE: dict[str, JsonValue] = {
+    "width": 423,
+    "height": 383,
+    "detections": [
+        {"label": "7", "score": 0.94, "box": {"x_min": 360.8, "y_min": 262.2, "x_max": 396.8, "y_max": 313.2}}
+    ],
+}
+
+
+@with_config(json_schema_extra={"example": _EXAMPLE})
 class Detections(TypedDict):
     """The result of one picture, surest first; `width` and `height` are of the picture that was sent."""
 

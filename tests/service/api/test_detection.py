@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from onnx import TensorProto, helper, numpy_helper
 from PIL import ExifTags, Image
+from pydantic import TypeAdapter
 
 from service.golden import write_golden_arrays
 from service.manifest import (
@@ -307,16 +308,14 @@ def test_the_drawn_picture_is_the_sent_one_with_lines_around_what_was_found(
     detector: TestClient, way: str
 ) -> None:
     sent = scene((320, 240), (80, 60, 160, 180))
-    raw, query = encode(sent), f"{ROUTE}?format=image"
-    response = {
-        "raw": lambda: detector.post(query, content=raw),
-        "form": lambda: detector.post(
-            ROUTE, files=[("file", ("x.png", raw))], data={"format": "image", "threshold": "0.7"}
-        ),
-        "json": lambda: detector.post(
-            ROUTE, json={"inputs": [base64.b64encode(raw).decode()], "parameters": {"format": "image"}}
-        ),
-    }[way]()
+    raw = encode(sent)
+    encoded = [base64.b64encode(raw).decode()]
+    ways: dict[str, dict[str, Any]] = {
+        "raw": {"content": raw, "params": {"format": "image"}},
+        "form": {"files": [("file", ("x.png", raw))], "data": {"format": "image", "threshold": "0.7"}},
+        "json": {"json": {"inputs": encoded, "parameters": {"format": "image"}}},
+    }
+    response = detector.post(ROUTE, **ways[way])
     assert response.headers["content-type"] == "image/png"
     assert len(response.headers["x-request-id"]) == 32
     drawn = Image.open(BytesIO(response.content))
@@ -385,3 +384,17 @@ def test_alone_equals_in_a_batch(detector: TestClient) -> None:
     together = detector.post(ROUTE, files=[("file", ("x.png", raw)) for raw in raws]).json()["results"]
     alone = [detector.post(ROUTE, content=raw).json()["results"][0] for raw in raws]
     assert together == alone
+
+
+def test_the_openapi_document_describes_parameters_pictures_and_boxes(detector: TestClient) -> None:
+    document = detector.get("/openapi.json").json()
+    operation = document["paths"][ROUTE]["post"]
+    names = {"model", "version", "threshold", "max_detections", "format"}
+    assert {p["name"] for p in operation["parameters"]} == {*names, "X-Timeout-Ms"}
+    sent = {kind: content["schema"] for kind, content in operation["requestBody"]["content"].items()}
+    assert sent["multipart/form-data"]["properties"].keys() == {"file", *names}
+    assert sent["application/json"]["properties"]["parameters"]["properties"].keys() == names
+    answered = operation["responses"]["200"]["content"]
+    assert answered["image/png"]["schema"] == {"type": "string", "format": "binary"}
+    example = document["components"]["schemas"]["Detections"]["example"]
+    assert TypeAdapter(Detections).validate_python(example) == example
