@@ -261,9 +261,10 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith(("service", "training")):
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "service", "training"):
             raise
-        sys.stderr.write(f"error: {error.name} is missing: training needs pip install 'kotae[cpu,train]'\n")
+        sys.stderr.write(f"error: {package} is missing: training needs pip install 'kotae[cpu,train]'\n")
         sys.exit(1)
 
 
