@@ -131,7 +131,7 @@ class EpochLines(Callback):
         figures = "  ".join(
             f"{name} {float(value):.4f}"
             for name, value in trainer.callback_metrics.items()
-            if not name.startswith("lr-")
+            if not name.startswith("lr-") and not name.endswith(("_step", "_epoch"))  # said twice
         )
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         self._console.print(f"{epoch}  {figures}", highlight=False, soft_wrap=True)

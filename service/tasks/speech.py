@@ -8,6 +8,7 @@ Letters in shapes: `F` frames, `V` tokens.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from service.errors import ModelRejected, ValidationFailed
-from service.manifest import AudioInput, VersionFacts
+from service.manifest import AudioInput, Transcription, VersionFacts
 from service.tasks.audio import read_json_sound
 from service.tasks.pauses import Piece, cut
 from service.tasks.seams import Frames, join
@@ -123,6 +124,12 @@ class SpeechRecognition:
         self._search: WordSearch | None = None
         if facts.transcription.words is not None:
             self._search = WordSearch(folder, facts.transcription, self._tokens)
+
+    def weighted(self, transcription: Transcription) -> SpeechRecognition:
+        """Answer with other weights of words and language model, whose files are not read again."""
+        other = copy.copy(self)
+        other._search = self._search and self._search.weighted(transcription)
+        return other
 
     @staticmethod
     def from_json(value: object) -> Raw:

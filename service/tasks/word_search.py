@@ -6,6 +6,7 @@ its wheel brings along, scores the words. Letters in shapes: `F` frames, `V` tok
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,16 +53,29 @@ class WordSearch:
             score = self._model.score(start, number)[1]
             self._tree.insert([*spelling, self._separator], number, score)
         self._tree.smear(decoder.SmearingMode.MAX)
-        self._options = decoder.LexiconDecoderOptions(
+        self._options = self._options_of(transcription, len(tokens))
+
+    def weighted(self, transcription: Transcription) -> WordSearch:
+        """Search the same words with other weights; nothing is loaded again.
+
+        Args:
+            transcription: With the same word list and language model.
+        """
+        other = copy.copy(self)
+        other._options = self._options_of(transcription, self._options.beam_size_token)
+        return other
+
+    def _options_of(self, transcription: Transcription, tokens: int) -> Any:
+        return self._library.LexiconDecoderOptions(
             beam_size=transcription.beam_size,
-            beam_size_token=len(tokens),
+            beam_size_token=tokens,
             beam_threshold=transcription.beam_threshold,
             lm_weight=transcription.language_model_weight,
             word_score=transcription.word_score,
             unk_score=-math.inf,
             sil_score=0.0,
             log_add=True,
-            criterion_type=decoder.CriterionType.CTC,
+            criterion_type=self._library.CriterionType.CTC,
         )
 
     def best_path(self, log_probs: NDArray[np.float32]) -> NDArray[np.int64]:

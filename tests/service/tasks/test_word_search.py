@@ -72,6 +72,10 @@ def test_a_language_model_decides_between_words_that_sound_alike(folder: Path) -
     assert found(searcher(folder), log_probs) == ["bad", "had"]
     with_model = searcher(folder, language_model="words.arpa", language_model_weight=2.0)
     assert found(with_model, log_probs) == ["bad", "dad"]
+    fields = {"frame_seconds": 0.02, "words": "words.txt", "language_model": "words.arpa"}
+    ignored = Transcription.model_validate({**fields, "language_model_weight": 0.0})
+    assert found(with_model.weighted(ignored), log_probs) == ["bad", "had"]
+    assert found(with_model, log_probs) == ["bad", "dad"]
 
 
 def test_long_stretches_are_searched_part_by_part_and_lose_nothing(folder: Path) -> None:

@@ -59,6 +59,7 @@ def fit_keywords(job: Job[KeywordsRecipe], source: SpeechSource, *, resume: bool
         f"{spoken.description} of {len(classes)} labels to learn from, {len(files)} for validation; "
         f"{wanted.epochs} epochs of {steps} steps",
         highlight=False,
+        soft_wrap=True,
     )
     loaders = training, _validation(files, classes, recipe)
     best = train(learner, loaders, recipe, job.run, job.console, resume=resume, processes=recipe.processes)

@@ -12,7 +12,7 @@ from typing import cast
 
 import numpy as np
 
-from service.manifest import VERSION_FILE, Transcription, VersionFacts, read
+from service.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Decoded, Limits
 from service.tasks.speech import SpeechParameters, SpeechRecognition, Transcript
 from training.measured_graph import open_graph
@@ -86,8 +86,3 @@ def answer_of(task: SpeechRecognition, listened: Listened) -> Answer:
 def transcript_of(task: SpeechRecognition, listened: Listened) -> Transcript:
     """Give the client's answer."""
     return cast(Transcript, task.answer(listened.outputs, listened.decoded, _DEFAULTS))
-
-
-def with_search(facts: VersionFacts, transcription: Transcription) -> VersionFacts:
-    """Change how a version's words are searched."""
-    return facts.model_copy(update={"transcription": transcription})

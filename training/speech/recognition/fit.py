@@ -54,6 +54,7 @@ def fit_speech(job: Job[SpeechRecipe], source: SpeechSource, *, resume: bool) ->
         f"{spoken.description} to learn from, {len(files)} for validation; "
         f"{wanted.epochs} epochs of {steps} steps",
         highlight=False,
+        soft_wrap=True,
     )
     loaders = training, _validation(files, tokens, recipe)
     best = train(learner, loaders, recipe, job.run, job.console, resume=resume, processes=recipe.processes)

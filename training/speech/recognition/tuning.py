@@ -8,7 +8,7 @@ from pathlib import Path
 from service.manifest import Transcription, VersionFacts
 from service.tasks.speech import SpeechRecognition
 from training.speech.graphs import Run
-from training.speech.recognition.answers import Listened, listen, transcript_of, with_search
+from training.speech.recognition.answers import Listened, listen, transcript_of
 from training.speech.recognition.figures import Errors, errors_of
 from training.speech.utterances import SpokenFile
 
@@ -36,19 +36,13 @@ def tuned(folder: Path, draft: VersionFacts, run: Run, files: Sequence[SpokenFil
     heard = [(file, listen(task, run, file.content)) for file in files]
     weights = _WEIGHTS if start.language_model else (0.0,)
     tried = [start.model_copy(update={"language_model_weight": weight}) for weight in weights]
-    best = min(tried, key=lambda search: _rate(folder, draft, search, heard))
+    best = min(tried, key=lambda search: _rate(task.weighted(search), heard))
     tried = [best.model_copy(update={"word_score": score}) for score in _SCORES]
     # Of those alike, the one that does least.
-    return min(tried, key=lambda search: (_rate(folder, draft, search, heard), abs(search.word_score)))
+    return min(tried, key=lambda search: (_rate(task.weighted(search), heard), abs(search.word_score)))
 
 
-def _rate(
-    folder: Path,
-    draft: VersionFacts,
-    search: Transcription,
-    heard: Sequence[tuple[SpokenFile, Listened]],
-) -> float:
-    task = SpeechRecognition(folder, with_search(draft, search))
+def _rate(task: SpeechRecognition, heard: Sequence[tuple[SpokenFile, Listened]]) -> float:
     errors = Errors()
     for file, listened in heard:
         errors = errors.plus(errors_of(file.text, transcript_of(task, listened)["text"])[0])

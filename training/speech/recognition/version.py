@@ -21,7 +21,7 @@ from service.tasks.speech import SpeechRecognition
 from training.errors import ExportFailed
 from training.recipes.speech_recipes import SpeechRecipe, WordSearch
 from training.speech.graphs import Arrays, run_by_torch, write_sound_graph
-from training.speech.recognition.answers import answers_of_version, with_search
+from training.speech.recognition.answers import answers_of_version
 from training.speech.recognition.figures import SpeechFigures, measure, rates
 from training.speech.recognition.golden import choose_golden_speech
 from training.speech.recognition.learner import SpeechLearner
@@ -64,7 +64,7 @@ def fill_version(
         variants=(Variant(file=GRAPH_FILE, tolerance=TOLERANCES),),
         files=hashes(folder),
     )
-    draft = with_search(draft, tuned(folder, draft, run, validation))
+    draft = draft.model_copy(update={"transcription": tuned(folder, draft, run, validation)})
     task = SpeechRecognition(folder, draft)
     by_torch = run_by_torch(network, recipe.manifest.task)
     write_golden_files(folder, choose_golden_speech(task, by_torch, validation))
