@@ -28,9 +28,7 @@ data_app = typer.Typer(help="Fetch data to learn from.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe's name (digits, pictures) or a YAML file's path.")]
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Learn from this folder instead: one sub-folder a class.")
-]
+Data = Annotated[Path | None, typer.Option("--data", help="Learn from this folder or file of yours instead.")]
 Name = Annotated[str | None, typer.Option("--name", help="The model's name, if not the recipe's.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of weights, order and variation.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder for checkpoints, metrics and pictures.")]

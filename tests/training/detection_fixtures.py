@@ -53,7 +53,7 @@ def tiny_detection_recipe(annotations: Path, **optimisation: float) -> Detection
     wanted = {"epochs": 5, "least_steps": 40, "batch_size": 8, "learning_rate": 6e-3, **optimisation}
     return DetectionRecipe(
         manifest=ModelManifest(name="things", task="object-detection", required=False),
-        data=CocoData(images=annotations.parent, annotations=annotations, mirror=True),
+        data=CocoData(path=annotations, mirror=True),
         input=ImageInput(width=SIDE, height=SIDE, channels=3, resize="letterbox", pad_value=114),
         train_size=SIDE,
         split=Split(test=0.2, validation=0.2, seed=1),

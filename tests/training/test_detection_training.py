@@ -24,7 +24,7 @@ from training.detection.detector_learner import DetectorLearner
 from training.detection.detector_steps import DetectorSteps
 from training.detection.figures import measure
 from training.detection.misses import draw_misses, find_misses
-from training.errors import DataRejected, ExportFailed
+from training.errors import ExportFailed
 from training.job import Job
 from training.networks.detector import STRIDE
 from training.recipes.detection_recipe import DetectionRecipe
@@ -149,63 +149,6 @@ def test_training_starts_from_a_checkpoint_or_a_version_of_ours(
         pictures = list(zip(files, answers_of_checkpoint(learner, files), strict=True))
         before = measure(list(zip(files, expected, strict=True)), learner.classes)
         assert measure(pictures, learner.classes).ap == pytest.approx(before.ap, abs=0.05)
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda d: d["annotations"][3].update(image_id=999), r"annotations\.3 is of image 999"),
-        (lambda d: d["annotations"][3].update(category_id=8), r"annotations\.3 is of category 8"),
-        (lambda d: d["annotations"][3].update(bbox=[1, 2, 0, 4]), r"annotations\.3\.bbox\.2"),
-        (lambda d: d["annotations"][3].pop("bbox"), r"annotations\.3\.bbox"),
-        (lambda d: d["images"][2].update(file_name="gone.png"), r"gone\.png"),
-        (lambda d: d.pop("categories"), "categories"),
-        (lambda d: d["categories"].append({"id": 9, "name": "disc"}), "same id or name"),
-        (lambda d: d.update(images=d["images"][:2], annotations=[]), "too few"),
-    ],
-)  # fmt: skip
-def test_a_broken_coco_file_is_told_by_the_place_of_the_mistake(
-    annotations: Path, change: object, told: str
-) -> None:
-    document = json.loads(annotations.read_text(encoding="utf-8"))
-    change(document)  # type: ignore[operator]
-    path = annotations.parent / "broken.json"
-    path.write_text(json.dumps(document), encoding="utf-8")
-    recipe = tiny_detection_recipe(annotations)
-    data = recipe.data.model_copy(update={"annotations": path})
-    with pytest.raises(DataRejected, match=told):
-        CocoFolder(recipe.model_copy(update={"data": data}))
-
-
-def test_a_coco_file_that_is_not_there_or_is_no_json_is_told(annotations: Path, tmp_path: Path) -> None:
-    recipe = tiny_detection_recipe(annotations)
-    for path, told in (
-        (tmp_path / "none.json", "there is no COCO file"),
-        (annotations.parent / "000.png", "JSON"),
-    ):
-        data = recipe.data.model_copy(update={"annotations": path})
-        with pytest.raises(DataRejected, match=told):
-            CocoFolder(recipe.model_copy(update={"data": data}))
-
-
-def test_held_out_pictures_may_have_a_file_of_their_own(annotations: Path) -> None:
-    recipe = tiny_detection_recipe(annotations)
-    data = recipe.data.model_copy(update={"test_annotations": annotations})
-    source = CocoFolder(recipe.model_copy(update={"data": data}))
-    assert len(source.held_out_files()) == 40
-    assert len(source.validation_files()) == 8
-    assert source.split == "annotations.json for testing"
-
-
-def test_crowds_are_no_things(annotations: Path) -> None:
-    document = json.loads(annotations.read_text(encoding="utf-8"))
-    for annotation in document["annotations"][:5]:
-        annotation["iscrowd"] = 1
-    path = annotations.parent / "crowds.json"
-    path.write_text(json.dumps(document), encoding="utf-8")
-    recipe = tiny_detection_recipe(annotations)
-    data = recipe.data.model_copy(update={"annotations": path})
-    assert "with 75 boxes" in CocoFolder(recipe.model_copy(update={"data": data})).description
 
 
 @pytest.mark.parametrize(

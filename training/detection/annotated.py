@@ -103,10 +103,11 @@ def decoded(file: AnnotatedFile, spec: ImageInput) -> tuple[NDArray[np.uint8], N
     return fitted.pixels, letterboxed(file.boxes_xyxy, fitted.size, spec)
 
 
-def learning_set(files: Sequence[AnnotatedFile], spec: ImageInput) -> LearningSet:
-    """Decode files for learning."""
-    pictures, boxes = zip(*(decoded(file, spec) for file in files), strict=True)
-    return padded(np.stack(pictures), boxes, [file.labels for file in files])
+def learning_set(files: Iterable[AnnotatedFile], spec: ImageInput) -> LearningSet:
+    """Decode files for learning, one after another."""
+    rows = [(*decoded(file, spec), file.labels) for file in files]
+    pictures, boxes, labels = zip(*rows, strict=True)
+    return padded(np.stack(pictures), boxes, labels)
 
 
 def padded(

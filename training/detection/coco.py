@@ -1,26 +1,30 @@
-"""A user's pictures with boxes in COCO's format as a source: a folder of files and one JSON file.
+"""A user's pictures with boxes in COCO's format as a source.
 
 T.-Y. Lin et al., Microsoft COCO, 2014 (arXiv:1405.0312): `images` with `id` and `file_name`, `annotations`
 with `image_id`, `category_id` and `bbox` (left, top, width and height in pixels), `categories` with `id` and
-`name`. Boxes of crowds (`iscrowd: 1`) are left out: they are no single things.
+`name`. What is no single thing that can be seen is left out and counted: boxes of crowds (`iscrowd: 1`), and
+boxes with nothing of them in the picture. Boxes that stick out are cut. Categories that nothing to learn from
+has are no labels.
 """
 
 from __future__ import annotations
 
-import io
+import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import RequestError
 from service.tasks import Limits
 from service.tasks.picture_file import open_picture
 from training.detection.annotated import AnnotatedFile, LearningSet, learning_set
+from training.detection.coco_files import find_parts, find_pictures
 from training.errors import DataRejected
 from training.recipes.detection_recipe import CocoData, DetectionRecipe
 
@@ -35,12 +39,19 @@ class _Lenient(BaseModel):
 class _Image(_Lenient):
     id: int
     file_name: str
+    width: int | None = None
+    height: int | None = None
+
+    @property
+    def path(self) -> str:
+        """The name with `/` between folders, as it also is where Windows wrote the file."""
+        return self.file_name.replace("\\", "/")
 
 
 class _Annotation(_Lenient):
     image_id: int
     category_id: int
-    bbox: tuple[float, float, Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    bbox: tuple[float, float, Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
     iscrowd: int = 0
 
 
@@ -55,6 +66,19 @@ class _Document(_Lenient):
     categories: Annotated[tuple[_Category, ...], Field(min_length=1)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A picture file and its boxes; f64 [M, 4] and i64 [M] as in `AnnotatedFile`."""
+
+    path: Path
+    name: str
+    boxes_xyxy: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+    def load(self) -> AnnotatedFile:
+        return AnnotatedFile(self.name, self.path.read_bytes(), self.boxes_xyxy, self.labels)
+
+
 class CocoFolder:
     """Pictures and boxes of a COCO file; see `DetectionSource`.
 
@@ -62,82 +86,167 @@ class CocoFolder:
         recipe: Where they are, and how they are divided.
 
     Raises:
-        DataRejected: The JSON file or a picture is missing or broken, or a box names what is not there;
-            the text names it.
+        DataRejected: A JSON file or a picture is missing or broken, or a box names what is not there; the
+            text names it.
     """
 
     def __init__(self, recipe: DetectionRecipe) -> None:
         assert isinstance(recipe.data, CocoData), "a recipe without a COCO file"
-        data = recipe.data
+        data, split = recipe.data, recipe.split
         self._recipe = recipe
         self.mirror = data.mirror
-        self.classes, files = _read(data.annotations, data.images, None)
-        if data.test_annotations:
-            folder = data.test_images or data.images
-            _, self._test = _read(data.test_annotations, folder, self.classes)
-            self.split = f"{data.test_annotations.name} for testing"
-            shares = (0.0, recipe.split.validation)
-        else:
-            self.split = f"by picture, {recipe.split.test:.0%} for testing, seed {recipe.split.seed}"
-            shares = (recipe.split.test, recipe.split.validation)
-        order = np.random.default_rng(recipe.split.seed).permutation(len(files))
-        test, validation = (max(1, round(share * len(files))) if share else 0 for share in shares)
-        if len(files) < max(_FEWEST, test + validation + 1):
-            raise DataRejected(f"{data.annotations}: {len(files)} pictures are too few to be divided")
-        if not data.test_annotations:
-            self._test = [files[i] for i in order[:test]]
-        self._validation = [files[i] for i in order[test : test + validation]]
-        self._train = [files[i] for i in order[test + validation :]]
-        things = sum(len(file.labels) for file in files)
-        self.description = (
-            f"COCO file {data.annotations.name} of {len(files)} pictures with {things} boxes: "
-            + ", ".join(self.classes)
+        found = find_parts(data.path)
+        learnt = _CocoFile(found.train, data.images)
+        self.classes = learnt.used
+        if not self.classes:
+            raise DataRejected(f"{found.train} has no box to learn from")
+        pictures = learnt.pictures(self.classes)
+        self.description = learnt.description
+        validation, test = (
+            _CocoFile(path, None).pictures(self.classes) if path else None
+            for path in (data.validation or found.validation, data.test or found.test)
+        )
+        shares = (0.0 if test else split.test, 0.0 if validation else split.validation)
+        testing, stopping = (max(1, round(share * len(pictures))) if share else 0 for share in shares)
+        if len(pictures) < max(_FEWEST, testing + stopping + 1):
+            raise DataRejected(f"{found.train}: {len(pictures)} pictures are too few to be divided")
+        order = np.random.default_rng(split.seed).permutation(len(pictures)).tolist()
+        self._test = test or [pictures[i] for i in order[:testing]]
+        self._validation = validation or [pictures[i] for i in order[testing : testing + stopping]]
+        self._train = [pictures[i] for i in order[testing + stopping :]]
+        file = data.test or found.test
+        self.split = (
+            f"{file.parent.name}/{file.name} for testing"
+            if file
+            else f"by picture, {split.test:.0%} for testing, seed {split.seed}"
         )
 
     def training_set(self) -> LearningSet:
         """Decode the pictures to learn from."""
-        return learning_set(self._train, self._recipe.training_input)
+        return learning_set((picture.load() for picture in self._train), self._recipe.training_input)
 
     def validation_files(self) -> Sequence[AnnotatedFile]:
         """Give the pictures to stop by."""
-        return self._validation
+        return [picture.load() for picture in self._validation]
 
     def held_out_files(self) -> Sequence[AnnotatedFile]:
         """Give the test part."""
-        return self._test
+        return [picture.load() for picture in self._test]
 
 
-def _read(
-    path: Path, folder: Path, classes: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], list[AnnotatedFile]]:
-    """Read a COCO file; returns the label texts, in the order of their ids, and the pictures."""
-    document = _parse(path)
-    names = {category.id: category.name for category in document.categories}
-    labels = tuple(names[number] for number in sorted(names))
-    if len(set(labels)) != len(labels) or len(names) != len(document.categories):
-        raise DataRejected(f"{path}: two categories have the same id or name")
-    if classes is not None and not set(labels) <= set(classes):
-        raise DataRejected(
-            f"{path}: category {sorted(set(labels) - set(classes))[0]!r} is not in the training file"
-        )
-    known = classes or labels
-    boxes: dict[int, list[tuple[float, float, float, float, int]]] = defaultdict(list)
-    images = {image.id for image in document.images}
-    for number, annotation in enumerate(document.annotations):
-        if annotation.image_id not in images:
-            raise DataRejected(
-                f"{path}: annotations.{number} is of image {annotation.image_id}, which is not there"
-            )
-        if annotation.category_id not in names:
-            raise DataRejected(
-                f"{path}: annotations.{number} is of category {annotation.category_id}, which is not there"
-            )
-        if not annotation.iscrowd:
+class _CocoFile:
+    """One JSON file, checked.
+
+    Args:
+        path: The file.
+        folder: What the pictures' names are relative to; None looks for it.
+
+    Attributes:
+        used: Names of the categories that have boxes, in the order of their ids.
+        description: What is in the file.
+    """
+
+    def __init__(self, path: Path, folder: Path | None) -> None:
+        self._path = path
+        document = _parse(path)
+        self._images = document.images
+        self._names = {category.id: category.name.strip() for category in document.categories}
+        if len(self._names) != len(document.categories):
+            raise DataRejected(f"{path}: two categories have the same id")
+        self._check_references(document)
+        self._folder = folder or find_pictures(path, [image.path for image in self._images])
+        self._sizes = self._open_pictures()
+        self._boxes: dict[int, list[tuple[list[float], str]]] = defaultdict(list)
+        there, crowds, unseen = set(), 0, 0
+        for annotation in document.annotations:
             left, top, width, height = annotation.bbox
-            label = known.index(names[annotation.category_id])
-            boxes[annotation.image_id].append((left, top, left + width, top + height, label))
-    _check_pictures([folder / image.file_name for image in document.images])
-    return known, [_annotated(folder / image.file_name, boxes[image.id]) for image in document.images]
+            limit = [*self._sizes[annotation.image_id]] * 2
+            edges = np.array([left, top, left + width, top + height]).clip(0, limit)
+            if annotation.iscrowd:
+                crowds += 1
+            elif not (edges[:2] < edges[2:]).all():
+                unseen += 1
+            else:
+                there.add(annotation.category_id)
+                self._boxes[annotation.image_id].append((edges.tolist(), self._names[annotation.category_id]))
+        self.used = tuple(self._names[number] for number in sorted(there))
+        if len(set(self.used)) != len(self.used):
+            raise DataRejected(f"{path}: two categories have the same name")
+        self.description = (
+            f"COCO file {path.name} of {len(self._images)} pictures with "
+            f"{sum(map(len, self._boxes.values()))} boxes: {', '.join(self.used)}"
+        )
+        unused = [name for number, name in self._names.items() if number not in there]
+        left_out = [f"{crowds} of crowds"] * bool(crowds)
+        left_out += [f"{unseen} outside of the picture or without area"] * bool(unseen)
+        left_out += [f"categories without a box: {', '.join(unused)}"] * bool(unused)
+        if left_out:
+            self.description += f" (left out: {'; '.join(left_out)})"
+
+    def pictures(self, classes: tuple[str, ...]) -> list[_Picture]:
+        """Give the pictures with labels as places in `classes`."""
+        if strangers := [name for name in self.used if name not in classes]:
+            raise DataRejected(f"{self._path}: category {strangers[0]!r} has no box in what is learnt from")
+        pictures = []
+        for image in self._images:
+            boxes = self._boxes[image.id]
+            pictures.append(
+                _Picture(
+                    self._folder / image.path,
+                    re.sub(r"[^\w.-]+", "-", image.path),
+                    np.array([edges for edges, _ in boxes], dtype=np.float64).reshape(-1, 4),
+                    np.array([classes.index(name) for _, name in boxes], dtype=np.int64),
+                )
+            )
+        return pictures
+
+    def _check_references(self, document: _Document) -> None:
+        for what, values in (
+            ("id", [image.id for image in document.images]),
+            ("file_name", [image.path for image in document.images]),
+        ):
+            first: dict[object, int] = {}
+            for number, value in enumerate(values):
+                if first.setdefault(value, number) != number:
+                    raise DataRejected(
+                        f"{self._path}: images.{number} has the {what} of images.{first[value]}, {value}"
+                    )
+        images = {image.id for image in document.images}
+        for number, annotation in enumerate(document.annotations):
+            for kind, named, known in (
+                ("image", annotation.image_id, images),
+                ("category", annotation.category_id, self._names),
+            ):
+                if named not in known:
+                    raise DataRejected(
+                        f"{self._path}: annotations.{number} is of {kind} {named}, which is not there"
+                    )
+
+    def _open_pictures(self) -> dict[int, tuple[int, int]]:
+        """Open every picture; returns width and height, upright, by id."""
+        sizes, broken = {}, []
+        for image in self._images:
+            path = self._folder / image.path
+            try:
+                picture = open_picture(path.read_bytes(), 3, max_pixels=Limits().max_pixels)
+            except FileNotFoundError:
+                broken.append(f"{path}: there is no such file")
+                continue
+            except (OSError, RequestError) as error:
+                broken.append(f"{path}: {error}")
+                continue
+            sizes[image.id] = picture.size
+            said = (image.width, image.height)
+            if None not in said and said != picture.size:
+                broken.append(
+                    f"{path}: {picture.width} x {picture.height} pixels when upright, but the COCO file says "
+                    f"{image.width} x {image.height}, so its boxes are of another picture"
+                )
+        if broken:
+            more = [f"and {len(broken) - _MOST_NAMED} more"] if len(broken) > _MOST_NAMED else []
+            listed = "\n  ".join([*broken[:_MOST_NAMED], *more])
+            raise DataRejected(f"{self._path}: {len(broken)} pictures cannot be used:\n  {listed}")
+        return sizes
 
 
 def _parse(path: Path) -> _Document:
@@ -149,24 +258,3 @@ def _parse(path: Path) -> _Document:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the file"
         raise DataRejected(f"{path}: {place}: {problem['msg']}") from error
-
-
-def _check_pictures(paths: Sequence[Path]) -> None:
-    broken = []
-    for path in paths:
-        try:
-            open_picture(path.read_bytes(), 3, max_pixels=Limits().max_pixels)
-        except (OSError, RequestError) as error:
-            broken.append(f"{path}: {error}")
-    if broken:
-        more = [f"and {len(broken) - _MOST_NAMED} more"] if len(broken) > _MOST_NAMED else []
-        listed = "\n  ".join([*broken[:_MOST_NAMED], *more])
-        raise DataRejected(f"{len(broken)} pictures of the COCO file cannot be read:\n  {listed}")
-
-
-def _annotated(path: Path, boxes: Sequence[tuple[float, float, float, float, int]]) -> AnnotatedFile:
-    content = path.read_bytes()
-    with Image.open(io.BytesIO(content)) as picture:
-        limit = [*picture.size] * 2 if picture.getexif().get(0x0112, 1) < 5 else [*picture.size[::-1]] * 2
-    edges = np.array([box[:4] for box in boxes], dtype=np.float64).reshape(-1, 4).clip(0, limit)
-    return AnnotatedFile(path.name, content, edges, np.array([box[4] for box in boxes], dtype=np.int64))

@@ -152,7 +152,8 @@ def _golden_files(
     ranked.sort(key=lambda row: row[:2])
     chosen: dict[tuple[str, ...], tuple[AnnotatedFile, Found]] = {}
     for _, _, file, found in ranked:
-        chosen.setdefault((*file.traits, Path(file.name).suffix), (file, found))
+        if file.name not in (other.name for other, _ in chosen.values()):
+            chosen.setdefault((*file.traits, Path(file.name).suffix), (file, found))
     if not chosen:
         raise ExportFailed("the network finds nothing surely: train it first. Nothing was written")
     return list(chosen.values())[:_GOLDEN]

@@ -38,18 +38,19 @@ class CocoData(Strict):
     """Pictures with boxes in COCO's format.
 
     Attributes:
-        images: Folder of the pictures.
-        annotations: The JSON file.
-        test_images: Folder of held-out pictures; None is `images`.
-        test_annotations: JSON file of the held-out pictures; None holds out a share of `annotations`.
+        path: The data set's folder, in one of the layouts that `training.detection.coco_files` knows, or its
+            JSON file; relative to where the command runs.
+        images: What the names of pictures to learn from are relative to; None looks for it.
+        validation: JSON file of the pictures to stop by; None takes the folder's own, or else a share.
+        test: JSON file of the held-out pictures; likewise.
         mirror: Whether a mirrored picture still shows the same things.
     """
 
     kind: Literal["coco"] = "coco"
-    images: Path
-    annotations: Path
-    test_images: Path | None = None
-    test_annotations: Path | None = None
+    path: Path
+    images: Path | None = None
+    validation: Path | None = None
+    test: Path | None = None
     mirror: bool = False
 
 
@@ -99,10 +100,9 @@ class DetectionRecipe(Recipe):
         return self
 
     def data_at(self, path: Path) -> dict[str, object]:
-        """Learn from a COCO folder: `annotations.json` in it, and the pictures that it names beside it."""
-        kept = self.data.model_dump(mode="json") if self.data.kind == "coco" else {}
-        annotations = {"images": str(path), "annotations": str(path / "annotations.json")}
-        return {**kept, "kind": "coco", **annotations, "test_images": None, "test_annotations": None}
+        """Learn from a folder or a JSON file in COCO's format."""
+        mirror = self.data.kind == "coco" and self.data.mirror
+        return {"kind": "coco", "path": str(path), "mirror": mirror}
 
     @property
     def training_input(self) -> ImageInput:

@@ -130,14 +130,17 @@ class Recipe(Strict):
     ) -> Self:
         """Apply what a command line says over the file; None leaves things as they are.
 
+        A model of another name is not the one that answers its task by default and that is waited for.
+
         Raises:
             DataRejected: The name cannot be a model's name, or the task's training starts from scratch only.
         """
         content = self.model_dump(mode="json")
         if data is not None:
             content["data"] = self.data_at(data)
-        if name is not None:
-            content["manifest"]["name"] = name
+            content["manifest"]["description"] = f"Trained on {data.name}."
+        if name is not None and name != self.name:
+            content["manifest"] |= {"name": name, "default": False, "required": False}
         if seed is not None:
             content["seed"] = seed
         if start is not None:
