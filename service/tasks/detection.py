@@ -23,7 +23,7 @@ from service.tasks.image import fit_picture, letterbox, read_base64
 from service.tasks.task import Decoded, Limits, Outputs, Raw, Result
 
 _MATCHING_OVERLAP = 0.9  # boxes of the same thing, in a golden check
-_COUNTED_SCORE = 0.05  # slots below hold nothing worth comparing
+COUNTED_SCORE = 0.25  # slots below hold nothing worth comparing: half of what is answered by default
 
 
 class Box(TypedDict):
@@ -147,7 +147,7 @@ class ObjectDetection:
         worst = {"boxes": 0.0, "scores": 0.0, "labels": 0.0}
         for row in range(len(expected["scores"])):
             before, after = ({k: v[row] for k, v in outputs.items()} for outputs in (expected, got))
-            for i in np.flatnonzero(before["scores"] >= _COUNTED_SCORE):
+            for i in np.flatnonzero(before["scores"] >= COUNTED_SCORE):
                 overlaps = overlap(before["boxes"][i], after["boxes"])
                 overlaps[after["labels"] != before["labels"][i]] = 0.0
                 j = int(overlaps.argmax())
@@ -156,8 +156,8 @@ class ObjectDetection:
                 box, score = (np.abs(after[k][j] - before[k][i]).max() for k in ("boxes", "scores"))
                 worst["boxes"] = max(worst["boxes"], float(box))
                 worst["scores"] = max(worst["scores"], float(score))
-            counts = [int((side["scores"] >= 2 * _COUNTED_SCORE).sum()) for side in (before, after)]
-            if abs(counts[0] - counts[1]) > int((np.abs(before["scores"] - 2 * _COUNTED_SCORE) < 0.01).sum()):
+            counts = [int((side["scores"] >= 2 * COUNTED_SCORE).sum()) for side in (before, after)]
+            if abs(counts[0] - counts[1]) > int((np.abs(before["scores"] - 2 * COUNTED_SCORE) < 0.01).sum()):
                 return dict.fromkeys(worst, float("inf"))
         return worst
 

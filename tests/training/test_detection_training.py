@@ -19,11 +19,12 @@ from training.detection.annotated import AnnotatedFile, decoded
 from training.detection.answers import Found, answers_of_checkpoint, answers_of_version
 from training.detection.calibrate import best_threshold, calibrate
 from training.detection.coco import CocoFolder
-from training.detection.decoder import check_parity
+from training.detection.decoder import check_parity, unambiguous
 from training.detection.detector_learner import DetectorLearner
 from training.detection.detector_steps import DetectorSteps
 from training.detection.figures import measure
 from training.detection.misses import draw_misses, find_misses
+from training.detection.version import export_detector
 from training.errors import ExportFailed
 from training.job import Job
 from training.networks.detector import STRIDE
@@ -117,6 +118,19 @@ def test_a_graph_that_is_not_the_network_is_refused_box_by_box(
         learner.graph.box.bias[0] += 0.2
     with pytest.raises(ExportFailed, match="output boxes of the exported graph differs from PyTorch by"):
         check_parity(learner.graph, session, images, STRIDE)
+
+
+def test_a_network_that_is_unsure_of_plain_pictures_can_be_exported(
+    annotations: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    recipe = tiny_detection_recipe(annotations)
+    learner = DetectorLearner(recipe.model_dump(mode="json"), ["block", "disc"], 1).eval()
+    learner.graph.score_power.fill_(0.2)  # its even doubt counts everywhere, so that rounding makes the peaks
+    export_detector(learner, tmp_path / "model.onnx")
+    plain = np.stack([np.full((SIDE, SIDE, 3), level, np.uint8) for level in (0, 128)])
+    assert not unambiguous(learner.graph, plain, STRIDE).any()
+    check_parity(learner.graph, Session(tmp_path / "model.onnx", Device("cpu")), plain, STRIDE)
 
 
 def test_scores_are_raised_until_the_default_threshold_is_the_best_one(annotations: Path) -> None:

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.detection.decoder import COUNTED, decode
+from service.tasks.detection import COUNTED_SCORE
+from training.detection.decoder import decode
 from training.detection.targets import Truth, losses, overlaps, patches_of
 from training.detection.variation import move, relight
 from training.networks.detector import STRIDE, Detector, Heads, pick_peaks
@@ -87,19 +88,29 @@ def test_overlap_is_symmetric_within_its_range_and_1_for_the_same_box(numbers: l
 
 def test_peaks_are_those_of_the_independent_decoder_box_by_box() -> None:
     torch.manual_seed(3)
-    heat = torch.randn(3, 4, 12, 12) * 3
+    heat = torch.linspace(-9, 9, 3 * 4 * 12 * 12)[torch.randperm(3 * 4 * 12 * 12)].reshape(3, 4, 12, 12)
     heat[0, 0, 0, 0] = heat[0, 1, 11, 11] = 40.0  # in corners, and beyond what a sigmoid tells apart
     heat[0, 0, 0, 1] = 39.0
     heads = Heads(heat, torch.rand(3, 4, 12, 12) * 20, torch.randn(3, 1, 12, 12))
-    boxes, scores, labels = pick_peaks(heads, 30, torch.tensor(0.6))
-    for number, peaks in enumerate(decode(heads, 30, STRIDE, 0.6)):
-        counted = [peak for peak in peaks if peak.score >= COUNTED]
-        assert len(counted) > 10
-        assert int((scores[number] >= COUNTED).sum()) == len(counted)
-        for place, peak in enumerate(counted):
+    boxes, scores, labels = pick_peaks(heads, 90, torch.tensor(0.6))
+    for number, peaks in enumerate(decode(heads, 90, STRIDE, 0.6)):
+        assert len(peaks) > 10
+        assert all(peak.sure for peak in peaks)
+        assert int((scores[number] >= COUNTED_SCORE).sum()) == len(peaks)
+        for place, peak in enumerate(peaks):
             assert int(labels[number, place]) == peak.label
             assert float(scores[number, place]) == pytest.approx(peak.score, abs=1e-5)
             np.testing.assert_allclose(boxes[number, place].numpy(), peak.box_xyxy, atol=1e-5)
+
+
+def test_what_rounding_decides_is_not_sure() -> None:
+    heat = torch.full((1, 1, 8, 8), -8.0)
+    heat[0, 0, 1, 1] = heat[0, 0, 1, 2] = 3.0  # neighbours that are alike
+    heat[0, 0, 5, 1], heat[0, 0, 5, 5], heat[0, 0, 7, 3] = 2.0, 1.0, 1.0001  # the last two for one slot
+    heads = Heads(heat, torch.full((1, 4, 8, 8), 6.0), torch.full((1, 1, 8, 8), 9.0))
+    (peaks,) = decode(heads, 4, STRIDE, 1.0)
+    assert [peak.sure for peak in peaks] == [False, False, True, False, False]
+    assert [peak.sure for peak in decode(heads, 5, STRIDE, 1.0)[0]] == [False, False, True, True, True]
 
 
 def test_a_picture_alone_is_answered_as_in_a_batch() -> None:

@@ -31,7 +31,7 @@ from service.manifest import (
 from training.detection.annotated import AnnotatedFile, decoded
 from training.detection.answers import Found, answers_of_checkpoint, answers_of_version
 from training.detection.calibrate import calibrate
-from training.detection.decoder import TOLERANCES, check_parity
+from training.detection.decoder import TOLERANCES, check_parity, unambiguous
 from training.detection.detector_learner import DetectorLearner
 from training.detection.figures import THRESHOLD, DetectionFigures, matches, measure
 from training.errors import ExportFailed
@@ -85,6 +85,7 @@ def fill_version(folder: Path, learner: DetectorLearner, origin: Origin) -> tupl
     images = np.stack([decoded(file, recipe.input)[0] for file, _ in golden[:_PUBLISHED_ARRAYS]])
     images = np.concatenate([images, _extremes(images.shape[1:])])
     check_parity(learner.graph, Session(folder / GRAPH_FILE, Device("cpu")), images, STRIDE)
+    images = images[unambiguous(learner.graph, images, STRIDE)]
     write_golden_arrays(folder, {"image": images}, _outputs(learner, images))
     (folder / GOLDEN_CASES_FILE).parent.mkdir()
     cases = []
@@ -152,8 +153,11 @@ def _golden_files(
     ranked.sort(key=lambda row: row[:2])
     chosen: dict[tuple[str, ...], tuple[AnnotatedFile, Found]] = {}
     for _, _, file, found in ranked:
-        if file.name not in (other.name for other, _ in chosen.values()):
-            chosen.setdefault((*file.traits, Path(file.name).suffix), (file, found))
+        kind = (*file.traits, Path(file.name).suffix)
+        if kind in chosen or file.name in (other.name for other, _ in chosen.values()):
+            continue
+        if unambiguous(learner.graph, decoded(file, learner.recipe.input)[0][None], STRIDE).all():
+            chosen[kind] = file, found
     if not chosen:
         raise ExportFailed("the network finds nothing surely: train it first. Nothing was written")
     return list(chosen.values())[:_GOLDEN]
