@@ -154,8 +154,9 @@ class ObjectDetection:
                 if not overlaps[j] >= _MATCHING_OVERLAP:
                     return dict.fromkeys(worst, float("inf"))
                 box, score = (np.abs(after[k][j] - before[k][i]).max() for k in ("boxes", "scores"))
-                worst["boxes"] = max(worst["boxes"], float(box))
-                worst["scores"] = max(worst["scores"], float(score))
+                worst["boxes"] = float(np.maximum(worst["boxes"], box))  # unlike max, keeps a NaN
+                worst["scores"] = float(np.maximum(worst["scores"], score))
+            # One too many is not matched above; a score right at the line may lie on either side of it.
             counts = [int((side["scores"] >= 2 * COUNTED_SCORE).sum()) for side in (before, after)]
             if abs(counts[0] - counts[1]) > int((np.abs(before["scores"] - 2 * COUNTED_SCORE) < 0.01).sum()):
                 return dict.fromkeys(worst, float("inf"))

@@ -117,7 +117,7 @@ def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
 def _unidentified(body: bytes, declared_type: str) -> InvalidInput | UnsupportedMedia:
     found = filetype.guess_mime(body[:_SNIFFED_BYTES])
     if found in _OUR_MEDIA_TYPES:
-        return InvalidInput(f"the picture is damaged: it ends within the header of {found}")
+        return InvalidInput(f"the picture is damaged: the header of {found} is cut off or wrong")
     kind = found or declared_type
     if found or (declared_type and not declared_type.startswith("image/")):
         return UnsupportedMedia(f"{kind} is not decoded here; send a {_FORMATS_TEXT} file")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -27,13 +26,14 @@ from tests.service.tasks.pictures import (
 # --- limits -----------------------------------------------------------------------------------
 
 
-def test_a_picture_that_unpacks_to_too_much_is_refused_before_it_is_decoded() -> None:
+def test_a_picture_that_unpacks_to_too_much_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     body = png(30_000, 30_000, colour=2, rows=bytes(10**6))
     assert len(body) < 4096
-    started = time.process_time()
+    monkeypatch.delattr("PIL.ImageFile.ImageFile.load")
     with pytest.raises(TooLarge, match="30000 x 30000 pixels; the limit is 1000000"):
         decode(body)
-    assert time.process_time() - started < 0.5
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 900))
@@ -55,12 +55,9 @@ def test_a_side_beyond_what_formats_of_photos_allow_is_refused(width: int, heigh
 
 @pytest.mark.parametrize("resize", ["fit", "crop", "letterbox"])
 @pytest.mark.parametrize(("width", "height"), [(65_535, 1), (1, 65_535)])
-def test_the_longest_and_thinnest_picture_is_resizedquickly(resize: str, width: int, height: int) -> None:
+def test_the_longest_and_thinnest_picture_is_resized(resize: str, width: int, height: int) -> None:
     body = encode(Image.new("L", (width, height), 77))
-    started = time.process_time()
-    decoded = decode(body, spec(512, 512, resize=resize))
-    assert decoded.max() == 77
-    assert time.process_time() - started < 2
+    assert decode(body, spec(512, 512, resize=resize)).max() == 77
 
 
 # --- what is no picture -----------------------------------------------------------------------
