@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from io import BytesIO
 
 from PIL import ImageDraw, ImageFont
@@ -16,8 +17,10 @@ COLOURS = (
     *("#c4122f", "#1b7837", "#2f4fc4", "#a65000", "#7b1fa2"),
     *("#00756b", "#ad1457", "#5d4037", "#37474f", "#736900"),
 )
+_HOSTS_FONT = "DejaVuSans.ttf"  # Debian's fonts-dejavu-core; it has nearly all alphabets
 _LEAST_TEXT = 12  # pixels
 _PADDING = 2  # pixels around a label's text
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _FAST = 1  # zlib's level; files are a tenth to two fifths larger than usual, and there in half of the time
 
 
@@ -38,7 +41,8 @@ def draw(body: bytes, result: Detections, max_pixels: int) -> bytes:
     picture = open_picture(body, 3, max_pixels=max_pixels)
     pen = ImageDraw.Draw(picture)
     line = math.ceil(min(picture.size) / 200)
-    font = ImageFont.load_default(size=max(_LEAST_TEXT, min(picture.size) / 30))
+    texts = [detection["label"] for detection in result["detections"]]
+    font = _font("".join(texts), max(_LEAST_TEXT, min(picture.size) / 30))
     surest_last = result["detections"][::-1]  # so that nothing covers it
     for detection in surest_last:
         around = _around(detection["box"], line + 1, picture.size)
@@ -51,6 +55,14 @@ def draw(body: bytes, result: Detections, max_pixels: int) -> bytes:
     file = BytesIO()
     picture.save(file, "PNG", compress_level=_FAST)
     return file.getvalue()
+
+
+def _font(letters: str, size: float) -> _Font:
+    """Choose Pillow's own font, which has ASCII alone; for more one of the host's, if it is there."""
+    if not letters.isascii():
+        with suppress(OSError):
+            return ImageFont.truetype(_HOSTS_FONT, size)
+    return ImageFont.load_default(size)
 
 
 def _around(box: Box, distance: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -66,7 +78,7 @@ def _label(
     pen: ImageDraw.ImageDraw,
     detection: Detection,
     around: tuple[int, int, int, int],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: _Font,
     size: tuple[int, int],
 ) -> None:
     text = f"{detection['label']} {detection['score']:.2f}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageFont
 
 from service.tasks.detection import Detection, Detections
 from service.tasks.drawing import COLOURS, draw
@@ -124,6 +124,26 @@ def test_a_label_has_the_same_colour_wherever_it_is_and_the_ten_digits_have_ten(
         assert first[75, 19].tolist() == second[75, 99].tolist()
     lines = {tuple(drawn(plain(90, 90), found(str(i), 40, 40, 60, 60))[50, 39]) for i in range(10)}
     assert len(lines) == 10
+
+
+def is_font_there() -> bool:
+    try:
+        ImageFont.truetype("DejaVuSans.ttf")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not is_font_there(), reason="the host has no DejaVu Sans")
+def test_letters_beyond_ascii_are_told_from_each_other() -> None:
+    texts = [drawn(plain(200, 150), found(label, 60, 60, 90, 90))[40:58] for label in ("jø", "jж")]
+    whites = [(text == 255).all(axis=2) for text in texts]
+    assert (whites[0] != whites[1]).any()
+
+
+def test_letters_beyond_ascii_are_boxes_where_the_host_has_no_font(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.tasks.drawing._HOSTS_FONT", "no such font.ttf")
+    assert drawn(plain(200, 150), found("jø", 60, 60, 90, 90))[50, 62].tolist() != [128] * 3
 
 
 @pytest.mark.parametrize("text", COLOURS)
