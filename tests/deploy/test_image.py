@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.workloads import shipped_workloads
 from service.settings import PREFIX, Settings
+from service.tasks import TASKS
 from tests.deploy.engineless import ROOT, USER, Store, ask, missing_tools, running, wait_until_ready
 
 TEXT = (ROOT / "Dockerfile").read_text()
@@ -104,9 +106,18 @@ def test_the_image_answers_as_its_user_on_a_read_only_tree(tmp_path: Path) -> No
             status, answer = ask(f"{url}/v1/image-classification", (golden / case["file"]).read_bytes())
             expected = case["answer"]["predictions"][0]["label"]
             assert (status, answer["results"][0]["predictions"][0]["label"]) == (200, expected)
+            shipped = shipped_workloads(tree / "models", TASKS)
+            assert {workload.task for workload in shipped} == set(TASKS)
+            for workload in shipped:
+                route, body = workload.task, workload.items[0]
+                if route == "text-embedding":
+                    route, body = "embeddings", json.dumps({"input": body.decode()}).encode()
+                assert ask(f"{url}/v1/{route}?model={workload.name}", body)[0] == 200, workload.name
             facts = Path(f"/proc/{process.pid}/status").read_text()
             assert re.search(r"^Uid:(\s+10001){4}$", facts, re.MULTILINE)
             inside = ["nsenter", "--target", str(process.pid), "--mount", "--root", "touch", "/opt/venv/x"]
             assert b"Read-only file system" in subprocess.run(inside, capture_output=True, check=False).stderr
+            kept = ["nsenter", "--target", str(process.pid), "--mount", "--root", "ls", "-A", "/tmp"]
+            assert subprocess.run(kept, capture_output=True, check=True).stdout == b""
             process.terminate()
             assert process.wait(60) == 0
