@@ -111,7 +111,8 @@ def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
         layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         picture = Image.new("RGB", layer.size, "white")  # pasting on it makes no further copies
         picture.paste(layer, mask=layer)
-    return picture.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)  # which would copy it
 
 
 def _unidentified(body: bytes, declared_type: str) -> InvalidInput | UnsupportedMedia:
