@@ -22,7 +22,6 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive
 
 from service.api.answers import JsonAnswer
 from service.api.backlog import Backlog
@@ -39,9 +38,10 @@ from service.api.bodies import (
 from service.api.decoders import Decoders
 from service.api.limits import Door, Stay, stated_bytes
 from service.api.refusals import Refusals
+from service.api.watch import Watch
 from service.catalog import Catalog
 from service.engine.ticket import DEFAULT_PRIORITY, Ticket
-from service.errors import ClientGone, DeadlineExceeded, NotReady, Overloaded, RequestError, TooLarge
+from service.errors import DeadlineExceeded, NotReady, Overloaded, RequestError, TooLarge
 from service.loader import Version
 from service.settings import Settings
 from service.tasks import TASKS, Decoded, Limits, Task
@@ -51,7 +51,6 @@ _Result = TypeVar("_Result")
 
 # What the event loop decodes itself, because handing it to a thread and back would take longer.
 _QUICK = Limits(max_pixels=2**16)
-_WATCH_AFTER_SECONDS = 0.005  # most answers are there before a task to watch the connection would pay
 _REMEMBERED_QUERIES = 256
 _LONGEST_REMEMBERED = 256
 _SHARES = 4  # how many parts of a large request each decoding thread gets, so that none ends up with it all
@@ -170,7 +169,7 @@ class TaskEndpoint:
             self._backlog.count += 1
             lane_seconds = math.inf
             try:
-                with _Watch(request.receive, ticket):
+                with Watch(request.receive, ticket):
                     decoded = await self._let_in(job, stay)
                     stages = state["stages"] = {"decode": time.perf_counter() - started}
                     if job.is_quick:
@@ -364,31 +363,3 @@ def answer_all(job: Job, decoded: Sequence[Decoded], outputs: Sequence[Outputs])
         job.version.task.answer(list(itertools.islice(rest, len(item.parts))), item, job.parameters)
         for item in decoded
     ]
-
-
-class _Watch:
-    """For the length of a block: drops the ticket when its client hangs up, and closes it in the end."""
-
-    __slots__ = ("_receive", "_ticket", "_timer", "_watcher")
-
-    def __init__(self, receive: Receive, ticket: Ticket) -> None:
-        self._receive = receive
-        self._ticket = ticket
-        self._watcher: asyncio.Task[None] | None = None
-
-    def __enter__(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_SECONDS, self._begin)
-
-    def __exit__(self, *exception: object) -> None:
-        self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
-        self._ticket.close()
-
-    def _begin(self) -> None:
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._ticket.abandon(ClientGone("the client hung up"), "gone")
