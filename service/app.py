@@ -12,7 +12,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Scope
+from starlette.types import Scope
 
 from service.api import docs, errors
 from service.api.admin import admin_router
@@ -29,6 +29,7 @@ from service.api.refusals import Refusals
 from service.api.speech import SpeechEndpoint
 from service.api.tasks import Dependencies, TaskEndpoint
 from service.api.transcriptions import TranscriptionsEndpoint
+from service.api.turnstile import Turnstile
 from service.backend import Backend, limits_of, open_backend
 from service.catalog import Catalog
 from service.engine.cpus import available_cpus
@@ -39,7 +40,7 @@ from service.tasks import TASKS
 from service.telemetry.devices import this_process_devices
 from service.telemetry.logs import log_level
 from service.telemetry.metrics import Metrics, ModelState
-from service.telemetry.middleware import RequestMiddleware, RequestObserver, Surroundings
+from service.telemetry.middleware import RequestMiddleware, RequestObserver, Surroundings, identify
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +105,11 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
     app.state.lanes = lanes
     app.state.operations_port = settings.operations_port
     errors.install(app)
+    turnstile = app.state.turnstile = Turnstile(
+        lambda refused: layers.note_refused(refused),  # noqa: PLW0108 # they are not built yet
+        identify,
+        is_draining=lambda: lifecycle.draining,
+    )
     dependencies = Dependencies(
         catalog=catalog,
         settings=settings,
@@ -116,6 +122,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
         backlog=Backlog(),
         refusals=Refusals(),
         decoders=decoders,
+        turnstile=turnstile,
         is_open=lambda: not lifecycle.closed,
     )
     handlers: dict[str, Handler] = {}
@@ -128,7 +135,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
     app.include_router(admin_router(log_level, backend.set_level))
     docs.install(app, tuple(TASKS))
     hot = HotRoutes(app.build_middleware_stack(), handlers, backend.back)
-    app.middleware_stack = _layers(app, hot, keys, metrics, lifecycle)
+    layers = app.middleware_stack = _layers(app, hot, keys, metrics, lifecycle)
     return app
 
 
@@ -145,7 +152,7 @@ def _layers(
     keys: Keys | None,
     observer: RequestObserver,
     lifecycle: Lifecycle,
-) -> ASGIApp:
+) -> RequestMiddleware:
     """Put our layers around the framework's: request, gate, busy routes, everything else."""
     templates = dict(_templates(app.routes))
     gate = Gate(hot, keys, operations_port=lambda: app.state.operations_port)

@@ -43,7 +43,11 @@ def serve(
         server_class: By default one that has the listeners for itself.
     """
     app.state.operations_port = operations_port(listeners)
-    bounds = {"head_timeout_seconds": settings.body_timeout_seconds, "rounds": Rounds()}
+    bounds = {
+        "head_timeout_seconds": settings.body_timeout_seconds,
+        "rounds": Rounds(),
+        "turnstile": app.state.turnstile,
+    }
     config = uvicorn.Config(
         _entrance(app),
         loop="uvloop",

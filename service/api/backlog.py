@@ -30,13 +30,17 @@ class Backlog:
         """How long a request waits for each that was in work before it."""
         return self._seconds / self._ahead
 
-    def check(self, left_seconds: float) -> None:
+    def check(self, left_seconds: float, coming: int = 0) -> None:
         """Refuse a request whose answer the loop would not get to in time; alone it always would.
+
+        Args:
+            left_seconds: Until its deadline.
+            coming: How many more were let in than have begun.
 
         Raises:
             Overloaded: There is too much to do.
         """
-        late = _MARGIN * self.count * self.each_seconds - left_seconds
+        late = _MARGIN * (self.count + coming) * self.each_seconds - left_seconds
         if late > 0:
             raise Overloaded(
                 "it would not be answered before its deadline", reason="door", retry_after_seconds=late

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from service.api.answers import JsonAnswer
 from service.api.backlog import Backlog
@@ -38,6 +39,7 @@ from service.api.bodies import (
 from service.api.decoders import Decoders
 from service.api.limits import Door, Stay, stated_bytes
 from service.api.refusals import Refusals
+from service.api.turnstile import Turnstile
 from service.api.watch import Watch
 from service.catalog import Catalog
 from service.engine.ticket import DEFAULT_PRIORITY, Ticket
@@ -72,6 +74,7 @@ class Dependencies:
     backlog: Backlog
     refusals: Refusals
     decoders: Decoders
+    turnstile: Turnstile
     is_open: Callable[[], bool]
 
 
@@ -110,6 +113,7 @@ class TaskEndpoint:
         self._backlog = dependencies.backlog
         self._refusals = dependencies.refusals
         self._decoders = dependencies.decoders
+        self._turnstile = dependencies.turnstile
         self._is_open = dependencies.is_open
         self._parameters_in = lru_cache(_REMEMBERED_QUERIES)(self._read_parameters)
         settings = dependencies.settings
@@ -151,7 +155,7 @@ class TaskEndpoint:
             is_enveloped = self.is_enveloped(content_type)
             if not is_enveloped:  # no parameters in the body: refuse before reading it
                 version, parameters = self._choose(query, {}, state)
-                self._turn_away(version, headers, state)
+                self._turn_away(version, scope, headers, is_alike=True)
             content = await self._door.read(request.receive, stay, is_there="arrived" in state)
             started = time.perf_counter()
             if not is_enveloped:
@@ -159,7 +163,7 @@ class TaskEndpoint:
             else:
                 body = await self.in_worker(self.parse, content, content_type)
                 version, parameters = self._choose(query, body.parameters, state)
-                self._turn_away(version, headers, state)
+                self._turn_away(version, scope, headers)
             self.check(version, body, parameters)
             stay.permit(version.model, version.manifest.batching.max_queue_items)
             ticket = state["ticket"] = await self._ticket(headers, state, version, body)
@@ -187,8 +191,16 @@ class TaskEndpoint:
         finally:
             stay.leave()
 
-    def _turn_away(self, version: Version, headers: Mapping[bytes, bytes], state: Mapping[str, Any]) -> None:
+    def _turn_away(
+        self, version: Version, scope: Scope, headers: Mapping[bytes, bytes], *, is_alike: bool = False
+    ) -> None:
         """Refuse, before the body is read, what would be refused after it.
+
+        Args:
+            version: Who shall answer.
+            scope: The request's.
+            headers: By name, in lower case.
+            is_alike: Whether every request with this URL and these headers wants the same.
 
         Raises:
             Overloaded: Its queue or the decoding threads would not be done in time.
@@ -196,19 +208,30 @@ class TaskEndpoint:
         asked = headers.get(b"x-timeout-ms")
         if asked is None and self.deadline_grows:
             return
-        now = time.monotonic()
         priority = parse_priority(headers.get(b"x-priority"), DEFAULT_PRIORITY)
         seconds = parse_timeout(asked, version.manifest.deadline_seconds)
-        deadline = state.get("arrived", now) + seconds
-        self._backlog.check(deadline - now)
-        self._ask(version, priority, deadline)
+        arrived = scope["state"].get("arrived") or time.monotonic()
+        try:
+            self._check_door(version, priority, seconds, arrived)
+        except Overloaded:
+            if is_alike:
+                self._turnstile.remember(scope, partial(self._check_door, version, priority, seconds))
+            raise
         if stated_bytes(headers) > version.task.quick_size:
-            self._decoders.check(version.model, priority, 1, deadline - now)
+            left = arrived + seconds - time.monotonic()
+            self._decoders.check(version.model, priority, 1, left)
 
-    def _ask(self, version: Version, priority: int, deadline: float) -> None:
+    def _check_door(
+        self, version: Version, priority: int, seconds: float, arrived: float, coming: int = 0
+    ) -> None:
+        deadline = arrived + seconds
+        self._backlog.check(deadline - time.monotonic(), coming)
+        self._ask(version, priority, deadline, coming)
+
+    def _ask(self, version: Version, priority: int, deadline: float, coming: int = 0) -> None:
         """Refuse what the queue would refuse after decoding."""
         try:
-            version.batcher.check(priority, deadline, self._decoders.items(version.model))
+            version.batcher.check(priority, deadline, self._decoders.items(version.model) + coming)
         except Overloaded as error:
             raise Overloaded(
                 error.message, reason="door", retry_after_seconds=error.retry_after_seconds or 0.0

@@ -27,8 +27,18 @@ class JsonFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format the record, its own time included, on one line."""
-        line = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        """Format the record, its own time included, on one line.
+
+        A record with `lines` stands for several: what each of them has of its own is in its dictionary.
+        """
+        line = self._line(record)
+        lines = line.pop("lines", None)
+        if not isinstance(lines, list):
+            return _dump(line)
+        return "\n".join(_dump({**line, **own}) for own in lines)
+
+    def _line(self, record: logging.LogRecord) -> dict[str, object]:
+        line: dict[str, object] = {key: value for key, value in vars(record).items() if key not in _STANDARD}
         line |= {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -43,7 +53,7 @@ class JsonFormatter(logging.Formatter):
             line["traceback"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
-        return _dump(line)
+        return line
 
 
 def _dump(line: dict[str, object]) -> str:

@@ -151,8 +151,8 @@ class Metrics(Observer):
         )
         for process in ("engine", "http"):
             self.process_restarted(process, 0)
-        self._rejected = Counter(
-            "kotae_rejected", "Requests refused at once.", ("model", "reason"), registry=registry
+        self._rejected = _Children(
+            Counter("kotae_rejected", "Requests refused at once.", ("model", "reason"), registry=registry)
         )
         self._dropped = Counter(
             "kotae_dropped_items",
@@ -231,7 +231,7 @@ class Metrics(Observer):
         """Record a finished request."""
         self._inflight.dec()
         if report.refused:
-            self._rejected.labels(report.model, report.refused).inc()
+            self._rejected[report.model, report.refused].inc()
         labels = (report.route, report.method, str(report.status), report.model)
         self._requests[labels].inc()
         self._request_seconds[labels].observe(report.seconds)
@@ -291,7 +291,7 @@ class Metrics(Observer):
         self._batch_failures.labels(model, version)
         self._shared.labels(model, version)
         for reason in REFUSALS:
-            self._rejected.labels(model, reason)
+            self._rejected[model, reason]
         for reason in DROPS:
             self._dropped.labels(model, version, reason)
 

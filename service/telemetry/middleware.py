@@ -10,7 +10,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from service.telemetry.metrics import RequestReport
 _ACCEPTED_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 _UNMATCHED = "unmatched"
 _QUIET_ROUTES = frozenset(("/healthz", "/readyz", "/metrics"))
+_TOO_MANY_REQUESTS = 429
 _CLIENT_GONE = 499
 
 _log = logging.getLogger("kotae.request")
@@ -67,7 +68,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         state: dict[str, Any] = scope.setdefault("state", {})
-        identity = state["request_id"] = _request_id(scope)
+        identity = state["request_id"] = identify(scope["headers"])
         token = current_request_id.set(identity)
         started = time.perf_counter()
         status = 0
@@ -95,48 +96,69 @@ class RequestMiddleware:
             self._finish(scope, status or _CLIENT_GONE, time.perf_counter() - started)
             current_request_id.reset(token)
 
+    def note_refused(self, refused: Sequence[tuple[Scope, float]]) -> None:
+        """Count and log what was answered 429 before it came here.
+
+        Args:
+            refused: Scope and seconds of each, as if it had been here.
+        """
+        lines = []
+        for scope, seconds in refused:
+            route = self._around.route_of(scope) or _UNMATCHED
+            self._around.observer.request_started()
+            self._count(scope, route, _TOO_MANY_REQUESTS, seconds)
+            line = _line(scope, route, _TOO_MANY_REQUESTS, seconds)
+            lines.append({**line, "request_id": scope["state"]["request_id"]})
+        _log.info("request", extra={"lines": lines})
+
     def _finish(self, scope: Scope, status: int, seconds: float) -> None:
-        state: Mapping[str, Any] = scope["state"]
         route = self._around.route_of(scope) or _UNMATCHED
+        self._count(scope, route, status, seconds)
+        level = logging.DEBUG if route in _QUIET_ROUTES and status < 500 else logging.INFO
+        if _log.isEnabledFor(level):
+            _log.log(level, "request", extra=_line(scope, route, status, seconds))
+
+    def _count(self, scope: Scope, route: str, status: int, seconds: float) -> None:
+        state: Mapping[str, Any] = scope["state"]
         ticket = state.get("ticket")
-        model, version = state.get("model", ""), state.get("version", "")
         self._around.observer.request_done(
             RequestReport(
                 route=route,
                 method=_known_method(scope["method"]),
                 status=status,
                 seconds=seconds,
-                model=model,
-                version=version,
+                model=state.get("model", ""),
+                version=state.get("version", ""),
                 task=state.get("task", ""),
                 items=len(ticket.items) if ticket else 0,
                 stages=tuple(state.get("stages", {}).items()),
                 refused=state.get("refused", ""),
             )
         )
-        level = logging.DEBUG if route in _QUIET_ROUTES and status < 500 else logging.INFO
-        if not _log.isEnabledFor(level):
-            return
-        line = {"route": route, "method": scope["method"], "status": status, "seconds": round(seconds, 6)}
-        if model:
-            line |= {"model": model, "version": version}
-        if "key" in state:
-            line["key"] = state["key"]
-        if ticket:
-            line |= {
-                "items": len(ticket.items),
-                "queue_seconds": round(ticket.queue_seconds, 6),
-                "infer_seconds": round(ticket.infer_seconds, 6),
-                "batch_items": ticket.batch_items,
-            }
-        if "error" in state:
-            line |= {"error": state["error"], "error_message": state["error_message"]}
-        _log.log(level, "request", extra=line)
 
 
-def _request_id(scope: Scope) -> str:
-    """Take the client's id if it is short and printable, else make one."""
-    for name, value in scope["headers"]:
+def _line(scope: Scope, route: str, status: int, seconds: float) -> dict[str, object]:
+    state: Mapping[str, Any] = scope["state"]
+    line = {"route": route, "method": scope["method"], "status": status, "seconds": round(seconds, 6)}
+    if state.get("model"):
+        line |= {"model": state["model"], "version": state.get("version", "")}
+    if "key" in state:
+        line["key"] = state["key"]
+    if ticket := state.get("ticket"):
+        line |= {
+            "items": len(ticket.items),
+            "queue_seconds": round(ticket.queue_seconds, 6),
+            "infer_seconds": round(ticket.infer_seconds, 6),
+            "batch_items": ticket.batch_items,
+        }
+    if "error" in state:
+        line |= {"error": state["error"], "error_message": state["error_message"]}
+    return line
+
+
+def identify(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Take the client's id of a request if it is short and printable, else make one."""
+    for name, value in headers:
         if name == b"x-request-id" and _ACCEPTED_ID.match(value):
             return bytes(value).decode("latin-1")
     return f"{random.getrandbits(128):032x}"  # unique, but no secret: asking the system switches threads

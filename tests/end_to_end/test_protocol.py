@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
-from service.protocol import Rounds
+from service.protocol import BoundedProtocol, Rounds
 from tests.end_to_end.server import Server, serving
 from tests.tiny_models import picture
 
@@ -219,3 +222,87 @@ def test_what_a_busy_loop_reads_may_have_waited_since_it_read_before(monkeypatch
     loop.go_round()  # nothing was there to read
     now = 9.0
     assert rounds.since(loop) == 9.0
+
+
+class Hurdle:
+    """A turnstile that refuses what asks for it."""
+
+    def turn_away(
+        self, url: bytes, headers: Iterable[tuple[bytes, bytes]], body_bytes: int, arrived: float
+    ) -> bytes | None:
+        if url != b"/refused" or dict(headers)[b"content-length"] != b"%d" % body_bytes:
+            return None
+        return b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 2\r\n\r\nno"
+
+
+@asynccontextmanager
+async def listening(
+    app: Any, rounds: Rounds | None = None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to the protocol alone."""
+    config, state = uvicorn.Config(app, lifespan="off"), ServerState()
+    bounds = {"rounds": rounds or Rounds(), "turnstile": Hurdle()}
+    kind: Any = type("Protocol", (BoundedProtocol,), bounds)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: kind(config, state, {}), "127.0.0.1")
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        yield reader, writer
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_connections_and_answers_are_work_that_others_wait_for() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        calls.append("app")
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+        calls.append("answered")
+
+    class Seen(Rounds):
+        def since(self, loop: asyncio.AbstractEventLoop) -> float:
+            calls.append("since")
+            return super().since(loop)
+
+    calls: list[str] = []
+    async with listening(app, Seen()) as (reader, writer):
+        while not calls:
+            await asyncio.sleep(0)
+        assert calls == ["since"]
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        while "answered" not in calls:
+            await asyncio.sleep(0)
+    assert calls[calls.index("app") :] == ["app", "since", "answered"]
+
+
+async def test_a_refused_request_costs_the_connection_nothing() -> None:
+    bodies: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        bodies.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+        await send({"type": "http.response.body", "body": b"yes"})
+
+    refused, welcome = (
+        b"POST /%b HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n" % path
+        for path in (b"refused", b"welcome")
+    )
+    async with listening(app) as (reader, writer):
+        for head, body, end in (
+            (refused, b"POST", b"no"),
+            (welcome, b"good", b"yes"),
+            (refused, b"POST", b"no"),
+            (refused, b"POST", b"no"),
+            (welcome, b"fine", b"yes"),
+        ):
+            writer.write(head + body)
+            answer = await asyncio.wait_for(reader.readuntil(end), 20)
+            assert answer.startswith(b"HTTP/1.1 429" if end == b"no" else b"HTTP/1.1 200")
+        writer.write(refused + b"post" + welcome + b"next")  # what has come is not one whole request
+        answer = await asyncio.wait_for(reader.readuntil(b"yes"), 20)
+        assert answer.startswith(b"HTTP/1.1 200")
+        await asyncio.wait_for(reader.readuntil(b"yes"), 20)
+        writer.write(refused[:-2] + b"Connection: close\r\n\r\nlast")  # needs more than an answer
+        assert (await asyncio.wait_for(reader.read(), 20)).startswith(b"HTTP/1.1 200")
+    assert bodies == [b"good", b"fine", b"post", b"next", b"last"]

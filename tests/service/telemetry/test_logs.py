@@ -231,3 +231,16 @@ def test_the_level_can_be_changed_while_the_service_runs(
         set_log_level(level)
         assert log_level() == level
     assert not logging.getLogger("service").isEnabledFor(logging.INFO)
+
+
+def test_a_record_of_several_lines_writes_each_with_what_they_share() -> None:
+    text = JsonFormatter().format(record("request", lines=[{"status": 429}, {"status": 503, "key": "app"}]))
+    first, second = (json.loads(part) for part in text.split("\n"))
+    shared = {
+        "time": "2026-03-01T12:30:45.678+00:00",
+        "level": "warning",
+        "logger": "service.catalog",
+        "message": "request",
+    }
+    assert first == {**shared, "status": 429}
+    assert second == {**shared, "status": 503, "key": "app"}
