@@ -49,6 +49,31 @@ def test_blocks_are_trained_and_measured_one_after_the_other(
     assert "mean accuracy over 5 contiguous blocks" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("keywords", "*-seven.flac", "seven", "| everything | 1 | 100.00% |"),
+        ("spoken-commands", "*-six-five.wav", "six five", "| everything | 1 | 2 | 0.00% |"),
+    ],
+    ids=lambda case: case[0],
+)
+def test_a_shipped_model_is_measured_on_a_users_recordings(
+    case: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name, sound, text, told = case
+    model = Path(__file__).parents[2] / "models" / name
+    (path,) = model.glob(f"*/golden/{sound}")
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "mine.csv").write_text(f"audio,text,speaker\n{path.name},{text},me\n", encoding="utf-8")
+    asked = ("--recordings", tmp_path / "mine.csv", "--model", model, "--runs", tmp_path / "runs")
+    assert run(monkeypatch, "evaluate", name, *asked) == 0
+    heard = capsys.readouterr().out
+    assert told in heard and "| me | 1 |" in heard
+
+
 def test_a_mistake_of_the_user_is_one_line_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
