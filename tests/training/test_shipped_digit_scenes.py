@@ -25,6 +25,7 @@ from service.tasks.detection import (
     ObjectDetection,
     overlap,
 )
+from tests.service.tasks.pictures import TO_STORE
 from training.detection.annotated import AnnotatedFile
 from training.detection.digit_scenes import DigitScenes
 from training.job import newest_version
@@ -41,17 +42,6 @@ SCENES = 48  # held-out scenes that are looked at here; the slow test looks at a
 # the other; half the pixels place an edge by one pixel of the smaller picture, 7% of its smallest digits.
 SURE, FOUND, SAME_PLACE = 0.6, 0.35, 0.7
 SAME_DIGITS = 0.98  # share of the sure digits of both pictures; measured: 0.993 of half-size files, 1 of JPEG
-
-# EXIF orientation -> how an upright picture is stored under it.
-TO_STORE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 Answer = Callable[[bytes], Detections]
 Change = Callable[[Image.Image], bytes]

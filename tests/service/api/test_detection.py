@@ -31,22 +31,11 @@ from service.tasks.detection import Detections
 from service.tasks.image import letterbox
 from tests.service.api.conftest import Start
 from tests.service.api.test_tasks import assert_error
+from tests.service.tasks.pictures import TO_STORE
 from tests.tiny_models import finish_version
 
 ROUTE = "/v1/object-detection"
 SPEC = ImageInput(width=64, height=48, channels=3, resize="letterbox", pad_value=0)
-
-# EXIF orientation -> how an upright picture is stored under it.
-TO_STORE = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 def bright_box_graph() -> onnx.ModelProto:
@@ -194,9 +183,7 @@ def test_boxes_are_in_pixels_of_the_picture_turned_upright(
     (expected,) = detector.post(ROUTE, content=encode(upright)).json()["results"]
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    turn = TO_STORE[orientation]
-    stored = upright if turn is None else upright.transpose(turn)
-    sent = encode(stored, kind, exif=exif, quality=95)
+    sent = encode(upright.transpose(TO_STORE[orientation]), kind, exif=exif, quality=95)
     (result,) = detector.post(ROUTE, content=sent).json()["results"]
     assert (result["width"], result["height"]) == (300, 200)
     assert [d["label"] for d in result["detections"]] == ["lamp", "shadow"]

@@ -20,6 +20,17 @@ quickly = settings(deadline=None, max_examples=60)
 
 Pixels = NDArray[np.uint8]
 
+# EXIF orientation -> how an upright picture is stored under it.
+TO_STORE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
 
 def spec(width: int = 8, height: int = 8, channels: Any = 3, **fields: Any) -> ImageInput:
     return ImageInput(width=width, height=height, channels=channels, **fields)
