@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.manifest import Batching
+from service.tasks.sound import _Collector
 from tests.service.api.conftest import Start
 from tests.service.api.test_tasks import assert_error
 from tests.service.tasks.sounds import SAID, claiming, endless_mp3, recording
@@ -180,6 +182,16 @@ class TestBadInput:
     def test_three_hours_in_a_few_megabytes_are_too_long(self, speech_client: TestClient, path: str) -> None:
         response = speech_client.post(path, content=endless_mp3(3 * 3600))
         assert_error(response, 413, "too_large", param="inputs[0]")
+
+    def test_nothing_that_was_decoded_outlives_the_error(self, speech_client: TestClient) -> None:
+        body = endless_mp3(3 * 3600)
+        gc.collect()
+        gc.disable()  # what lies in a ring would be found only later
+        try:
+            assert_error(speech_client.post(RECOGNISE, content=body), 413, "too_large", param="inputs[0]")
+            assert not [thing for thing in gc.get_objects() if type(thing) is _Collector]
+        finally:
+            gc.enable()
 
     def test_recordings_are_not_longer_in_all_than_one_may_be(self, speech_client: TestClient) -> None:
         file = base64.b64encode(wav(np.zeros(20 * RATE, dtype=np.float32), format="FLAC")).decode()
