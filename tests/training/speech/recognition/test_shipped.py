@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import soxr
 
+from service.engine.batch import stack
 from service.engine.session import Device, Session
 from service.golden import check_arrays, check_cases, check_files
 from service.manifest import MANIFEST_FILE, VERSION_FILE, GoldenCases, ModelManifest, VersionFacts, read
@@ -144,16 +145,23 @@ def test_silence_and_noise_are_no_error(answer: Answer) -> None:
 
 
 def test_a_recording_alone_gets_the_answer_it_gets_in_a_padded_batch(
-    folder: Path, task: SpeechRecognition, recordings: list[tuple[bytes, str]]
+    folder: Path, task: SpeechRecognition, answer: Answer, recordings: list[tuple[bytes, str]]
 ) -> None:
-    session = Session(folder / "model.onnx", Device("cpu"))
-    parts = [task.decode(file, Limits(), SpeechParameters()).parts[0] for file, _ in recordings]
-    lengths = np.array([int(part["lengths"]) for part in parts], dtype=np.int64)
-    audio = np.zeros((len(parts), int(lengths.max())), dtype=np.float32)
-    for row, part, length in zip(audio, parts, lengths.tolist(), strict=True):
-        row[:length] = part["audio"]
-    together = session.run({"audio": audio, "lengths": lengths})
-    for i, length in enumerate(lengths.tolist()):
-        alone = session.run({"audio": audio[i : i + 1, :length], "lengths": lengths[i : i + 1]})
-        valid = together["log_probs"][i, : int(together["frames"][i])]
-        np.testing.assert_allclose(alone["log_probs"][0], valid, atol=1e-3)
+    run = Session(folder / "model.onnx", Device("cpu")).run
+    sounds = [np.asarray(soxr.resample(*samples_of(file), 16_000), np.float32) for file, _ in recordings]
+    # From the shortest that the graph takes to the longest.
+    cut = [sounds[0][:2000], np.concatenate(sounds), np.concatenate(sounds * 2), np.concatenate(sounds * 3)]
+    files = [saved(sound[: 20 * 16_000], 16_000, "FLAC") for sound in [*sounds, *cut]]
+    decoded = [task.decode(file, Limits(), SpeechParameters()) for file in files]
+    assert all(len(item.parts) == 1 for item in decoded)
+    assert max(item.costs[0] for item in decoded) > 100 * min(item.costs[0] for item in decoded)
+    together = run(stack([item.parts[0] for item in decoded]))
+    for row, (item, file) in enumerate(zip(decoded, files, strict=True)):
+        alone = run(stack(item.parts))
+        count = int(alone["frames"][0])
+        assert together["frames"][row] == count
+        np.testing.assert_allclose(
+            together["log_probs"][row, :count], alone["log_probs"][0, :count], atol=1e-3
+        )
+        outputs = {name: output[row] for name, output in together.items()}
+        assert task.agrees(answer(file), task.answer([outputs], item, SpeechParameters()), 1e-3) is None
