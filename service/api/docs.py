@@ -14,8 +14,10 @@ from pydantic import TypeAdapter
 from service.api.openai import EmbeddingsEndpoint, embeddings_operation
 from service.api.transcriptions import TranscriptionsEndpoint, transcriptions_operation
 from service.tasks import TASKS, Task
+from service.tasks.sound_file import FORMATS_TEXT
 
 _ASSETS = "/docs/assets"
+_FORMATS = {"audio/*": FORMATS_TEXT}
 _ERROR_TEXTS = {
     "400": "The body is not what it claims to be; `param` names the item",
     "404": "Unknown model or version",
@@ -76,7 +78,7 @@ def install(app: FastAPI, tasks: Sequence[str]) -> None:
             schema["paths"][TranscriptionsEndpoint.path] = {"post": transcriptions_operation()}
             for operations in schema["paths"].values():
                 for operation in operations.values():
-                    _describe_errors(operation["responses"])
+                    _describe_errors(operation)
         schema = app.openapi_schema or {}
         return schema
 
@@ -100,22 +102,24 @@ _ERROR = {
 }
 
 
-def _describe_errors(responses: dict[str, Any]) -> None:
+def _describe_errors(operation: dict[str, Any]) -> None:
     """Give every error of an operation our one shape."""
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    responses = operation["responses"]
     responses.setdefault("default", {"description": "An error", "content": error})
-    if "422" in responses:
-        responses["422"] = {"description": _ERROR_TEXTS["422"], "content": error}
+    for status, text in _ERROR_TEXTS.items():
+        if status in responses or "tasks" in operation.get("tags", ()):
+            responses[status] = {"description": text, "content": error}
 
 
 def _operation(name: str, task: type[Task], result: str) -> dict[str, Any]:
     """Describe one task endpoint."""
     fields = _FIELDS | task.parameters.model_json_schema()["properties"]
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {
         "tags": ["tasks"],
         "summary": name.replace("-", " ").capitalize(),
-        "description": "The body is one raw file, or a form with one or several `file` parts, or JSON.",
+        "description": "The body is one raw file, or a form with one or several `file` parts, or JSON."
+        + (f" Taken are {_FORMATS[task.media_type]} files." if task.media_type in _FORMATS else ""),
         "operationId": name.replace("-", "_"),
         "parameters": [
             *(
@@ -138,7 +142,6 @@ def _operation(name: str, task: type[Task], result: str) -> dict[str, Any]:
                     **({"image/png": {"schema": _BINARY}} if name == "object-detection" else {}),
                 },
             },
-            **{status: {"description": text, "content": error} for status, text in _ERROR_TEXTS.items()},
         },
     }
 

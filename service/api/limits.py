@@ -85,7 +85,9 @@ class Door:
 
     def _check(self, size: int) -> None:
         if size > self._max_body_bytes:
-            raise TooLarge(f"the body is over the limit of {self._max_body_bytes} bytes")
+            raise TooLarge(
+                f"the body is over the limit of {self._max_body_bytes} bytes (setting max_body_bytes)"
+            )
 
 
 class Stay:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 import orjson
@@ -17,6 +17,7 @@ from service.api.tasks import Job
 from service.errors import InvalidInput, UnsupportedMedia, ValidationFailed
 from service.loader import Version
 from service.tasks import Decoded
+from service.tasks.sound_file import FORMATS_TEXT
 from service.tasks.speech import RecordingParameters, Transcript, Word
 from service.tasks.task import Result
 
@@ -25,6 +26,7 @@ _PAUSE_SECONDS = 0.6  # a longer one begins a new segment
 _SEGMENT_SECONDS = 7.0  # and so does a longer segment: what a viewer reads at once
 _SEGMENT_LETTERS = 84
 _NEVER_PROBABLE = 1e-4  # confidences are rounded to this
+_TEXT, _NUMBER = {"type": "string"}, {"type": "number"}
 
 
 class TranscriptionParameters(RecordingParameters):
@@ -47,7 +49,7 @@ class TranscriptionParameters(RecordingParameters):
     ] = "json"
     timestamp_granularities: Annotated[
         tuple[Literal["word", "segment"], ...],
-        Field(description="What has times in `verbose_json`; the field's name is also taken with `[]`."),
+        Field(description="What has times in `verbose_json`; segments, if nothing is said."),
     ] = ()
     stream: Annotated[bool, Field(description="Send server-sent events, once the text is there.")] = False
 
@@ -79,7 +81,10 @@ class TranscriptionsEndpoint(SpeechEndpoint):
             raise UnsupportedMedia("the body must be multipart/form-data with the fields file and model")
         form = read_form(content, content_type)
         if len(form.files) != 1:
-            raise InvalidInput(f"the form holds {len(form.files)} files, one is transcribed", param="file")
+            raise InvalidInput(
+                f"the form holds {len(form.files)} files; one is transcribed, as a file in the field file",
+                param="file",
+            )
         return Body(form.files, form.declared_types, _collect(form.fields))
 
     def check(self, version: Version, body: Body, parameters: BaseModel) -> None:
@@ -147,6 +152,8 @@ def _collect(fields: Sequence[tuple[str, str]]) -> dict[str, object]:
     for name, value in fields:
         if name.removesuffix("[]") == _GRANULARITIES:
             granularities.append(value)
+        elif name.startswith("chunking_strategy["):  # the client flattens an object
+            continue
         elif found.setdefault(name, value) != value:
             raise InvalidInput(f"{name} stands in the form twice, with different values", param=name)
     return {**found, _GRANULARITIES: granularities} if granularities else found
@@ -244,37 +251,37 @@ def _events(transcript: Transcript) -> bytes:
 
 def transcriptions_operation() -> dict[str, Any]:
     """Describe the endpoint for the OpenAPI document."""
-    fields: Mapping[str, Any] = TranscriptionParameters.model_json_schema()["properties"]
+    fields: dict[str, Any] = TranscriptionParameters.model_json_schema()["properties"]
+    fields[f"{_GRANULARITIES}[]"] = fields.pop(_GRANULARITIES)
     form = {
         "type": "object",
         "required": ["file"],
         "properties": {
-            "file": {"type": "string", "format": "binary"},
+            "file": {"type": "string", "format": "binary", "description": f"A {FORMATS_TEXT} file."},
             "model": {"type": "string", "description": "Which model; else the default."},
             **fields,
         },
     }
-    number = {"type": "number"}
-    timed = {"type": "object", "properties": {"start": number, "end": number}}
-    answer = {
-        "type": "object",
-        "required": ["text"],
-        "properties": {
-            "text": {"type": "string"},
-            "language": {"type": "string"},
-            "duration": number,
-            "words": {"type": "array", "items": timed},
-            "segments": {"type": "array", "items": timed},
-            "truncated": {"type": "boolean"},
-            "usage": {"type": "object", "properties": {"type": {"const": "duration"}, "seconds": number}},
+    answer = _object(
+        "text",
+        text=_TEXT,
+        task=_TEXT,
+        language=_TEXT,
+        duration=_NUMBER,
+        words={"type": "array", "items": _object("word", word=_TEXT, start=_NUMBER, end=_NUMBER)},
+        segments={
+            "type": "array",
+            "items": _object("id", id={"type": "integer"}, start=_NUMBER, end=_NUMBER, text=_TEXT),
         },
-    }
-    text = {"schema": {"type": "string"}}
+        truncated={"type": "boolean"},
+        usage=_object("type", type={"const": "duration"}, seconds=_NUMBER),
+    )
+    text = {"schema": _TEXT}
     media = ("text/plain", "text/vtt", "application/x-subrip", "text/event-stream")
     return {
         "tags": ["tasks"],
         "summary": "Audio transcriptions",
-        "description": "OpenAI's shape; the official client works.",
+        "description": "One recording in a form, in OpenAI's shape; the official client works.",
         "operationId": "audio_transcriptions",
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
         "responses": {
@@ -284,3 +291,7 @@ def transcriptions_operation() -> dict[str, Any]:
             }
         },
     }
+
+
+def _object(*required: str, **properties: object) -> dict[str, object]:
+    return {"type": "object", "required": list(required), "properties": properties}

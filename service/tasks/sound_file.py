@@ -16,10 +16,11 @@ import soundfile
 
 from service.errors import InvalidInput, UnsupportedMedia
 
+FORMATS_TEXT = "WAV, FLAC, Ogg (Vorbis, Opus) or MP3"
+
 # What the decoder's wrapper raises on damaged files.
 DAMAGE = (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, OSError, MemoryError)
 
-_FORMATS_TEXT = "WAV, FLAC, Ogg (Vorbis, Opus) or MP3"
 _OUR_MEDIA_TYPES = ("audio/x-wav", "audio/wav", "audio/x-flac", "audio/flac", "audio/ogg", "audio/mpeg")
 _SNIFFED_BYTES = 262  # what `filetype` looks at
 _OGG_CODECS = (b"\x01vorbis", b"OpusHead")  # how the first packet begins
@@ -59,7 +60,7 @@ def open_streams(body: bytes, declared_type: str = "") -> Iterator[Stream]:
         UnsupportedMedia: Recognised as something else, such as a picture or a film.
     """
     if not body:
-        raise InvalidInput(f"the sound is empty; send the bytes of a {_FORMATS_TEXT} file")
+        raise InvalidInput(f"the sound is empty; send the bytes of a {FORMATS_TEXT} file")
     if not _is_ours(body):
         raise _unidentified(body, declared_type)
     for part in _parts(body):
@@ -67,7 +68,7 @@ def open_streams(body: bytes, declared_type: str = "") -> Iterator[Stream]:
             stream = Stream(_endless_mp3(part) if _is_mp3(part) else BytesIO(part))
         except DAMAGE as error:
             raise InvalidInput(
-                f"the sound is damaged or cut off: its header is not that of {_FORMATS_TEXT}"
+                f"the sound is damaged or cut off: its header is not that of {FORMATS_TEXT}"
             ) from error
         with closing(stream):
             yield stream
@@ -116,12 +117,12 @@ def _behind_id3(body: bytes) -> int:
 def _unidentified(body: bytes, declared_type: str) -> InvalidInput | UnsupportedMedia:
     found = filetype.guess_mime(body[:_SNIFFED_BYTES])
     if found == "audio/ogg" and len(body) > _SNIFFED_BYTES:
-        return UnsupportedMedia(f"what this Ogg file holds is not decoded here; send a {_FORMATS_TEXT} file")
+        return UnsupportedMedia(f"what this Ogg file holds is not decoded here; send a {FORMATS_TEXT} file")
     if found in _OUR_MEDIA_TYPES:
         return InvalidInput(f"the sound is damaged: it ends within the header of {found}")
     if found or (declared_type and not declared_type.startswith("audio/")):
-        return UnsupportedMedia(f"{found or declared_type} is not decoded here; send a {_FORMATS_TEXT} file")
-    return InvalidInput(f"the bytes are not a sound that we know; send a {_FORMATS_TEXT} file")
+        return UnsupportedMedia(f"{found or declared_type} is not decoded here; send a {FORMATS_TEXT} file")
+    return InvalidInput(f"the bytes are not a sound that we know; send a {FORMATS_TEXT} file")
 
 
 def _parts(body: bytes) -> list[bytes]:

@@ -110,6 +110,8 @@ def test_fields_that_say_nothing_here_are_taken(speech_client: TestClient) -> No
         "chunking_strategy": "auto",
     }
     assert post(speech_client, **fields).json()["text"] == "bad dad had"
+    fields = {"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "0.5"}
+    assert post(speech_client, **fields).json()["text"] == "bad dad had"
 
 
 @pytest.mark.parametrize(
@@ -163,3 +165,18 @@ def test_segments_end_at_pauses_and_before_they_grow_too_long() -> None:
     paused = [word(0, 0.0), word(1, 0.4), word(2, 2.0)]
     assert [len(segment) for segment in segments_of(paused)] == [2, 1]
     assert segments_of([]) == []
+
+
+def test_the_document_describes_the_form_the_answer_and_the_errors(speech_client: TestClient) -> None:
+    operation = speech_client.get("/openapi.json").json()["paths"][PATH]["post"]
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert {"file", "model", "response_format", "timestamp_granularities[]", "stream"} <= form[
+        "properties"
+    ].keys()
+    assert "FLAC" in form["properties"]["file"]["description"]
+    assert {"200", "400", "404", "413", "415", "422", "429", "504"} <= operation["responses"].keys()
+    described = operation["responses"]["200"]["content"]["application/json"]["schema"]["properties"]
+    both: dict[str, Any] = {"timestamp_granularities[]": ["word", "segment"]}
+    content = post(speech_client, response_format="verbose_json", **both).json()
+    assert content.keys() <= described.keys()
+    assert content["words"][0].keys() == described["words"]["items"]["properties"].keys()
