@@ -90,7 +90,7 @@ def evaluate(
     runs: Runs = Path("runs"),
     checkpoint: Checkpoint = None,
     model: Annotated[
-        Path | None, typer.Option("--model", help="Model folder whose newest version is measured too.")
+        Path | None, typer.Option("--model", help="Model folder whose newest version is measured.")
     ] = None,
     blocks: Annotated[
         int, typer.Option("--blocks", help="Instead, train anew for each of so many contiguous blocks.")
@@ -104,7 +104,7 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure a checkpoint, and an exported model, on the held-out part."""
+    """Measure a model's newest version, or a checkpoint, on the held-out part."""
     steps = _steps(recipe, data, name, seed, runs, recordings=recordings)
     steps.evaluate(checkpoint, model, blocks)
 

@@ -90,19 +90,15 @@ def run_export(
 
 
 def run_evaluate(
-    job: Job[PictureRecipe], learner: Learner, pictures: HeldOut, version: Path | None
+    job: Job[PictureRecipe], classes: tuple[str, ...], pictures: HeldOut, answers: dict[str, Answers]
 ) -> dict[str, Evaluation]:
-    """Measure the checkpoint and, where there is one, the exported graph; write figures and pictures."""
-    classes = learner.classes
-    answers: dict[str, Answers] = {"checkpoint": answers_of_checkpoint(learner, pictures)}
-    if version:
-        answers["exported graph"] = answers_of_version(version, pictures)
+    """Measure answers, the exported graph's last; write figures and pictures, of the last ones."""
     evaluations = {name: evaluate(given, pictures, classes) for name, given in answers.items()}
     folder = job.run.folder
     folder.mkdir(parents=True, exist_ok=True)
     for name, evaluation in evaluations.items():
         print_evaluation(evaluation, f"{job.recipe.name}: {name}", job.console)
-    last = list(evaluations)[-1]  # the exported graph where there is one
+    last = list(evaluations)[-1]
     plain, redrawn = evaluations[last].plain, evaluations[last].redrawn
     draw_confusion(plain, classes, f"{plain.items} held-out pictures", folder / "confusion.png")
     if redrawn:
@@ -124,7 +120,11 @@ def run_build(job: Job[PictureRecipe], place: Place) -> Path:
     learner = load_checkpoint(run_fit(job, data))
     pictures = held_out(data.source, data.parts.test)
     version = run_export(job, data, learner, pictures, place)
-    run_evaluate(job, learner, pictures, version)
+    answers = {
+        "checkpoint": answers_of_checkpoint(learner, pictures),
+        "exported graph": answers_of_version(version, pictures),
+    }
+    run_evaluate(job, learner.classes, pictures, answers)
     return version
 
 
@@ -150,21 +150,6 @@ def run_blocks(job: Job[PictureRecipe], blocks: int) -> list[Evaluation]:
         highlight=False,
     )
     return evaluations
-
-
-def version_of(model: Path, learner: Learner) -> Path | None:
-    """Find the version of a model folder that was exported from a network of this shape.
-
-    Raises:
-        DataRejected: The newest version has other labels.
-    """
-    folder = newest_version(model)
-    if folder is None:
-        return None
-    facts = read(folder / VERSION_FILE, VersionFacts)
-    if read_labels(folder, facts) != learner.classes:
-        raise DataRejected(f"{folder} answers with other labels than the checkpoint")
-    return folder
 
 
 def picture_subject(data: Data) -> Subject:
@@ -210,11 +195,32 @@ class PictureSteps:
         return picture_subject(open_data(self.job.recipe))
 
     def evaluate(self, checkpoint: Path | None, model: Path | None, blocks: int) -> None:
-        """Measure, or train anew for each block and measure that."""
+        """Measure a checkpoint if one is given, else the newest version; or train anew for each block.
+
+        Raises:
+            DataRejected: There is nothing to measure, or it has other labels than the data.
+        """
         if blocks:
             run_blocks(self.job, blocks)
             return
         data = open_data(self.job.recipe)
-        learner = load_checkpoint(checkpoint or self.job.run.best)
-        version = version_of(model or Path("models") / self.job.recipe.name, learner)
-        run_evaluate(self.job, learner, held_out(data.source, data.parts.test), version)
+        pictures = held_out(data.source, data.parts.test)
+        if checkpoint:
+            learner = load_checkpoint(checkpoint)
+            _check_labels(checkpoint, learner.classes, data.source)
+            answers = answers_of_checkpoint(learner, pictures)
+            name = str(checkpoint)
+        else:
+            version = newest_version(model or Path("models") / self.job.recipe.name)
+            if version is None:
+                raise DataRejected(f"there is no version of {self.job.recipe.name}: export one first")
+            facts = read(version / VERSION_FILE, VersionFacts)
+            _check_labels(version, read_labels(version, facts), data.source)
+            answers = answers_of_version(version, pictures, facts)
+            name = str(version)
+        run_evaluate(self.job, data.source.classes, pictures, {name: answers})
+
+
+def _check_labels(path: Path, labels: tuple[str, ...], source: PictureSource) -> None:
+    if labels != source.classes:
+        raise DataRejected(f"{path} has other labels than {source.description}")

@@ -38,7 +38,7 @@ class Steps(Protocol):
         """Measure on the held-out part.
 
         Args:
-            checkpoint: To measure; None is the run's best one.
+            checkpoint: To measure; None measures a version.
             model: Model folder whose newest version is measured; None is the one of the recipe's name.
             blocks: If not 0, train anew for each of so many contiguous blocks of pictures instead.
         """

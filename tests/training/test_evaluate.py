@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from service.manifest import VERSION_FILE, VersionFacts, read
-from tests.training.conftest import Trained
-from training.build import run_evaluate
+from tests.training.conftest import Trained, fill_folder, tiny_recipe
+from training.build import PictureSteps
 from training.data.redraw import redraw
+from training.errors import DataRejected
 from training.evaluate import accuracy_by_look, answers_of_checkpoint, answers_of_version, measure
 
 CLASSES = ("a", "b", "c")
@@ -76,10 +78,26 @@ def test_the_figures_in_version_yaml_are_those_of_the_exported_graph(
     assert sum(facts.baseline.class_mix.values()) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_evaluating_writes_figures_for_both_and_a_confusion_picture(trained: Trained, exported: Path) -> None:
-    run_evaluate(trained.job, trained.learner, trained.pictures, exported)
-    folder = trained.job.run.folder
-    written = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    assert set(written) == {"checkpoint", "exported graph"}
-    assert written["exported graph"]["plain"]["items"] == len(trained.pictures.files)
-    assert (folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
+def test_a_version_is_measured_without_a_checkpoint_and_a_checkpoint_by_itself(
+    trained: Trained, exported: Path, tmp_path: Path
+) -> None:
+    job = replace(trained.job, runs=tmp_path)
+    accuracy = read(exported / VERSION_FILE, VersionFacts).metrics["accuracy"]
+    for checkpoint, measured in ((None, exported), (trained.job.run.best, trained.job.run.best)):
+        PictureSteps(job).evaluate(checkpoint, exported.parent, 0)
+        written = json.loads((job.run.folder / "evaluation.json").read_text(encoding="utf-8"))
+        assert list(written) == [str(measured)]
+        assert written[str(measured)]["plain"]["items"] == len(trained.pictures.files)
+        assert written[str(measured)]["plain"]["accuracy"] == pytest.approx(accuracy, abs=1e-5)
+        assert (job.run.folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_measured_is_told(trained: Trained, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataRejected, match="there is no version of shapes: export one first"):
+        PictureSteps(trained.job).evaluate(None, tmp_path, 0)
+    fill_folder(tmp_path / "other")
+    (tmp_path / "other" / "disc").rename(tmp_path / "other" / "ring")
+    job = replace(trained.job, recipe=tiny_recipe(tmp_path / "other"))
+    for checkpoint in (None, trained.job.run.best):
+        with pytest.raises(DataRejected, match="has other labels than"):
+            PictureSteps(job).evaluate(checkpoint, exported.parent, 0)
