@@ -232,7 +232,8 @@ def _steps(
 
     # Both set their own levels when they are imported, so this comes after it: Lightning tells of devices
     # nobody asked for, and torch's exporter of torchvision, which is neither installed nor needed.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     chosen = load_recipe(recipe).changed(data=data, name=name, seed=seed, start=start)
     if recordings:

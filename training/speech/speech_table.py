@@ -40,8 +40,10 @@ class SpeechTable(Recordings):
         if data.whole:
             nothing = np.zeros(0, dtype=np.int64)
             parts = Parts(nothing, nothing, np.arange(len(recordings)))
+        elif labelled and group is None:
+            parts = _parts_by_label(recordings, split)
         else:
-            parts = _parts(recordings, split, by_label=labelled and group is None)
+            parts = _parts_by_group(recordings, split, labelled=labelled)
         kept = f"by {group}" if group else "by file"
         told = (
             f"{data.path.name} of {len(recordings)} sound files",
@@ -75,9 +77,18 @@ def read_table(data: SpeechTableData, group: str | None, *, labelled: bool) -> l
     return recordings
 
 
-def _parts(recordings: list[Recording], split: Split, *, by_label: bool) -> Parts:
-    if not by_label:
-        return grouped_parts([one.group for one in recordings], split)
+def _parts_by_group(recordings: list[Recording], split: Split, *, labelled: bool) -> Parts:
+    parts = grouped_parts([one.group for one in recordings], split)
+    learnt = {recordings[number].text for number in parts.train}
+    for number in (*parts.validation, *parts.test) if labelled else ():
+        if recordings[number].text not in learnt:
+            raise DataRejected(
+                f"label {recordings[number].text} is held out only: no group that is learnt from has it"
+            )
+    return parts
+
+
+def _parts_by_label(recordings: list[Recording], split: Split) -> Parts:
     for label, files in Counter(one.text for one in recordings).items():
         if files < _LEAST:
             raise DataRejected(

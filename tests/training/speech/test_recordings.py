@@ -202,6 +202,16 @@ def test_a_label_of_which_there_is_too_little_is_named(tmp_path: Path) -> None:
         SpeechTable(labels(SpeechTableData(path=write_table(tmp_path, rows))))
 
 
+def test_a_label_that_only_a_held_out_speaker_says_is_named(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav", 200)
+    rows = [("a.wav", word, f"speaker {number}") for number in range(8) for word in ("yes", "no")]
+    recipe = labels(SpeechTableData(path=write_table(tmp_path, rows), group="who"))
+    odd = min({who for _, _, who in rows} - set(SpeechTable(recipe).training_set().voices))
+    write_table(tmp_path, [*rows, ("a.wav", "maybe", odd)])
+    with pytest.raises(DataRejected, match="label maybe is held out only"):
+        SpeechTable(recipe)
+
+
 def test_what_is_learnt_from_is_decoded_as_the_service_does(folder: Path) -> None:
     learnt = of(folder).training_set()
     for number, name in enumerate(learnt.voices):
