@@ -178,6 +178,16 @@ def test_a_recipe_that_the_network_cannot_halve_is_refused(
         DetectionRecipe.model_validate({**content, **change})
 
 
+def test_a_box_of_exactly_a_slices_end_is_in_the_slice_above_only(annotations: Path) -> None:
+    file = CocoFolder(tiny_detection_recipe(annotations)).held_out_files()[0]
+    boxes = np.array([[0.0, 0, 30, 24]])
+    file = AnnotatedFile(file.name, file.file, boxes, np.array([0]))
+    found = Found(boxes, np.array([0.9]), np.array([0]), (SIDE, SIDE))
+    heights = measure([(file, found)], ("block", "disc")).heights
+    assert (heights["below 24 px"].things, heights["below 24 px"].ap) == (0, None)
+    assert (heights["24 to 47 px"].things, heights["24 to 47 px"].ap) == (1, 1)
+
+
 def test_figures_are_1_for_the_truth_and_tell_every_kind_of_miss(tmp_path: Path, annotations: Path) -> None:
     file = CocoFolder(tiny_detection_recipe(annotations)).held_out_files()[0]
     file = AnnotatedFile(file.name, file.file, file.boxes_xyxy, file.labels, ("light: day",))

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,26 @@ def test_any_mistake_costs_more() -> None:
     assert float(losses(too_hot, truth).heat) > none + 1
     assert float(losses(too_large, truth).box) > 0.3
     assert float(losses(too_large, truth).quality) > 1
+
+
+def test_losses_have_the_values_that_their_papers_formulas_give() -> None:
+    # One thing, 8 x 8 pixels, about the point of column 1 and row 1: only its own point has box weight.
+    truth = Truth(torch.tensor([[[2.0, 2.0, 10.0, 10.0]]]), torch.zeros(1, 1, dtype=torch.long))
+    heads = Heads(torch.zeros(1, 1, 4, 4), torch.full((1, 4, 4, 4), 2.0), torch.zeros(1, 1, 4, 4))
+    found = losses(heads, truth)
+    # Heat is 1/2 everywhere: (1/2)^2 ln 2 at the centre, (1 - target)^4 (1/2)^2 ln 2 at each other point,
+    # and the target is a Gaussian with a deviation of 0.6 points.
+    rows = torch.arange(4.0)
+    far = (rows[:, None] - 1) ** 2 + (rows[None] - 1) ** 2
+    elsewhere = ((1 - torch.exp(-far / (2 * 0.6**2))) ** 4).sum()
+    assert float(found.heat) == pytest.approx(0.25 * math.log(2) * (1 + float(elsewhere)), rel=1e-5)
+    first = torch.tensor([[4.0, 4, 8, 8], [0.0, 0, 2, 2]])  # one inside of the other, and one apart
+    second = torch.tensor([[2.0, 2, 10, 10], [3.0, 3, 5, 5]])
+    plain, generalised = overlaps(first, second)
+    assert plain.tolist() == pytest.approx([16 / 64, 0])
+    assert generalised.tolist() == pytest.approx([16 / 64, -(25 - 8) / 25])
+    # Logits of quality are 0, so that each point's cross entropy is ln 2 whatever the overlap.
+    assert float(found.quality) == pytest.approx(math.log(2), rel=1e-5)
 
 
 def test_a_picture_with_nothing_in_it_can_be_learnt_from() -> None:

@@ -144,7 +144,9 @@ class _Precisions:
         self._ranges = ranges
         evaluation = COCOeval_faster(truth, given, iouType="bbox")
         evaluation.params.maxDets = [_MOST]
-        evaluation.params.areaRng = [[0.0, 1e10], *(list(limits) for limits in ranges.values())]
+        # COCO's ranges hold both their ends, so that a box of exactly 24 pixels would be in two.
+        inside = [[low, float(np.nextafter(high, 0))] for low, high in ranges.values()]
+        evaluation.params.areaRng = [[0.0, 1e10], *inside]
         evaluation.params.areaRngLbl = self._names
         evaluation.evaluate()
         evaluation.accumulate()
