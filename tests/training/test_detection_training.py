@@ -120,6 +120,30 @@ def test_a_graph_that_is_not_the_network_is_refused_box_by_box(
         check_parity(learner.graph, session, images, STRIDE)
 
 
+def test_an_interrupted_training_that_started_from_weights_goes_on_as_if_nothing_had_happened(
+    steps: DetectorSteps, built: Path, annotations: Path, tmp_path: Path
+) -> None:
+    recipe = tiny_detection_recipe(annotations, epochs=2, least_steps=2).changed(start=built)
+    whole, cut = (
+        DetectorSteps(Job(recipe, tmp_path / name, silent_console(), "kotae-train fit"))
+        for name in ("whole", "cut")
+    )
+    whole.fit(resume=False)
+
+    def stop_at_the_second(learner: DetectorLearner) -> None:
+        if learner.current_epoch == 1:
+            raise InterruptedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DetectorLearner, "on_train_epoch_start", stop_at_the_second)
+        with pytest.raises(InterruptedError):
+            cut.fit(resume=False)
+    cut.fit(resume=True)
+    expected, resumed = (load_learner(one.job.run.last, DetectorLearner).state_dict() for one in (whole, cut))
+    for name, weight in expected.items():
+        assert torch.equal(weight, resumed[name]), name
+
+
 def test_a_network_that_is_unsure_of_plain_pictures_can_be_exported(
     annotations: Path, tmp_path: Path
 ) -> None:
