@@ -18,7 +18,7 @@ Data = TypeVar("Data")
 
 @dataclass(frozen=True, slots=True)
 class CommonSteps(ABC, Generic[RecipeKind, Data]):
-    """What the command line can ask of a recipe whose model is measured as served; see `training.steps`.
+    """What the command line can ask of any recipe but one that classifies pictures; see `training.steps`.
 
     Attributes:
         job: The recipe, and where to write and talk.
@@ -65,13 +65,15 @@ class CommonSteps(ABC, Generic[RecipeKind, Data]):
         self._export(checkpoint or self.job.run.best, self.open(), place)
 
     def evaluate(self, checkpoint: Path | None, model: Path | None, blocks: int) -> None:
-        """Measure the newest version of a model folder.
+        """Measure the newest version of a model folder, as it is served.
 
         Raises:
             DataRejected: There is none, or something else is to be measured.
         """
-        if checkpoint or blocks:
-            task = self.job.recipe.manifest.task
+        task = self.job.recipe.manifest.task
+        if blocks:
+            raise DataRejected(f"a model for {task} is not trained in blocks")
+        if checkpoint:
             raise DataRejected(f"a model for {task} is measured as it is served: export the checkpoint first")
         folder = newest_version(model or Path("models") / self.job.recipe.name)
         if folder is None:
