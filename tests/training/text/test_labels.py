@@ -110,8 +110,10 @@ def test_data_with_other_labels_and_models_without_a_version_are_refused(
         steps.evaluate(None, words_model.version.parent, 0)
     with pytest.raises(DataRejected, match="no version"):
         steps.evaluate(None, tmp_path / "nothing", 0)
-    with pytest.raises(DataRejected, match="export the checkpoint"):
+    with pytest.raises(DataRejected, match="not trained in blocks"):
         steps.evaluate(None, words_model.version.parent, 3)
+    with pytest.raises(DataRejected, match="export the checkpoint"):
+        steps.evaluate(tmp_path / "best.ckpt", None, 0)
 
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(label_file: Path, tmp_path: Path) -> None:
