@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import REPOSITORY
 from benchmarks.workloads import Workload
-from service.engine.session import Device, Session
-from service.manifest import MANIFEST_FILE, VERSION_FILE, ModelManifest, VersionFacts, read
+from service.engine.runtime.session import Device, Session
+from service.repository.manifest import MANIFEST_FILE, VERSION_FILE, ModelManifest, VersionFacts, read
 from service.tasks import TASKS, Limits, Task
 
 Row = Mapping[str, NDArray[Any]]

@@ -31,10 +31,10 @@ from benchmarks.pairs import Estimate, interleaved, ratios
 from benchmarks.payloads import jpeg, photograph
 from benchmarks.report import Report, parse
 from benchmarks.textbook import normalise, read_pixels
-from service.engine.session import Device, Session
-from service.manifest import VERSION_FILE, ImageInput, VersionFacts, read
-from service.tasks.image import fit_picture, resize_image
-from service.tasks.picture_file import open_picture
+from service.engine.runtime.session import Device, Session
+from service.repository.manifest import VERSION_FILE, ImageInput, VersionFacts, read
+from service.tasks.image.image_file import open_picture
+from service.tasks.image.preprocessing import fit_picture, resize_image
 
 PICTURES = {"12 MP": (4032, 3024, 8.0), "1080p": (1920, 1080, 4.0), "500 x 375": (500, 375, 2.0)}
 THUMBNAIL = "2 kB, 64 x 48"  # for a graph of 32 × 32

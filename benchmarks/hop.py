@@ -25,18 +25,18 @@ import uvloop
 from benchmarks.machine import REPOSITORY
 from benchmarks.pairs import Estimate, interleaved
 from benchmarks.report import Report, parse
-from service.engine.queue import Queue
-from service.engine.ticket import Ticket
-from service.workers.link import Ends
-from service.workers.relay import Relay
-from service.workers.remote import Connection
+from service.engine.queue.pending_request import PendingRequest
+from service.engine.queue.request_queue import RequestQueue
+from service.multiprocess.engine_connection import EngineConnection
+from service.multiprocess.token_socket import Ends
+from service.multiprocess.worker_connection import WorkerConnection
 
 GOAL_MICROSECONDS = 100
 _MEMORY_BYTES = 256 * 2**20
 _CLASSES = 1000
 _MAX_ITEMS = 64
 
-Submit = Callable[[Ticket], None]
+Submit = Callable[[PendingRequest], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +57,26 @@ class Instant:
     def __init__(self, size: int) -> None:
         self._buffer = np.zeros((_MAX_ITEMS, size), np.uint8)
         self._answer = np.zeros(_CLASSES, np.float32)
-        self._tickets: list[Ticket] = []
+        self._tickets: list[PendingRequest] = []
 
     def check(self, priority: int, deadline: float, coming: int) -> None:
         """Refuse nobody."""
 
-    def submit(self, ticket: Ticket, *, on_loop: bool = False) -> None:
-        """Take a ticket in."""
+    def submit(self, pending: PendingRequest, *, on_loop: bool = False) -> None:
+        """Take a pending in."""
         if not self._tickets:
             asyncio.get_running_loop().call_soon(self._run)
-        self._tickets.append(ticket)
+        self._tickets.append(pending)
 
     def close(self, reason: str) -> None:
         """Nothing waits here for long."""
 
     def _run(self) -> None:
-        tickets, self._tickets = self._tickets, []
-        for row, ticket in enumerate(tickets):
-            for item in ticket.items:
+        pending_requests, self._tickets = self._tickets, []
+        for row, pending in enumerate(pending_requests):
+            for item in pending.items:
                 np.copyto(self._buffer[row % _MAX_ITEMS], item.inputs["x"])
-                ticket.settle(item, {"y": self._answer})
+                pending.settle(item, {"y": self._answer})
 
 
 def main() -> None:
@@ -124,7 +124,7 @@ class Visits:
 
         async def measure() -> Cost:
             with _engine(self.size) as (connection, engine):
-                return await self._measure(lambda ticket: connection.submit("m", "1", ticket), engine)
+                return await self._measure(lambda pending: connection.submit("m", "1", pending), engine)
 
         return uvloop.run(measure())
 
@@ -151,11 +151,11 @@ class Visits:
             nonlocal done
             pixels = np.random.default_rng(seed).integers(0, 256, self.size, np.uint8)
             while time.monotonic() < end:
-                ticket = Ticket(deadline=time.monotonic() + 60)
-                ticket.fill([{"x": pixels}], [1])
-                submit(ticket)
-                await ticket.outputs()
-                ticket.close()
+                pending = PendingRequest(deadline=time.monotonic() + 60)
+                pending.fill([{"x": pixels}], [1])
+                submit(pending)
+                await pending.outputs()
+                pending.close()
                 done += 1
 
         await asyncio.gather(*(visit(seed) for seed in range(self.count)))
@@ -163,7 +163,7 @@ class Visits:
 
 
 @contextmanager
-def _engine(size: int) -> Iterator[tuple[Connection, int]]:
+def _engine(size: int) -> Iterator[tuple[EngineConnection, int]]:
     """Start the other process; yields the connection to it, and its id."""
     near, far = socket.socketpair()
     memories = [os.memfd_create(name) for name in ("inputs", "outputs")]
@@ -173,7 +173,7 @@ def _engine(size: int) -> Iterator[tuple[Connection, int]]:
     command = [sys.executable, "-m", "benchmarks.hop", "engine", *map(str, passed), str(size)]
     process = subprocess.Popen(command, cwd=REPOSITORY, pass_fds=passed)
     far.close()
-    connection = Connection(Ends(near.detach(), *memories), lambda _: None, lambda: None)
+    connection = EngineConnection(Ends(near.detach(), *memories), lambda _: None, lambda: None)
     try:
         yield connection, process.pid
     finally:
@@ -183,8 +183,8 @@ def _engine(size: int) -> Iterator[tuple[Connection, int]]:
 
 async def _be_the_engine(ends: Ends, size: int) -> None:
     over = asyncio.Event()
-    queue: Queue = Instant(size)
-    relay = Relay(ends, lambda *_: queue, lambda _: over.set())
+    queue: RequestQueue = Instant(size)
+    relay = WorkerConnection(ends, lambda *_: queue, lambda _: over.set())
     await over.wait()
     relay.close()
 

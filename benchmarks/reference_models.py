@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from benchmarks import graphs, payloads
 from benchmarks.machine import cache_folder
-from service.engine.session import Device, Session
-from service.golden import write_golden_arrays
-from service.manifest import (
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import write_golden_arrays
+from service.repository.manifest import (
     GOLDEN_CASES_FILE,
     MANIFEST_FILE,
     VERSION_FILE,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from benchmarks.workloads import FORM_TYPE, Workload, form, post
-from service.load.connection import BROKEN, Connection
+from service.tools.load.connection import BROKEN, Connection
 
 PATIENCE_SECONDS = 60.0
 MAX_BODY_BYTES = 2**20

@@ -18,7 +18,7 @@ from benchmarks.machine import REPOSITORY
 from benchmarks.pairs import interleaved, ratios
 from benchmarks.report import Report, Run, parse
 from benchmarks.servers import free_port, running
-from service.manifest import VERSION_FILE, VersionFacts, read, version_folders
+from service.repository.manifest import VERSION_FILE, VersionFacts, read, version_folders
 
 _BASELINE = """
 import sys

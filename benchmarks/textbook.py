@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from tokenizers import Tokenizer
 
 from benchmarks.graphs import DEVIATION, MEAN
-from service.manifest import VERSION_FILE, ImageInput, TextInput, VersionFacts, read
+from service.repository.manifest import VERSION_FILE, ImageInput, TextInput, VersionFacts, read
 from service.tasks.classification import read_labels
 
 Answer = dict[str, object]

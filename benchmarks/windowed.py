@@ -33,7 +33,7 @@ from benchmarks.textbook import (
     read_pixels,
     text_answer,
 )
-from service.manifest import VERSION_FILE, ImageInput, TextInput, VersionFacts, read
+from service.repository.manifest import VERSION_FILE, ImageInput, TextInput, VersionFacts, read
 from service.tasks.classification import read_labels
 
 MAX_ITEMS = 16

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.reference_models import reference_folder
-from service.manifest import (
+from service.repository.manifest import (
     GOLDEN_CASES_FILE,
     MANIFEST_FILE,
     VERSION_FILE,

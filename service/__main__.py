@@ -49,13 +49,13 @@ def serve(
     settings = load_settings(host=host, port=port, models=models, device=device, http_workers=http_workers)
     configure_logging(settings.log_level)
     if settings.http_workers:
-        from service.workers.supervisor import supervise
+        from service.multiprocess.supervisor import supervise
 
         supervise(settings)
         return
     from service.app import create_app
-    from service.listeners import open_listeners
-    from service.server import serve as run_server
+    from service.http.server.drain import serve as run_server
+    from service.http.server.listeners import open_listeners
 
     app = create_app(settings)
     run_server(app, settings, open_listeners(settings))
@@ -68,7 +68,7 @@ def keys(
     scope: Annotated[list[str] | None, typer.Option(help="infer, admin or metrics; repeatable.")] = None,
 ) -> None:
     """Make an API key: its hash goes into the file, the key itself is printed once."""
-    from service.api.auth import add_key
+    from service.http.auth import add_key
 
     typer.echo(add_key(file, name, tuple(scope or ["infer"])))
 
@@ -76,7 +76,7 @@ def keys(
 @models_app.command("list")
 def list_models(models: ModelsOption = None) -> None:
     """List the models and what they do, without loading them."""
-    from service.catalog import Catalog
+    from service.repository.catalog import Catalog
 
     names = (Column(title, no_wrap=True) for title in ("model", "task"))
     table = Table(*names, "versions", "marks", "description")
@@ -94,7 +94,7 @@ def list_models(models: ModelsOption = None) -> None:
 @models_app.command("show")
 def show_model(name: str, models: ModelsOption = None) -> None:
     """Show a model's manifest and the facts of its newest version."""
-    from service.manifest import MANIFEST_FILE, VERSION_FILE, version_folders
+    from service.repository.manifest import MANIFEST_FILE, VERSION_FILE, version_folders
 
     folder = load_settings(models=models).models / name
     if not (folder / MANIFEST_FILE).is_file():
@@ -113,7 +113,7 @@ def verify_models(
 ) -> None:
     """Load every version and run its golden check; exit 1 if one fails."""
     logging.disable(logging.CRITICAL)  # the table tells the same
-    from service.catalog import Catalog
+    from service.repository.catalog import Catalog
 
     settings = load_settings(models=models, device=device)
     catalog = Catalog.of_folder(settings.models, settings.device)
@@ -165,8 +165,8 @@ def bench(
     spins: give it a core of its own. On that, small requests cost it some 10 to 20 microseconds each, so
     beyond some tens of thousands a second it is itself the limit; it says so where it left late.
     """
-    from service.load.command import Question, print_summary, run_load, write_json
-    from service.load.plan import Plan
+    from service.tools.load.command import Question, print_summary, run_load, write_json
+    from service.tools.load.plan import Plan
 
     question = Question(url, task, route, model, file or (), text or (), deadline_ms, priority, key)
     address, requests = question.requests()
@@ -204,9 +204,9 @@ def tune(
     Run it while the host does nothing else. The deadline is kept where every lane is busy: one batch that
     runs and one's own, with a margin.
     """
-    from service.tuning.choice import choose
-    from service.tuning.command import Tuning, draw, keep, print_table
-    from service.tuning.command import tune as run_tune
+    from service.tools.tuning.choice import choose
+    from service.tools.tuning.command import Tuning, draw, keep, print_table
+    from service.tools.tuning.command import tune as run_tune
 
     settings = load_settings(models=models, device=device)
     wanted = Tuning(settings.models / model, settings.device, precision, max_items, seconds)

@@ -14,33 +14,33 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
-from service.api import docs, errors
-from service.api.admin import admin_router
-from service.api.auth import Gate, Keys, open_keys
-from service.api.backlog import Backlog
-from service.api.decoders import Decoders
-from service.api.detection import DetectionEndpoint
-from service.api.health import health_router
-from service.api.hot import Handler, HotRoutes
-from service.api.limits import Door
-from service.api.models import models_router
-from service.api.openai import EmbeddingsEndpoint
-from service.api.refusals import Refusals
-from service.api.speech import SpeechEndpoint
-from service.api.tasks import Dependencies, TaskEndpoint
-from service.api.transcriptions import TranscriptionsEndpoint
-from service.api.turnstile import Turnstile
 from service.backend import Backend, limits_of, open_backend
-from service.catalog import Catalog
-from service.engine.cpus import available_cpus
-from service.engine.session import runtime_version
+from service.engine.runtime.cpus import available_cpus
+from service.engine.runtime.session import runtime_version
+from service.http import errors, openapi
+from service.http.admin import admin_router
+from service.http.auth import Gate, Keys, open_keys
+from service.http.body_limits import BodyLimits
+from service.http.health import health_router
+from service.http.request_middleware import RequestMiddleware, RequestObserver, Surroundings, identify
+from service.http.server.turnstile import Turnstile
+from service.http.task_routes import Handler, HotRoutes
+from service.http.v1.detection import DetectionEndpoint
+from service.http.v1.embeddings import EmbeddingsEndpoint
+from service.http.v1.models import models_router
+from service.http.v1.speech import SpeechEndpoint
+from service.http.v1.tasks import Dependencies, TaskEndpoint
+from service.http.v1.transcriptions import TranscriptionsEndpoint
+from service.inference.backlog import Backlog
+from service.inference.decoding_pool import DecodingPool
+from service.inference.refusals import Refusals
 from service.lifecycle import Lifecycle, memory_limit_bytes
+from service.repository.catalog import Catalog
 from service.settings import Settings
 from service.tasks import TASKS
 from service.telemetry.devices import this_process_devices
 from service.telemetry.logs import log_level
 from service.telemetry.metrics import Metrics, ModelState
-from service.telemetry.middleware import RequestMiddleware, RequestObserver, Surroundings, identify
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
         backend.beat(not lifecycle.not_ready())
 
     lifecycle = Lifecycle(settings, catalog, lanes, metrics.event_loop_lag.observe, every_heartbeat)
-    decoders = Decoders(settings.decode_threads or available_cpus())
+    decoding_pool = DecodingPool(settings.decode_threads or available_cpus())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -90,7 +90,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
         watch.cancel()
         catalog.close("the server is shutting down")
         lanes.stop()
-        decoders.shutdown()
+        decoding_pool.shutdown()
 
     app = FastAPI(
         title="Kotae",
@@ -114,14 +114,14 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
         catalog=catalog,
         settings=settings,
         limits=limits_of(settings),
-        door=Door(
+        door=BodyLimits(
             max_body_bytes=settings.max_body_bytes,
             max_inflight_bytes=settings.max_inflight_bytes,
             body_timeout_seconds=settings.body_timeout_seconds,
         ),
         backlog=Backlog(),
         refusals=Refusals(),
-        decoders=decoders,
+        decoding_pool=decoding_pool,
         turnstile=turnstile,
         is_open=lambda: not lifecycle.closed,
     )
@@ -133,7 +133,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
     app.include_router(models_router(catalog))
     app.include_router(health_router(lifecycle, lambda: (metrics.render(), CONTENT_TYPE_LATEST)))
     app.include_router(admin_router(log_level, backend.set_level))
-    docs.install(app, tuple(TASKS))
+    openapi.install(app, tuple(TASKS))
     hot = HotRoutes(app.build_middleware_stack(), handlers, backend.back)
     layers = app.middleware_stack = _layers(app, hot, keys, metrics, lifecycle)
     return app

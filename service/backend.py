@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
-from service.catalog import Catalog
-from service.engine.cpus import CpuPlan, Share, plan_cpus, usable_cpus
-from service.engine.lanes import Lanes, LaneState
+from service.engine.lane.lanes import Lanes, LaneState
 from service.engine.observer import Observer
-from service.engine.session import choose_devices, cuda_problem, gpu_names
-from service.loader import LoadOptions
-from service.overrides import Overrides, read_overrides
+from service.engine.runtime.cpus import CpuPlan, Share, plan_cpus, usable_cpus
+from service.engine.runtime.session import choose_devices, cuda_problem, gpu_names
+from service.repository.catalog import Catalog
+from service.repository.loader import LoadOptions
+from service.repository.overrides import Overrides, read_overrides
 from service.settings import Settings
 from service.tasks import Limits
 from service.telemetry.logs import set_log_level

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.backend import LaneStates
-from service.catalog import Catalog
+from service.repository.catalog import Catalog
 from service.settings import Settings
 
 

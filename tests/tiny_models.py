@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from service.golden import write_golden_arrays
-from service.manifest import (
+from service.repository.golden import write_golden_arrays
+from service.repository.manifest import (
     GOLDEN_CASES_FILE,
     MANIFEST_FILE,
     VERSION_FILE,
@@ -30,7 +30,7 @@ from service.manifest import (
     write,
 )
 from service.tasks.classification import classify
-from service.tasks.image import decode_image
+from service.tasks.image.preprocessing import decode_image
 
 SIZE = 8
 LABELS = ("zero", "one", "two", "three")

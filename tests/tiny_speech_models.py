@@ -15,8 +15,8 @@ import soundfile
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from service.golden import write_golden_arrays
-from service.manifest import (
+from service.repository.golden import write_golden_arrays
+from service.repository.manifest import (
     GOLDEN_CASES_FILE,
     MANIFEST_FILE,
     AudioInput,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from service.manifest import VERSION_FILE, VersionFacts, read
+from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks.classification import read_labels
 from training.card import CardText, write_card
 from training.data.source import PictureSource, open_source

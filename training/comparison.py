@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from service.engine.session import Session
+from service.engine.runtime.session import Session
 from training.int8 import Batch
 
 TIMED_BATCHES = (1, 8)  # items

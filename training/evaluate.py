@@ -25,10 +25,10 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from service.manifest import VERSION_FILE, VersionFacts, read
+from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits
 from service.tasks.classification import Classification, ClassificationParameters
-from service.tasks.image import ImageClassification
+from service.tasks.image.preprocessing import ImageClassification
 from training.data.redraw import Look
 from training.data.source import PictureSource, decode_files
 from training.data.split import Indices

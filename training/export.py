@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from service.engine.session import Device, Session
-from service.manifest import ImageInput, TaskName
+from service.engine.runtime.session import Device, Session
+from service.repository.manifest import ImageInput, TaskName
 from service.tasks import TASKS
 from training.errors import ExportFailed
 from training.networks.resnet import PictureClassifier

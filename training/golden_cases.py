@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.manifest import GoldenCase
+from service.repository.manifest import GoldenCase
 from service.tasks.classification import classify
 from training.data.source import PictureSource, decode_files
 from training.data.split import Indices

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from rich.console import Console
 
-from service.manifest import Provenance, version_folders
+from service.repository.manifest import Provenance, version_folders
 from training.recipes.recipe import Recipe
 from training.trainer import Run
 

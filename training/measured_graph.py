@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.engine.cpus import available_cpus
-from service.engine.session import Device, Session, cuda_problem
-from service.manifest import VersionFacts
+from service.engine.runtime.cpus import available_cpus
+from service.engine.runtime.session import Device, Session, cuda_problem
+from service.repository.manifest import VersionFacts
 
 
 def open_graph(folder: Path, facts: VersionFacts) -> Session:

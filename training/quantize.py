@@ -18,9 +18,9 @@ from typing import Literal
 import numpy as np
 from rich.console import Console
 
-from service.engine.session import Device, Session, cuda_problem
-from service.golden import Run, read_golden_arrays
-from service.manifest import (
+from service.engine.runtime.session import Device, Session, cuda_problem
+from service.repository.golden import Run, read_golden_arrays
+from service.repository.manifest import (
     GOLDEN_CASES_FILE,
     MANIFEST_FILE,
     VERSION_FILE,

@@ -20,9 +20,9 @@ import onnx
 import torch
 from torch import nn
 
-from service.manifest import VERSION_FILE, VersionFacts, read
+from service.repository.manifest import VERSION_FILE, VersionFacts, read
+from service.tasks.audio.ctc_decoding import read_tokens
 from service.tasks.classification import read_labels
-from service.tasks.spelling import read_tokens
 from training.errors import DataRejected
 from training.job import newest_version
 

@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from service.engine.cpus import available_cpus
+from service.engine.runtime.cpus import available_cpus
 from training.errors import DataRejected
 from training.recipes.recipe import Recipe
 

@@ -1,7 +1,7 @@
 """The model folder that the service reads: written beside its place, checked, then moved into it.
 
 Until the last step, a rename, nothing under the model's folder changes; if anything before it fails,
-nothing is left behind. The layout is `service.manifest`'s.
+nothing is left behind. The layout is `service.repository.manifest`'s.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.session import Device, Session
+from service.engine.runtime.session import Device, Session
 from service.errors import ModelRejected
-from service.golden import check_arrays, check_cases, check_files, write_golden_arrays
-from service.manifest import (
+from service.repository.golden import check_arrays, check_cases, check_files, write_golden_arrays
+from service.repository.manifest import (
     GOLDEN_CASES_FILE,
     MANIFEST_FILE,
     VERSION_FILE,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.gpu.results import Results
-from service.catalog import Catalog
-from service.engine.lanes import Lanes
+from service.engine.lane.lanes import Lanes
 from service.engine.observer import Observer
-from service.engine.session import Device, Session
+from service.engine.runtime.session import Device, Session
 from service.errors import KotaeError
-from service.golden import read_golden_arrays
-from service.loader import LoadOptions
-from service.manifest import (
+from service.repository.catalog import Catalog
+from service.repository.golden import read_golden_arrays
+from service.repository.loader import LoadOptions
+from service.repository.manifest import (
     MANIFEST_FILE,
     VERSION_FILE,
     ModelManifest,

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.machine import REPOSITORY
-from service.manifest import ImageInput
-from service.tasks.image import fit_picture
+from service.repository.manifest import ImageInput
+from service.tasks.image.preprocessing import fit_picture
 
 _MOST_PIXELS = 10**8
 

@@ -16,21 +16,21 @@ from typing import Any
 import uvloop
 from numpy.typing import NDArray
 
-from service.catalog import Catalog
-from service.engine.lanes import Lanes
+from service.engine.lane.lanes import Lanes
 from service.engine.observer import Observer
-from service.engine.queue import Queue
-from service.engine.ticket import Inputs, Ticket
+from service.engine.queue.pending_request import Inputs, PendingRequest
+from service.engine.queue.request_queue import RequestQueue
 from service.errors import RequestError
-from service.loader import LoadOptions
-from service.overrides import read_overrides
+from service.repository.catalog import Catalog
+from service.repository.loader import LoadOptions
+from service.repository.overrides import read_overrides
 
 _DEADLINE_SECONDS = 60.0
 _THREADS = 4  # that submit
 
 
 @contextmanager
-def engine(models: Path, model: str, device: str, overrides: Path) -> Iterator[Queue]:
+def engine(models: Path, model: str, device: str, overrides: Path) -> Iterator[RequestQueue]:
     """Load a model as the service does, for the length of a block.
 
     Args:
@@ -59,10 +59,12 @@ def engine(models: Path, model: str, device: str, overrides: Path) -> Iterator[Q
         lanes.stop()
 
 
-def engine_rate(queue: Queue, rows: NDArray[Any], name: str, *, in_flight: int, seconds: float) -> float:
+def engine_rate(
+    queue: RequestQueue, rows: NDArray[Any], name: str, *, in_flight: int, seconds: float
+) -> float:
     """Keep so many single items under way: answers a second.
 
-    As in the service, tickets belong to one event loop, and threads submit them and write their rows.
+    As in the service, requests belong to one event loop, and threads submit them and write their rows.
 
     Args:
         queue: Of the model.
@@ -81,12 +83,12 @@ def engine_rate(queue: Queue, rows: NDArray[Any], name: str, *, in_flight: int, 
 class _Feed:
     """Asks anew whenever it is answered, until the time is over."""
 
-    def __init__(self, queue: Queue, items: Sequence[Inputs], seconds: float) -> None:
+    def __init__(self, queue: RequestQueue, items: Sequence[Inputs], seconds: float) -> None:
         self._queue = queue
         self._items = itertools.cycle(items)
         self._seconds = seconds
         self._end = 0.0
-        self._fresh: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._fresh: SimpleQueue[PendingRequest | None] = SimpleQueue()
         self._answers = 0
         self._under_way = 0
         self._failure: BaseException | None = None
@@ -112,21 +114,21 @@ class _Feed:
         return self._answers / spent
 
     def _ask(self) -> None:
-        ticket = Ticket(deadline=time.monotonic() + _DEADLINE_SECONDS)
-        ticket.fill([next(self._items)], [1])
-        ticket.over = partial(self._answered, ticket)
-        self._fresh.put(ticket)
+        pending = PendingRequest(deadline=time.monotonic() + _DEADLINE_SECONDS)
+        pending.fill([next(self._items)], [1])
+        pending.over = partial(self._answered, pending)
+        self._fresh.put(pending)
 
     def _submit(self) -> None:
-        """Submit tickets, on a thread, until there is none for it."""
-        while ticket := self._fresh.get():
+        """Submit pending_requests, on a thread, until there is none for it."""
+        while pending := self._fresh.get():
             try:
-                self._queue.submit(ticket)
+                self._queue.submit(pending)
             except RequestError as error:
-                self._loop.call_soon_threadsafe(ticket.abandon, error, "refused")
+                self._loop.call_soon_threadsafe(pending.abandon, error, "refused")
 
-    def _answered(self, ticket: Ticket, answer: asyncio.Future[Any]) -> None:
-        ticket.close()
+    def _answered(self, pending: PendingRequest, answer: asyncio.Future[Any]) -> None:
+        pending.close()
         self._failure = self._failure or answer.exception()
         self._answers += 1
         if self._failure is None and time.monotonic() < self._end:

@@ -19,9 +19,9 @@ from benchmarks.gpu.networks import PRECISIONS, TOKENS, Network
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.ways import Bare, Unavailable, Way, latencies_ms
-from service.engine.buckets import Buckets
-from service.engine.providers import Device, GpuOptions
-from service.engine.session import Session
+from service.engine.runtime.providers import Device, GpuOptions
+from service.engine.runtime.session import Session
+from service.engine.runtime.shape_buckets import Buckets
 from service.errors import KotaeError
 
 GRAPH_GOAL = 1.8  # p50 of plain over that of a CUDA graph, for one of the models

@@ -20,9 +20,9 @@ import uvloop
 
 from benchmarks.machine import REPOSITORY
 from benchmarks.openloop import Stream, load
-from service.load.generator import Generator
-from service.load.plan import Address, Plan
-from service.load.tally import Tally
+from service.tools.load.generator import Generator
+from service.tools.load.plan import Address, Plan
+from service.tools.load.tally import Tally
 
 
 def closed_loops(

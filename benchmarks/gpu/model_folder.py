@@ -10,8 +10,8 @@ from benchmarks.gpu.networks import Network, image_size
 from benchmarks.payloads import jpeg, photograph
 from benchmarks.reference_models import GRAPH_FILE, finish_version, new_version
 from benchmarks.workloads import Workload
-from service.manifest import Batching, ImageInput, ModelManifest, Variant
-from service.overrides import ModelOverrides, Overrides, write_overrides
+from service.repository.manifest import Batching, ImageInput, ModelManifest, Variant
+from service.repository.overrides import ModelOverrides, Overrides, write_overrides
 
 MODEL = "resnet50"
 _HALF_FILE = "model.fp16.onnx"

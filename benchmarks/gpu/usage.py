@@ -145,9 +145,9 @@ def _by_process(server: int | None) -> _Times:
 
 
 def _kind(command: list[bytes]) -> str:
-    if b"service.workers" not in command:
+    if b"service.multiprocess" not in command:
         return "service"
-    return command[command.index(b"service.workers") + 1].decode().partition("-")[0]
+    return command[command.index(b"service.multiprocess") + 1].decode().partition("-")[0]
 
 
 def _watch_gpu(samples: list[int], stop: threading.Event) -> None:

@@ -19,8 +19,8 @@ import yaml
 
 from benchmarks.observability.queries import RULES
 from benchmarks.workloads import Workload, shipped_workloads
-from service.golden import write_golden_arrays
-from service.manifest import VERSION_FILE, Batching
+from service.repository.golden import write_golden_arrays
+from service.repository.manifest import VERSION_FILE, Batching
 from service.tasks import TASKS
 from tests.tiny_models import SIZE, finish_version, make_model, picture
 

@@ -6,12 +6,12 @@ evaluation run exactly what serving runs. One module a kind of input; `TASKS` is
 
 from collections.abc import Mapping
 
-from service.tasks.audio import AudioClassification
-from service.tasks.detection import ObjectDetection
-from service.tasks.image import ImageClassification
-from service.tasks.speech import SpeechRecognition
+from service.tasks.audio.classification import AudioClassification
+from service.tasks.audio.speech_recognition import SpeechRecognition
+from service.tasks.image.detection import ObjectDetection
+from service.tasks.image.preprocessing import ImageClassification
 from service.tasks.task import Decoded, Limits, Task, answer_one
-from service.tasks.text import TextClassification, TextEmbedding
+from service.tasks.text.text import TextClassification, TextEmbedding
 
 __all__ = ["TASKS", "Decoded", "Limits", "Task", "answer_one"]
 

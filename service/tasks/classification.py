@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from service.errors import ModelRejected
-from service.manifest import VersionFacts
+from service.repository.manifest import VersionFacts
 from service.tasks.task import Decoded, Outputs, Result, largest_differences
 
 UNKNOWN = "unknown"

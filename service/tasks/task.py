@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from service.manifest import VersionFacts
+from service.repository.manifest import VersionFacts
 
 Raw = bytes | str
 Inputs = Mapping[str, NDArray[Any]]
@@ -21,7 +21,7 @@ Result = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what one item may unpack to.
+    """BatchBounds on what one item may unpack to.
 
     Attributes:
         max_pixels: Most pixels, width x height, of a picture before resizing.
@@ -135,7 +135,7 @@ def answer_one(
         task: Bound to the version.
         run: Runs the graph on a batch.
         raw: The item.
-        limits: Bounds on what it may unpack to.
+        limits: BatchBounds on what it may unpack to.
         parameters: Of the task's class.
 
     Raises:

@@ -27,8 +27,8 @@ from benchmarks.gpu.plan import OutOfTime, Plan, divide, worker_counts
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.usage import Cpu, Usage, metered
 from benchmarks.gpu.ways import Bare, Unavailable, Way, latencies_ms
-from service.manifest import ImageInput
-from service.tasks.image import fit_picture
+from service.repository.manifest import ImageInput
+from service.tasks.image.preprocessing import fit_picture
 from tests.service.test_imports import ROOT
 
 _UNNEEDED = ["torch", "lightning", "sklearn", "matplotlib", "onnxscript"]

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.machine import cores
 from benchmarks.openloop import Outcome, Stream, build, load
-from tests.service.load.scripted_server import ScriptedServer, answer, scripted
+from tests.service.tools.load.scripted_server import ScriptedServer, answer, scripted
 
 pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 

@@ -13,7 +13,7 @@ from benchmarks.bare import ONE_BY_ONE, Batches, Engine, make_batches, padded
 from benchmarks.reference_models import reference_folder
 from benchmarks.textbook import normalise, open_session
 from benchmarks.workloads import reference_workload, repository_of
-from service.catalog import Catalog
+from service.repository.catalog import Catalog
 
 SMALL = graphs.EncoderSize(layers=2, width=32, heads=2, inner=64, vocabulary=500)
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from benchmarks.textbook import parse_model, textbook_app
 from benchmarks.windowed import Window, windowed_app
 from benchmarks.workloads import FORM_TYPE, form
-from service.tasks.image import decode_image
+from service.tasks.image.preprocessing import decode_image
 from tests.tiny_models import LABELS, SPEC, picture, probabilities
 from tests.tiny_text_models import embedding, make_text_model
 from tests.tiny_text_models import probabilities as text_probabilities

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.api.auth import add_key
 from service.app import create_app
+from service.http.auth import add_key
 from service.settings import Settings, load_settings
 from tests.deploy.engineless import wait_until_ready
 from tests.deploy.helm import CHART, ROOT, Manifest, Rendered, RenderFailed, lint, render, require

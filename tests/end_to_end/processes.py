@@ -22,7 +22,7 @@ def children(parent: int) -> dict[str, int]:
             state, ppid = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
             if int(ppid) == parent and state != "Z":
                 words = (folder / "cmdline").read_bytes().decode().split("\0")
-                if "service.workers" in words:
+                if "service.multiprocess" in words:
                     found[words[-2]] = int(folder.name)
     return found
 

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.tasks.image import decode_image
+from service.tasks.image.preprocessing import decode_image
 from tests.end_to_end.server import Server, serving
 from tests.tiny_models import LABELS, SPEC, picture, probabilities
 

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.protocol import BoundedProtocol, Rounds
+from service.http.server.protocol import BoundedProtocol, Rounds
 from tests.end_to_end.server import Server, serving
 from tests.tiny_models import picture
 
@@ -206,7 +206,7 @@ class FakeLoop:
 
 def test_what_a_busy_loop_reads_may_have_waited_since_it_read_before(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("service.protocol.time.monotonic", lambda: now)
+    monkeypatch.setattr("service.http.server.protocol.time.monotonic", lambda: now)
     rounds, loop = Rounds(), cast(Any, FakeLoop())
     now = 5.0
     assert rounds.since(loop) == 5.0  # it was idle

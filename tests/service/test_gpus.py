@@ -9,12 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from service import golden
 from service.backend import open_backend
-from service.catalog import Catalog
-from service.engine.lanes import Lanes
+from service.engine.lane.lanes import Lanes
 from service.engine.observer import Observer
-from service.engine.providers import (
+from service.engine.runtime.providers import (
     CUDA,
     TENSORRT,
     Device,
@@ -24,11 +22,13 @@ from service.engine.providers import (
     has_heavy,
     heavy_elsewhere,
 )
-from service.engine.session import Session, choose_devices, cuda_problem, runtime_version
+from service.engine.runtime.session import Session, choose_devices, cuda_problem, runtime_version
 from service.errors import StartFailed
-from service.loader import LoadOptions, Version, choose_variant
-from service.manifest import VERSION_FILE, Batching, VersionFacts, read
-from service.overrides import ModelOverrides, Overrides
+from service.repository import golden
+from service.repository.catalog import Catalog
+from service.repository.loader import LoadOptions, Version, choose_variant
+from service.repository.manifest import VERSION_FILE, Batching, VersionFacts, read
+from service.repository.overrides import ModelOverrides, Overrides
 from service.settings import Settings
 from service.tasks import TASKS
 from tests.service.engine.host_memory import HostMemory
@@ -67,12 +67,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[GpuOptions]:
         session.device = device
         return session
 
-    monkeypatch.setattr("service.loader.Session", stand_in)
-    monkeypatch.setattr("service.loader.pinned", np.zeros)
-    monkeypatch.setattr("service.engine.session.CudaMemory", lambda index: HostMemory())
-    monkeypatch.setattr("service.loader.tensorrt_version", lambda: "10.16.1")
-    monkeypatch.setattr("service.engine.session.cuda_problem", lambda provider: None)
-    monkeypatch.setattr("service.engine.session.gpu_names", lambda: ("NVIDIA H200", "NVIDIA H200"))
+    monkeypatch.setattr("service.repository.loader.Session", stand_in)
+    monkeypatch.setattr("service.repository.loader.pinned", np.zeros)
+    monkeypatch.setattr("service.engine.runtime.session.CudaMemory", lambda index: HostMemory())
+    monkeypatch.setattr("service.repository.loader.tensorrt_version", lambda: "10.16.1")
+    monkeypatch.setattr("service.engine.runtime.session.cuda_problem", lambda provider: None)
+    monkeypatch.setattr("service.engine.runtime.session.gpu_names", lambda: ("NVIDIA H200", "NVIDIA H200"))
     return asked
 
 
@@ -91,7 +91,7 @@ def test_a_model_has_a_session_and_a_lane_on_every_gpu(
 def test_a_gpu_is_warmed_at_every_size_however_long_that_takes(
     tmp_path: Path, lanes: Lanes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.warming._CPU_SECONDS", 0)
+    monkeypatch.setattr("service.repository.warming._CPU_SECONDS", 0)
     sizes: list[int] = []
     real = Session.run
 
@@ -155,7 +155,7 @@ def test_a_cache_that_cannot_be_written_is_told(
 def test_the_start_tells_what_auto_chose_and_why_no_gpu(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.engine.session.cuda_problem", lambda provider: "there is no driver")
+    monkeypatch.setattr("service.engine.runtime.session.cuda_problem", lambda provider: "there is no driver")
     monkeypatch.setattr("service.backend.cuda_problem", lambda provider: "there is no driver")
     backend = open_backend(Settings(models=repository), Observer())
     assert backend.described["device"] == {"name": "cpu", "no_gpu_because": "there is no driver"}

@@ -13,60 +13,65 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_MODELS = {"manifest", "tasks", "engine", "errors"}
+_MODELS = {"repository.manifest", "tasks", "engine", "errors"}
 
 # Part of `service` -> the parts and modules of `service` that it may import, itself left out.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "settings": {"errors"},
-    "manifest": {"errors"},
-    "tasks": {"manifest", "errors"},
+    "tasks": {"repository.manifest", "errors"},
     "engine": {"errors"},
-    "overrides": {"manifest", "errors"},
-    "golden": {*_MODELS, "loader"},
-    "warming": {"engine"},
-    "loader": {*_MODELS, "golden", "overrides", "warming"},
-    "catalog": {*_MODELS, "loader"},
-    "backend": {*_MODELS, "catalog", "loader", "overrides", "settings", "telemetry.logs"},
-    "lifecycle": {"backend", "catalog", "engine", "settings"},
-    "api": {"catalog", "loader", "tasks", "manifest", "errors", "settings", "engine.ticket"},
-    "load": {"errors"},
-    "protocol": set(),
-    "listeners": {"errors", "settings"},
-    "server": {"lifecycle", "listeners", "protocol", "settings"},
-    "telemetry": {"errors", "settings", "engine.observer"},
-    "tuning": {*_MODELS, "golden", "loader", "overrides"},
-    "workers": {
-        *_MODELS,
-        "catalog",
-        "loader",
-        "overrides",
+    "repository": {"tasks", "engine", "errors"},
+    "backend": {*_MODELS, "repository", "settings", "telemetry.logs"},
+    "lifecycle": {"backend", "engine", "repository", "settings"},
+    "inference": {"repository", "tasks", "engine.queue", "errors"},
+    "http": {
+        "inference",
+        "lifecycle",
+        "repository",
+        "tasks",
+        "errors",
         "settings",
-        "listeners",
-        "server",
+        "engine.queue",
+        "telemetry",
+    },
+    "tools": {*_MODELS, "repository"},
+    "telemetry": {"errors", "settings", "engine.observer"},
+    "multiprocess": {
+        *_MODELS,
+        "repository",
+        "settings",
+        "http.server",
         "telemetry.logs",
     },
 }
 WIRING = {
     "service.app",
     "service.__main__",
-    "service.workers.engine_process",
-    "service.workers.http_process",
+    "service.multiprocess.engine_process",
+    "service.multiprocess.http_process",
 }  # these may import everything in service
-TRAINING = {"manifest", "errors", "tasks", "golden", "engine.session", "engine.cpus"}
+TRAINING = {
+    "repository.manifest",
+    "repository.golden",
+    "errors",
+    "tasks",
+    "engine.runtime.session",
+    "engine.runtime.cpus",
+}
 
 # Library -> the modules (or packages) of `service` that alone may import it.
 CONFINED: dict[str, tuple[str, ...]] = {
-    "onnxruntime": ("service.engine.session",),
-    "cuda": ("service.engine.cuda_memory",),
-    "fastapi": ("service.api", "service.app", "service.server", "service.telemetry.middleware"),
-    "starlette": ("service.api", "service.app", "service.server", "service.telemetry.middleware"),
-    "uvicorn": ("service.server", "service.protocol"),
+    "onnxruntime": ("service.engine.runtime.session",),
+    "cuda": ("service.engine.cuda.device_memory",),
+    "fastapi": ("service.http", "service.app"),
+    "starlette": ("service.http", "service.app"),
+    "uvicorn": ("service.http.server",),
     "prometheus_client": ("service.telemetry", "service.app"),
     "pynvml": ("service.telemetry.devices",),
-    "soundfile": ("service.tasks.sound_file",),
-    "soxr": ("service.tasks.sound",),
-    "flashlight": ("service.tasks.word_search",),
+    "soundfile": ("service.tasks.audio.audio_file",),
+    "soxr": ("service.tasks.audio.waveform",),
+    "flashlight": ("service.tasks.audio.beam_search",),
     "torch": (),
     "lightning": (),
     "training": (),
@@ -166,7 +171,7 @@ def test_a_confined_library_is_imported_only_where_it_belongs(library: str) -> N
 
 def test_importing_the_application_loads_nothing_of_training() -> None:
     program = (
-        "import sys, service.app, service.server\n"
+        "import sys, service.app, service.http.server.drain\n"
         "heavy = {'torch', 'lightning', 'training', 'sklearn', 'matplotlib', 'onnx'}\n"
         "print(*sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
     )

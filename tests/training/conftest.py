@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 from rich.console import Console
 
-from service.manifest import ImageInput, ModelManifest
+from service.repository.manifest import ImageInput, ModelManifest
 from training.build import Data, open_data, run_export, run_fit
 from training.evaluate import HeldOut, held_out
 from training.fit import load_checkpoint

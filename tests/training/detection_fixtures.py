@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from service.manifest import ImageInput, ModelManifest
+from service.repository.manifest import ImageInput, ModelManifest
 from training.recipes.detection_recipe import CocoData, DetectionRecipe, DetectorSize, ScenesData
 from training.recipes.recipe import Optimisation, Split
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.manifest import VERSION_FILE, VersionFacts, read
+from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from tests.training.conftest import tiny_recipe
 from training import __main__ as command_line
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
-from service.engine.session import Device, Session
-from service.golden import check_arrays, check_cases, check_files
-from service.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import check_arrays, check_cases, check_files
+from service.repository.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
 from service.tasks import TASKS, Limits
 from tests.training.conftest import silent_console
 from tests.training.detection_fixtures import SIDE, tiny_detection_recipe, write_coco_folder

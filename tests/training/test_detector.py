@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.tasks.detection import COUNTED_SCORE
+from service.tasks.image.detection import COUNTED_SCORE
 from training.detection.decoder import decode
 from training.detection.targets import Truth, losses, overlaps, patches_of
 from training.detection.variation import move, relight

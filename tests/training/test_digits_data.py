@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from service.manifest import ImageInput
+from service.repository.manifest import ImageInput
 from training.data.digits import Digits
 from training.data.drawn_digits import draw_digits
 from training.data.redraw import redraw

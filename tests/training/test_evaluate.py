@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.manifest import VERSION_FILE, VersionFacts, read
+from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from tests.training.conftest import Trained, fill_folder, tiny_recipe
 from training.build import PictureSteps
 from training.data.redraw import redraw

@@ -7,9 +7,16 @@ import onnx
 import pytest
 import torch
 
-from service.engine.session import Device, Session
-from service.golden import check_arrays, check_cases, check_files
-from service.manifest import VERSION_FILE, GoldenCases, ModelManifest, VersionFacts, read, sha256_of
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import check_arrays, check_cases, check_files
+from service.repository.manifest import (
+    VERSION_FILE,
+    GoldenCases,
+    ModelManifest,
+    VersionFacts,
+    read,
+    sha256_of,
+)
 from service.tasks import TASKS, Limits
 from tests.training.conftest import Trained
 from training import version_folder

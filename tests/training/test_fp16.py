@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import graphs
-from service.engine.session import Device, Session
+from service.engine.runtime.session import Device, Session
 from training.errors import ExportFailed
 from training.fp16 import halve_graph
 from training.int8 import Batch, ancestors

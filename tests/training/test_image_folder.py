@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from service.manifest import ImageInput
-from service.tasks.image import decode_image
+from service.repository.manifest import ImageInput
+from service.tasks.image.preprocessing import decode_image
 from tests.training.conftest import COUNTS, fill_folder
 from training.data.image_folder import ImageFolder
 from training.errors import DataRejected

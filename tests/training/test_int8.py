@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import graphs
-from service.engine.session import Device, Session
+from service.engine.runtime.session import Device, Session
 from training import int8
 from training.int8 import Batch, choose_nodes, quantize_graph
 

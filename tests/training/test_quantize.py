@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.catalog import Catalog
-from service.engine.lanes import Lanes
+from service.engine.lane.lanes import Lanes
 from service.engine.observer import Observer
-from service.engine.session import Device
-from service.loader import LoadOptions
-from service.manifest import VERSION_FILE, VersionFacts, read, sha256_of, write
-from service.overrides import ModelOverrides, Overrides
+from service.engine.runtime.session import Device
+from service.repository.catalog import Catalog
+from service.repository.loader import LoadOptions
+from service.repository.manifest import VERSION_FILE, VersionFacts, read, sha256_of, write
+from service.repository.overrides import ModelOverrides, Overrides
 from tests.training.conftest import Trained, silent_console, tiny_recipe
 from training import __main__ as command_line
 from training import measured_graph, quantize

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from service.manifest import ImageInput
-from service.tasks.detection import unletterbox
+from service.repository.manifest import ImageInput
+from service.tasks.image.detection import unletterbox
 from tests.training.detection_fixtures import tiny_scenes_recipe
 from tests.training.package_fixtures import packages_hold
 from training.detection import wallpapers

@@ -14,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from service.engine.session import Device, Session
-from service.golden import check_arrays, check_cases, check_files
-from service.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import check_arrays, check_cases, check_files
+from service.repository.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
 from service.tasks import Limits, answer_one
-from service.tasks.detection import (
+from service.tasks.image.detection import (
     Detection,
     DetectionParameters,
     Detections,

@@ -10,9 +10,9 @@ import torch
 import yaml
 from torch import nn
 
-from service.engine.session import Device, Session
-from service.golden import check_arrays, read_golden_arrays
-from service.manifest import VERSION_FILE, VersionFacts, read
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import check_arrays, read_golden_arrays
+from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import TASKS
 from service.tasks.task import Outputs
 from tests.training.conftest import Trained

@@ -15,7 +15,7 @@ import math
 import torch
 from torch.nn import functional
 
-from service.manifest import ImageInput
+from service.repository.manifest import ImageInput
 
 _PAD = 3  # source pixels of paper around the digit
 _ZOOM = 4

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from service.manifest import ImageInput
+from service.repository.manifest import ImageInput
 from training.data.digit_augmentation import DigitAugmentation
 from training.data.drawn_digits import draw_digits
 from training.data.redraw import Redrawing, redraw

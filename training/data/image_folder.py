@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import RequestError
-from service.manifest import ImageInput
+from service.repository.manifest import ImageInput
 from service.tasks import Limits
-from service.tasks.image import decode_image
+from service.tasks.image.preprocessing import decode_image
 from training.data.picture_augmentation import PictureAugmentation
 from training.data.redraw import Redrawing
 from training.errors import DataRejected

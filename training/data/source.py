@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import ImageInput
+from service.repository.manifest import ImageInput
 from service.tasks import Limits
-from service.tasks.image import decode_image
+from service.tasks.image.preprocessing import decode_image
 from training.recipes.recipe import DigitsData, PictureRecipe
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import ImageInput
+from service.repository.manifest import ImageInput
 from service.tasks import Limits
-from service.tasks.image import fit_picture, letterbox
+from service.tasks.image.preprocessing import fit_picture, letterbox
 
 _SMALLEST_SIDE = 1.0  # input pixels; what is smaller after scaling is no thing to learn
 

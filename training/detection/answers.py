@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.manifest import VERSION_FILE, VersionFacts, read
+from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits
-from service.tasks.detection import DetectionParameters, Detections, ObjectDetection, unletterbox
-from service.tasks.image import fit_picture
+from service.tasks.image.detection import DetectionParameters, Detections, ObjectDetection, unletterbox
+from service.tasks.image.preprocessing import fit_picture
 from training.detection.annotated import AnnotatedFile
 from training.detection.detector_learner import DetectorLearner
 from training.measured_graph import open_graph

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import RequestError
 from service.tasks import Limits
-from service.tasks.picture_file import open_picture
+from service.tasks.image.image_file import open_picture
 from training.detection.annotated import AnnotatedFile, LearningSet, learning_set
 from training.detection.coco_files import find_parts, find_pictures
 from training.errors import DataRejected

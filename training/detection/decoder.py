@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.session import Session
-from service.tasks.detection import COUNTED_SCORE, overlap
+from service.engine.runtime.session import Session
+from service.tasks.image.detection import COUNTED_SCORE, overlap
 from training.errors import ExportFailed
 from training.networks.detector import Detector, Heads
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.manifest import VersionFacts
+from service.repository.manifest import VersionFacts
 from service.tasks.classification import read_labels
 from training.card import write_card
 from training.common_steps import CommonSteps

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from service.manifest import ImageInput
-from service.tasks.image import resize_image
+from service.repository.manifest import ImageInput
+from service.tasks.image.preprocessing import resize_image
 from training.data.digits import LEVELS
 from training.data.drawn_digits import draw_digits
 from training.data.split import stratified_parts

@@ -15,7 +15,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from service.tasks.detection import overlap
+from service.tasks.image.detection import overlap
 from training.detection.annotated import AnnotatedFile
 from training.detection.answers import Found
 

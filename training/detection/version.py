@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.engine.session import Device, Session
-from service.golden import write_golden_arrays
-from service.manifest import (
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import write_golden_arrays
+from service.repository.manifest import (
     GOLDEN_CASES_FILE,
     VERSION_FILE,
     Baseline,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.manifest import ImageInput
+from service.repository.manifest import ImageInput
 from training.recipes.recipe import Recipe, Strict
 
 STEPS_OF_STRIDE = 32  # the network halves its input five times

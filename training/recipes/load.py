@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from service.errors import ModelRejected
-from service.manifest import TaskName, read
+from service.repository.manifest import TaskName, read
 from training.errors import DataRejected
 from training.recipes.detection_recipe import DetectionRecipe
 from training.recipes.recipe import PictureRecipe, Recipe

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.manifest import ImageInput, ModelManifest
+from service.repository.manifest import ImageInput, ModelManifest
 from training.errors import DataRejected
 
 

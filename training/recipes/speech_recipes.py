@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from service.manifest import AudioInput
+from service.repository.manifest import AudioInput
 from training.recipes.recipe import Recipe, Strict
 
 

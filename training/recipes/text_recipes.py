@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.manifest import TextInput
+from service.repository.manifest import TextInput
 from training.recipes.recipe import Recipe, Strict
 
 

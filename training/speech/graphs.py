@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from service.engine.session import Device, Session
-from service.golden import write_golden_arrays
-from service.manifest import TaskName
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import write_golden_arrays
+from service.repository.manifest import TaskName
 from service.tasks import TASKS
 from training.export import EXPORT_BATCH, PARITY_BATCHES, write_graph
 from training.recipes.speech_recipes import KeywordsRecipe, SpeechRecipe

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidInput, TooLarge, UnsupportedMedia
-from service.manifest import AudioInput
+from service.repository.manifest import AudioInput
 from service.tasks import Limits
 from training.data.split import Parts
 from training.errors import DataRejected

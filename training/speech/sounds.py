@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import AudioInput
+from service.repository.manifest import AudioInput
 from service.tasks import Limits
-from service.tasks.sound import read_sound
+from service.tasks.audio.waveform import read_sound
 
 
 def decoded(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from service.manifest import TaskName, VersionFacts
+from service.repository.manifest import TaskName, VersionFacts
 from service.tasks import TASKS, Limits, Task
 from service.tasks.task import Result
 from training.measured_graph import open_graph

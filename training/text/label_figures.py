@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from service.manifest import VersionFacts
+from service.repository.manifest import VersionFacts
 from service.tasks.classification import UNKNOWN, Classification
-from service.tasks.text import TextClassificationParameters
+from service.tasks.text.text import TextClassificationParameters
 from training.recipes.text_recipes import TextLabelsRecipe
 from training.text.answers import answer_texts, open_version
 from training.text.labels import LabelData

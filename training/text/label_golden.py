@@ -7,7 +7,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import GoldenCase
+from service.repository.manifest import GoldenCase
 from service.tasks.classification import classify
 from training.errors import ExportFailed
 from training.text.labels import LabelData

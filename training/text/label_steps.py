@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.manifest import VERSION_FILE, Baseline, VersionFacts, write
+from service.repository.manifest import VERSION_FILE, Baseline, VersionFacts, write
 from service.tasks.classification import read_labels
 from training.card import write_card
 from training.common_steps import CommonSteps

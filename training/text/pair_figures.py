@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from service.manifest import VersionFacts
-from service.tasks.text import EmbeddingParameters, shorten
+from service.repository.manifest import VersionFacts
+from service.tasks.text.text import EmbeddingParameters, shorten
 from training.recipes.text_recipes import TextEmbeddingRecipe
 from training.text.answers import answer_texts, open_version
 from training.text.pairs import PairData

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from service.manifest import VERSION_FILE, Baseline, GoldenCase, VersionFacts, write
+from service.repository.manifest import VERSION_FILE, Baseline, GoldenCase, VersionFacts, write
 from training.card import write_card
 from training.common_steps import CommonSteps
 from training.quantize import CALIBRATION_ITEMS, Subject

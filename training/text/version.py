@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import nn
 
-from service.engine.session import Device, Session
-from service.golden import write_golden_arrays
-from service.manifest import (
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import write_golden_arrays
+from service.repository.manifest import (
     GoldenCase,
     ModelManifest,
     Provenance,

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.batch import BatchLimits, RowSpec
-from service.engine.batcher import Batcher
-from service.engine.lane import Lane
+from service.engine.lane.lane import Lane
 from service.engine.observer import BatchReport, Observer
-from service.engine.ticket import Ticket
+from service.engine.queue.batch import BatchLimits, RowSpec
+from service.engine.queue.batcher import Batcher
+from service.engine.queue.pending_request import PendingRequest
 
 ROWS = {"x": RowSpec((2,), "float32")}
 
@@ -90,14 +90,14 @@ class Double:
         return {"y": x * 2}
 
 
-def ticket_of(
+def pending_of(
     *values: float, deadline: float = 1e12, costs: list[int] | None = None, priority: int = 2
-) -> Ticket:
-    """A ticket whose items are [value, value]."""
-    ticket = Ticket(deadline=deadline, priority=priority)
+) -> PendingRequest:
+    """A pending whose items are [value, value]."""
+    pending = PendingRequest(deadline=deadline, priority=priority)
     rows = [{"x": np.full(2, value, dtype=np.float32)} for value in values]
-    ticket.fill(rows, costs or [1] * len(rows))
-    return ticket
+    pending.fill(rows, costs or [1] * len(rows))
+    return pending
 
 
 def batcher_of(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.cuda_memory import Block
+from service.engine.cuda.device_memory import Block
 
 
 class HostMemory:

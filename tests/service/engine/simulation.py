@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.engine.batch import Batch, BatchLimits, RowSpec
-from service.engine.batcher import Batcher
+from service.engine.lane.schedule import Placement, Schedule
 from service.engine.observer import Observer
-from service.engine.schedule import Placement, Schedule
-from service.engine.ticket import Settlement, Ticket
+from service.engine.queue.batch import Batch, BatchLimits, RowSpec
+from service.engine.queue.batcher import Batcher
+from service.engine.queue.pending_request import PendingRequest, Settlement
 from service.errors import InferenceFailed, Overloaded, RequestError
 from tests.service.engine.engine_tools import Clock
 
@@ -96,8 +96,8 @@ class Outcome:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-class _Request(Ticket):
-    """A ticket that notes when it was settled, without an event loop's help."""
+class _Request(PendingRequest):
+    """A pending that notes when it was settled, without an event loop's help."""
 
     def __init__(self, *, deadline: float, priority: int, world: _World, outcome: Outcome) -> None:
         super().__init__(deadline=deadline, priority=priority)
@@ -109,8 +109,8 @@ class _Request(Ticket):
 
     def post(self, settlements: Sequence[Settlement]) -> None:
         for item, result in settlements:
-            assert isinstance(item.ticket, _Request)
-            item.ticket._note(result)
+            assert isinstance(item.pending, _Request)
+            item.pending._note(result)
 
     def _note(self, result: object) -> None:
         assert not self._settled, "a request is settled once"
@@ -273,13 +273,13 @@ def _batcher_of(
 def _arrive(world: _World, stream: Stream, batcher: Batcher, outcome: Outcome, draw: random.Random) -> None:
     now = world.clock.now
     outcome.offered += 1
-    ticket = _Request(
+    pending = _Request(
         deadline=now + stream.deadline(draw), priority=stream.priority, world=world, outcome=outcome
     )
     world.numbers += 1
-    ticket.fill([{"x": np.array([world.numbers])}], [stream.cost(draw)])
+    pending.fill([{"x": np.array([world.numbers])}], [stream.cost(draw)])
     try:
-        batcher.submit(ticket)
+        batcher.submit(pending)
     except Overloaded:
         outcome.refused += 1
         return

@@ -12,8 +12,8 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.manifest import ImageInput
-from service.tasks.image import decode_image
+from service.repository.manifest import ImageInput
+from service.tasks.image.preprocessing import decode_image
 
 MAX_PIXELS = 10**6
 quickly = settings(deadline=None, max_examples=60)

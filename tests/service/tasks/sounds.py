@@ -9,8 +9,8 @@ from io import BytesIO
 import numpy as np
 import soundfile
 
-from service.tasks.sound import Sound, SoundPart, read_sound
-from service.tasks.spelling import best_path, spell
+from service.tasks.audio.ctc_decoding import best_path, spell
+from service.tasks.audio.waveform import Sound, SoundPart, read_sound
 from tests.tiny_speech_models import RATE, TOKENS, speak, tone_log_probs, wav
 
 SAID = ("bad", "dad", "head")

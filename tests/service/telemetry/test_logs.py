@@ -22,7 +22,7 @@ from service.telemetry.logs import JsonFormatter, configure_logging, log_level, 
 def record(message: str = "loaded %s", *arguments: object, **fields: Any) -> logging.LogRecord:
     """A record of the first of March 2026, 12:30:45.678 UTC."""
     given: dict[str, Any] = {
-        "name": "service.catalog",
+        "name": "service.repository.catalog",
         "levelname": "WARNING",
         "levelno": logging.WARNING,
         "msg": message,
@@ -48,7 +48,7 @@ def test_a_line_tells_the_time_level_logger_and_message_of_its_record() -> None:
     assert line(record("loaded %s in %d s", "digits", 3)) == {
         "time": "2026-03-01T12:30:45.678+00:00",
         "level": "warning",
-        "logger": "service.catalog",
+        "logger": "service.repository.catalog",
         "message": "loaded digits in 3 s",
     }
 
@@ -239,7 +239,7 @@ def test_a_record_of_several_lines_writes_each_with_what_they_share() -> None:
     shared = {
         "time": "2026-03-01T12:30:45.678+00:00",
         "level": "warning",
-        "logger": "service.catalog",
+        "logger": "service.repository.catalog",
         "message": "request",
     }
     assert first == {**shared, "status": 429}

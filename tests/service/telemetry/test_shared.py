@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.telemetry.devices import DeviceState
 from service.telemetry.metrics import Metrics, ModelState
-from service.telemetry.shared import SharedMetrics
+from service.telemetry.shared_metrics import SharedMetrics
 from tests.service.telemetry.test_metrics import BATCH, REQUEST
 
 Process = Callable[..., SharedMetrics]

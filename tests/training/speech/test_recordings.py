@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from service.manifest import AudioInput, ModelManifest
+from service.repository.manifest import AudioInput, ModelManifest
 from training.errors import DataRejected
 from training.recipes.recipe import Split
 from training.recipes.speech_recipes import (

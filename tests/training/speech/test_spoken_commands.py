@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from service.manifest import AudioInput, ModelManifest
+from service.repository.manifest import AudioInput, ModelManifest
 from tests.training.speech.synthesisers import INSTALLED, hum
 from training.recipes.load import load_recipe
 from training.recipes.speech_recipes import SpeechRecipe, SpokenCommandsData, SpokenVoices

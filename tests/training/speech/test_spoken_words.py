@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from service.manifest import AudioInput, ModelManifest
+from service.repository.manifest import AudioInput, ModelManifest
 from tests.training.speech.synthesisers import INSTALLED, hum
 from training.recipes.speech_recipes import KeywordsRecipe, SpokenVoices, SpokenWordsData
 from training.speech import corpus, spoken_words, voices

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from service.manifest import AudioInput, ModelManifest
+from service.repository.manifest import AudioInput, ModelManifest
 from training.recipes.recipe import Optimisation, Split
 from training.recipes.speech_recipes import EncoderSize, SpeechRecipe, SpeechTableData, WordSearch
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from service.manifest import ModelManifest, TextInput
+from service.repository.manifest import ModelManifest, TextInput
 from training.job import Job, RecipeKind
 from training.recipes.recipe import Optimisation, Split
 from training.recipes.text_recipes import (

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from service.engine.session import Device, Session
-from service.golden import check_arrays, check_cases, check_files
-from service.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import check_arrays, check_cases, check_files
+from service.repository.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
 from service.tasks import TASKS, Limits, answer_one
 from tests.training.text.conftest import Shipped, job_in, label_recipe, said_by
 from training import __main__ as command_line

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from service.engine.session import Device, Session
-from service.golden import check_arrays, check_cases, check_files
-from service.manifest import VERSION_FILE, VersionFacts, read
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import check_arrays, check_cases, check_files
+from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import TASKS, Limits
 from tests.training.text.conftest import Shipped, job_in, pair_recipe, said_by
 from training.card import figures_of_card

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.manifest import VERSION_FILE, VersionFacts, read
+from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from tests.training.text.conftest import Shipped, job_in, label_recipe, pair_recipe
 from training.quantize import Order, Subject, quantize_model
 from training.text.label_steps import LabelSteps

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from service.manifest import VERSION_FILE, VersionFacts, read
+from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits, answer_one
-from service.tasks.audio import AudioClassification, AudioClassificationParameters
+from service.tasks.audio.classification import AudioClassification, AudioClassificationParameters
 from service.tasks.classification import Classification
 from training.measured_graph import open_graph
 from training.speech.graphs import Run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.manifest import GoldenCase
-from service.tasks.audio import AudioClassification
+from service.repository.manifest import GoldenCase
+from service.tasks.audio.classification import AudioClassification
 from service.tasks.classification import Classification
 from training.errors import ExportFailed
 from training.speech.graphs import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from service.manifest import VersionFacts
+from service.repository.manifest import VersionFacts
 from service.tasks.classification import read_labels
 from training.card import CardText, write_card
 from training.common_steps import CommonSteps

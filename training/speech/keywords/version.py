@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from service.manifest import VERSION_FILE, Baseline, Provenance, Variant, VersionFacts, write
-from service.tasks.audio import AudioClassification
+from service.repository.manifest import VERSION_FILE, Baseline, Provenance, Variant, VersionFacts, write
+from service.tasks.audio.classification import AudioClassification
 from training.export import TOLERANCE, differences
 from training.recipes.speech_recipes import KeywordsRecipe
 from training.speech.graphs import Arrays, run_by_torch, write_sound_graph

@@ -12,9 +12,9 @@ from typing import cast
 
 import numpy as np
 
-from service.manifest import VERSION_FILE, VersionFacts, read
+from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Decoded, Limits
-from service.tasks.speech import SpeechParameters, SpeechRecognition, Transcript
+from service.tasks.audio.speech_recognition import SpeechParameters, SpeechRecognition, Transcript
 from training.measured_graph import open_graph
 from training.speech.graphs import Arrays, Run
 from training.speech.utterances import SpokenFile

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.manifest import GoldenCase
-from service.tasks.speech import SpeechRecognition, Transcript
+from service.repository.manifest import GoldenCase
+from service.tasks.audio.speech_recognition import SpeechRecognition, Transcript
 from training.errors import ExportFailed
 from training.speech.graphs import Run
 from training.speech.recognition.answers import listen, transcript_of

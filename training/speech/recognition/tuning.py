@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.manifest import Transcription, VersionFacts
-from service.tasks.speech import SpeechRecognition
+from service.repository.manifest import Transcription, VersionFacts
+from service.tasks.audio.speech_recognition import SpeechRecognition
 from training.speech.graphs import Run
 from training.speech.recognition.answers import Listened, listen, transcript_of
 from training.speech.recognition.figures import Errors, errors_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.manifest import (
+from service.repository.manifest import (
     VERSION_FILE,
     Baseline,
     Provenance,
@@ -17,7 +17,7 @@ from service.manifest import (
     VersionFacts,
     write,
 )
-from service.tasks.speech import SpeechRecognition
+from service.tasks.audio.speech_recognition import SpeechRecognition
 from training.errors import ExportFailed
 from training.recipes.speech_recipes import SpeechRecipe, WordSearch
 from training.speech.graphs import Arrays, run_by_torch, write_sound_graph

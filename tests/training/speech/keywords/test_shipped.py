@@ -11,11 +11,18 @@ import pytest
 import soundfile
 import soxr
 
-from service.engine.session import Device, Session
-from service.golden import check_arrays, check_cases, check_files
-from service.manifest import MANIFEST_FILE, VERSION_FILE, GoldenCases, ModelManifest, VersionFacts, read
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import check_arrays, check_cases, check_files
+from service.repository.manifest import (
+    MANIFEST_FILE,
+    VERSION_FILE,
+    GoldenCases,
+    ModelManifest,
+    VersionFacts,
+    read,
+)
 from service.tasks import Limits
-from service.tasks.audio import AudioClassification, AudioClassificationParameters
+from service.tasks.audio.classification import AudioClassification, AudioClassificationParameters
 from service.tasks.classification import Prediction
 from training.card import figures_of_card
 from training.job import newest_version

@@ -11,9 +11,16 @@ import pytest
 import soundfile
 import torch
 
-from service.engine.session import Device, Session
-from service.golden import check_arrays, check_cases, check_files
-from service.manifest import VERSION_FILE, AudioInput, GoldenCases, ModelManifest, VersionFacts, read
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import check_arrays, check_cases, check_files
+from service.repository.manifest import (
+    VERSION_FILE,
+    AudioInput,
+    GoldenCases,
+    ModelManifest,
+    VersionFacts,
+    read,
+)
 from service.tasks import TASKS, Limits
 from tests.training.conftest import silent_console
 from tests.training.speech.tones import RATE, WORDS, melody

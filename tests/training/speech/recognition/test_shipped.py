@@ -12,12 +12,19 @@ import pytest
 import soundfile
 import soxr
 
-from service.engine.batch import stack
-from service.engine.session import Device, Session
-from service.golden import check_arrays, check_cases, check_files
-from service.manifest import MANIFEST_FILE, VERSION_FILE, GoldenCases, ModelManifest, VersionFacts, read
+from service.engine.queue.batch import stack
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import check_arrays, check_cases, check_files
+from service.repository.manifest import (
+    MANIFEST_FILE,
+    VERSION_FILE,
+    GoldenCases,
+    ModelManifest,
+    VersionFacts,
+    read,
+)
 from service.tasks import Limits, answer_one
-from service.tasks.speech import SpeechParameters, SpeechRecognition, Transcript
+from service.tasks.audio.speech_recognition import SpeechParameters, SpeechRecognition, Transcript
 from training.card import figures_of_card
 from training.job import newest_version
 from training.recipes.load import load_recipe

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from service.engine.session import Device, Session
-from service.golden import check_arrays, check_cases, check_files
-from service.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
+from service.engine.runtime.session import Device, Session
+from service.repository.golden import check_arrays, check_cases, check_files
+from service.repository.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
 from service.tasks import TASKS, Limits
-from service.tasks.speech import SpeechRecognition
+from service.tasks.audio.speech_recognition import SpeechRecognition
 from tests.training.conftest import silent_console
 from tests.training.speech.tones import RATE, WORDS, melody, tiny_speech_recipe, write_melodies
 from training.errors import DataRejected, ExportFailed

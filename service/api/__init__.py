@@ -1,1 +1,0 @@
-"""HTTP and nothing else: routes, bodies, limits, errors as JSON. One file an endpoint family."""

@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: driver, memory and bindings."""

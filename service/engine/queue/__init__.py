@@ -1,0 +1,1 @@
+"""The queue of one model: order, admission, batch selection, deduplication."""

@@ -1,0 +1,381 @@
+"""Who gets into a model's queue, and when a refused client should come back.
+
+A newcomer takes its place by priority and due time. It is let in if neither it, nor anyone of its own
+priority whom it displaces, is then late by
+
+    (time until the lane is free) + margin · ⌈work ahead, itself included / a full batch⌉ · time(a full batch)
+
+Predicted with full batches: what joins a batch later makes it slower, and must not make it late. Several
+lanes take full batches in turn, each when it is free. Until anything was timed there is only the bound on
+the queue's length. Used under the batcher's lock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from service.engine.queue.batch import BatchLimits
+from service.engine.queue.batch_selection import BatchBounds
+from service.engine.queue.batch_times import Meter, Ratios, TimeTable
+from service.engine.queue.pending_request import LOWEST_PRIORITY
+from service.engine.queue.queue_order import QueueOrder
+from service.errors import Overloaded
+
+Delays = Callable[[float, float], Sequence[float]]
+
+_GOOD_ENOUGH = 0.985  # of the best rate: larger batches than give this only make others wait
+_GOOD_BELOW = 0.95  # the same where more urgent requests must wait for those batches to end
+_STILL_GOOD = 0.97  # at less than this, another size is chosen
+_SMOOTHING = 0.2
+_REFRESH_BATCHES = 16
+_TRIAL_BATCHES = 16  # after so many, one of the next size; four times as many after each that did not pay
+_GROWTH = 1.25
+_TIGHT_SHARE_DOWN, _TIGHT_SHARE_UP = 0.9, 1.01  # settles where about one request in ten is tighter
+_PROBE_SECONDS = 1.0
+_PATIENCE = 4  # times the model's own deadline, after which a request stands before those that are due then
+_MOST_SHARE = 0.9
+_LASTING_SECONDS = 10.0  # of what came of a promise: a model that refuses all would else never learn better
+_PRESSURE = 0.5  # of the time that a request has: from here on its promise is checked
+_ROUNDING = 1e-9
+
+
+class Admission:
+    """The gate of one model, and the size of its batches.
+
+    Args:
+        limits: How items may share a run.
+        uniform: Whether all items have one shape, so that a batch's size is its number of items.
+
+    Attributes:
+        table: What batches cost in time.
+        batch_size: Largest padded cost of a batch: items, where they are uniform.
+        full_seconds: Expected time of a full batch; 0 before any was timed.
+        gain: Lane time, in seconds, of a unit of work in a full batch.
+        lanes: How many serve the model; the batcher keeps it current.
+        tight_seconds: About one request in ten asks for a tighter deadline.
+        patience_seconds: How long a batch may take for the sake of other models on the lane.
+    """
+
+    def __init__(self, limits: BatchLimits, *, uniform: bool) -> None:
+        self.table = TimeTable()
+        self.batch_size = limits.max_items if uniform else limits.max_cost or 0
+        self.full_seconds = 0.0
+        self.gain = 1.0
+        self.lanes = 1
+        self.tight_seconds = limits.deadline_seconds
+        self.patience_seconds = math.inf
+        self._limits = limits
+        self._most = self.batch_size
+        self._uniform = uniform
+        self._feasible = 0
+        self._untried = 0
+        self._trial_batches = _TRIAL_BATCHES
+        self._taken: dict[int, Meter] = {}
+        self._levels: dict[int, float] = {}
+        self._is_mixed = False
+        self._promises = Ratios(remembered=512, fewest=32, quantile=0.995, lasting_seconds=_LASTING_SECONDS)
+        self._since_refresh = 0
+        self._probed = -math.inf
+
+    def margin(self, now: float) -> float:
+        """Tell how much longer than expected answers under pressure took of late, at worst; 1.05 to 2."""
+        return self._promises.margin(self.table.margin, now)
+
+    def newcomer(self, priority: int, deadline: float, now: float) -> Newcomer:
+        """Place a request by its deadline, or earlier where that is far away."""
+        return Newcomer(
+            priority, deadline, min(deadline, now + _PATIENCE * self._limits.deadline_seconds), now
+        )
+
+    def work(self, cost: int) -> float:
+        """Give an item's work: 1 where all have one shape, else the seconds that it needs alone.
+
+        What waits keeps its work while the times in the table move, so that items are counted exactly.
+        """
+        return 1.0 if self._uniform else self.table.seconds(cost)
+
+    def alone_seconds(self, work: float) -> float:
+        """Give the lane time of a request's work where nothing else waits."""
+        return self.table.seconds(work) if self._uniform else work
+
+    def wait_seconds(self, work: float) -> float:
+        """Predict how long the lanes are busy with this much work, in full batches."""
+        return math.ceil(self._batches(work) / self.lanes) * self.full_seconds
+
+    def done_seconds(self, work: float, delays: Sequence[float]) -> float:
+        """Predict when this much work is done, in full batches.
+
+        Args:
+            work: As of `work`.
+            delays: What keeps each lane from it, in seconds, ascending.
+        """
+        return _done_seconds(self._batches(work), delays, self.full_seconds)
+
+    def check(
+        self,
+        order: QueueOrder,
+        works: Sequence[float],
+        newcomer: Newcomer,
+        delays: Delays,
+        *,
+        ahead: float = 0.0,
+        is_asking: bool = False,
+    ) -> tuple[int, float]:
+        """Let a request in, or refuse it at once.
+
+        Args:
+            order: Who waits.
+            works: That of each of the request's items.
+            newcomer: Its urgency.
+            delays: Gives, for this much lane time of the model's work and its deadline, what keeps each
+                lane from doing it at once, in seconds, ascending.
+            ahead: Work that is on its way to the queue and will stand before the newcomer.
+            is_asking: Nobody is let in yet; it is only asked for.
+
+        Returns:
+            Its place in the order, and how long it is expected to take if that is much of its time, else 0.
+
+        Raises:
+            Overloaded: The queue is full, or somebody would be late.
+        """
+        waiting, most = len(order), self._limits.max_queue_items
+        if waiting + len(works) > most:
+            raise Overloaded(
+                f"the queue is full: {waiting} of {most} items wait",
+                reason="queue_full",
+                retry_after_seconds=self.wait_seconds(order.total_work),
+            )
+        place = order.position(newcomer.priority, newcomer.due)
+        if self.full_seconds <= 0:
+            return place, 0.0
+        added, before = sum(works), order.work_before(place) + ahead
+        left = newcomer.deadline - newcomer.now
+        margin = self.margin(newcomer.now)
+        expected = self._expected_seconds(before, added, newcomer, delays)
+        while margin * expected > left >= self.tight_seconds and before <= 0 and self._halve():
+            expected = self._expected_seconds(before, added, newcomer, delays)
+        late = margin * expected - left
+        if late <= 0 and place < waiting:
+            late = self._displaced_lateness(order, place, added, newcomer, delays)
+        if late > 0 and (waiting or not self._is_probe(newcomer.now, taken=not is_asking)):
+            raise Overloaded(
+                "it would not be answered before its deadline",
+                reason="deadline",
+                retry_after_seconds=late,
+            )
+        return place, expected if expected > _PRESSURE * left else 0.0
+
+    def note_kept(self, ratio: float, now: float) -> None:
+        """Learn how long a batch's worst item took, over what was expected when it was let in."""
+        self._promises.add(ratio, now)
+
+    def note_taken(self, priority: int, seconds: float, now: float) -> None:
+        """Note lane time that a batch of this priority took from all below."""
+        level = min(priority, LOWEST_PRIORITY)
+        meter = self._taken.get(level)
+        if meter is None:
+            meter = self._taken[level] = Meter()
+        meter.add(seconds, now)
+        self._levels[level] = now
+        self._is_mixed = sum(now - last < _LASTING_SECONDS for last in self._levels.values()) > 1
+
+    def note_deadline(self, newcomer: Newcomer, work: float) -> None:
+        """Follow the tighter deadlines that are asked for, of those that can be kept under load at all."""
+        seconds = newcomer.deadline - newcomer.now
+        tight = self.tight_seconds
+        if seconds == tight or seconds < 2 * self.table.margin * self.alone_seconds(work):
+            return
+        if seconds < tight:
+            self.tight_seconds = max(seconds, tight * _TIGHT_SHARE_DOWN)
+        else:
+            self.tight_seconds = min(seconds, tight * _TIGHT_SHARE_UP)
+
+    def record(self, size: int, works: float, seconds: float, *, saturated: bool) -> None:
+        """Learn from a batch that just ran.
+
+        Args:
+            size: Its padded cost.
+            works: That of its items, summed.
+            seconds: The lane's time for it.
+            saturated: Whether it was as large as it could be: others were left waiting.
+        """
+        if saturated and not self._uniform and works > 0:
+            self.gain += _SMOOTHING * (min(seconds / works, 1.0) - self.gain)
+            self.full_seconds += _SMOOTHING * (seconds - self.full_seconds)
+        self.table.record(size, seconds)
+        self._since_refresh += 1
+        if self._since_refresh >= _REFRESH_BATCHES or self.full_seconds <= 0:
+            self.refresh()
+
+    def bound(self, size: int | None) -> None:
+        """Form no batches of more padded cost than this; None: as large as the limits allow."""
+        limits = self._limits
+        allowed = limits.max_items if self._uniform else limits.max_cost or 0
+        self._most = min(size, allowed or size) if size else allowed
+        self.batch_size = min(self.batch_size or self._most, self._most) if size else self._most
+        self.refresh()
+
+    def be_patient(self, seconds: float) -> None:
+        """Let no batch take longer than this."""
+        self.patience_seconds = seconds
+        if self.full_seconds > seconds and self.batch_size > 1:
+            self.refresh()
+
+    def bounds_at(self, now: float, waiting: int) -> BatchBounds:
+        """Give what bounds the next batch, made of so many items that wait."""
+        size, limits = self.batch_size, self._limits
+        if self._uniform:
+            size = self._next_size(waiting)
+            max_items, max_size = min(size, limits.max_items), limits.max_cost or 0
+        else:
+            max_items, max_size = limits.max_items, min(size, limits.max_cost or size)
+        return BatchBounds(
+            uniform=self._uniform,
+            max_items=max_items,
+            max_size=max_size,
+            seconds=self.table.seconds,
+            full_seconds=self.full_seconds,
+            margin=self.table.margin,
+            gain=self.gain,
+            now=now,
+        )
+
+    def refresh(self) -> None:
+        """Choose the batch size anew from the table and the deadlines that clients ask for."""
+        self._since_refresh = 0
+        table, limits = self.table, self._limits
+        if table.known < 2 and limits.max_items > 1:  # one size says nothing of what batching gives
+            return
+        within = min(self.tight_seconds / (2 * table.margin), self.patience_seconds)
+        most = int(2 * table.largest)  # one step beyond what is known
+        if not self._uniform:
+            self.batch_size = self._grown(table.largest_within(within, min(most, self._most or most)))
+            self.full_seconds = self.full_seconds or table.seconds(table.largest)
+            return
+        feasible = self._feasible = table.largest_within(within, min(most, self._most))
+        sizes = [2**k for k in range(feasible.bit_length()) if 2**k < feasible] + [feasible]
+        best = max(self._rate(size) for size in sizes)
+        good = _GOOD_BELOW if self._is_mixed else _GOOD_ENOUGH
+        is_kept = self.batch_size <= feasible and self._rate(self.batch_size) >= _STILL_GOOD * best
+        if self._is_mixed or not is_kept:
+            chosen = next(s for s in sizes if self._rate(s) >= good * best)
+            if chosen > self.batch_size:
+                self._trial_batches = _TRIAL_BATCHES
+            self.batch_size = self._grown(chosen)
+        self._note_size()
+
+    def _next_size(self, waiting: int) -> int:
+        """Give the size of the next batch of uniform items.
+
+        Now and then, where the lanes have plenty to do, it is the next larger one that fits the deadline:
+        the time of a size that is never run is only as good as the warm-up.
+        """
+        larger = min(2 * self.batch_size, self._feasible)
+        if self._is_mixed or waiting < larger * (1 + self.lanes) or larger <= self.batch_size:
+            return self.batch_size
+        self._untried += 1
+        if self._untried < self._trial_batches:
+            return self.batch_size
+        self._untried, self._trial_batches = 0, 4 * self._trial_batches
+        return larger
+
+    def _halve(self) -> bool:
+        """Form smaller batches, where others on the lane leave no time for one of this size."""
+        if not self._uniform or self.batch_size <= 1 or self.patience_seconds == math.inf:
+            return False
+        self.batch_size = math.ceil(self.batch_size / 2)
+        self._note_size()
+        return True
+
+    def _note_size(self) -> None:
+        self.full_seconds = self.table.seconds(self.batch_size)
+        self.gain = self.full_seconds / self.batch_size
+
+    def _rate(self, size: int) -> float:
+        return size / self.table.seconds(size)
+
+    def _grown(self, size: int) -> int:
+        """Let batches grow slowly: those who wait were promised shorter ones."""
+        return size if self._promises.empty else min(size, math.ceil(_GROWTH * self.batch_size))
+
+    def _batches(self, work: float) -> int:
+        if self.full_seconds <= 0:
+            return 0
+        return math.ceil(self.gain * work / self.full_seconds - _ROUNDING)
+
+    def _expected_seconds(self, before: float, added: float, newcomer: Newcomer, delays: Delays) -> float:
+        share = 1 - self._taken_by_higher(newcomer)
+        batches = self._batches(before + added)
+        waits = delays(math.ceil(batches / self.lanes) * self.full_seconds, newcomer.deadline)
+        expected = _done_seconds(batches, waits, self.full_seconds / share)
+        if before <= 0 and waits[0] <= 0:  # an idle lane starts at once, with what is there
+            return min(expected, self.alone_seconds(added) / share)
+        return expected
+
+    def _displaced_lateness(
+        self, order: QueueOrder, place: int, added: float, newcomer: Newcomer, delays: Delays
+    ) -> float:
+        """Tell by how much somebody of the same priority would be late, who would not be otherwise."""
+        before = order.work_before(place)
+        waits, margin = delays(0.0, newcomer.deadline), self.margin(newcomer.now)
+        base = newcomer.now
+        for key, item, work in order.from_position(place):
+            if key[0] > newcomer.priority:
+                break
+            before += work
+            finish = base + margin * self.done_seconds(before + added, waits)
+            deadline = item.pending.deadline
+            if finish > deadline >= base + self.done_seconds(before, waits):
+                return finish - deadline
+        return 0.0
+
+    def _taken_by_higher(self, newcomer: Newcomer) -> float:
+        """Tell the share of the lanes that more urgent requests have taken of late."""
+        if newcomer.priority == 1 or len(self._taken) < 2:
+            return 0.0
+        share = sum(meter.rate(newcomer.now) for p, meter in self._taken.items() if p < newcomer.priority)
+        return min(share / self.lanes, _MOST_SHARE)
+
+    def _is_probe(self, now: float, *, taken: bool) -> bool:
+        """Let one into an empty queue now and then, so that a wrong time can be found out."""
+        if now < self._probed + _PROBE_SECONDS:
+            return False
+        if taken:
+            self._probed = now
+        return True
+
+
+def _done_seconds(batches: int, delays: Sequence[float], full: float) -> float:
+    """Tell when the last of some full batches ends, if each lane takes one whenever it is free.
+
+    Args:
+        batches: How many.
+        delays: When each lane is free, in seconds, ascending.
+        full: Seconds of a batch.
+    """
+    if batches <= 1 or len(delays) == 1:
+        return delays[0] + batches * full
+    return min(  # over how many of the lanes take part: one that is busy for long does not
+        max(delays[(batches - 1) % n] + math.ceil(batches / n) * full, delays[n - 1] + batches // n * full)
+        for n in range(1, min(len(delays), batches) + 1)
+    )
+
+
+class Newcomer:
+    """A request's urgency.
+
+    Args:
+        priority: 1 is highest.
+        deadline: When its answer becomes worthless, in clock seconds.
+        due: Where it stands among its priority: the deadline, or earlier where that is far away.
+        now: The clock.
+    """
+
+    __slots__ = ("deadline", "due", "now", "priority")
+
+    def __init__(self, priority: int, deadline: float, due: float, now: float) -> None:
+        self.priority = priority
+        self.deadline = deadline
+        self.due = due
+        self.now = now

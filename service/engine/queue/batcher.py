@@ -1,0 +1,398 @@
+"""A model's queue, and how its next batch is formed and staged.
+
+    submit ─ equal item waits or runs? follow it
+       │
+       ├─ admission: late? 429
+       ▼
+    order, by priority and due time ──── claim: the head and those that pay ──▶ lane runs them ─▶ settle
+       └ rows of the first ones written by submitters while the lane runs the batch before
+
+The order stays open until a lane claims from it: late bound. Rows of fixed-shape models are copied into
+buffers by the threads that submit; rows of ragged models are padded after the claim, when the longest is
+known. One short lock guards the queue; no copy of a row happens under it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from service.engine.observer import Observer
+from service.engine.queue.admission import Admission
+from service.engine.queue.batch import Batch, BatchLimits, RowSpec
+from service.engine.queue.batch_selection import select_batch
+from service.engine.queue.deduplication import Deduplication, Sorted
+from service.engine.queue.dropping import drop_error, is_wanted
+from service.engine.queue.pending_request import Item, PendingRequest, Settlement, deliver
+from service.engine.queue.queue_order import QueueOrder
+from service.engine.queue.staging import Allocate, Staging
+from service.engine.runtime.memory import KnownLimit
+from service.engine.runtime.shape_buckets import Buckets
+from service.errors import DeadlineExceeded, NotReady, Overloaded, TooLarge
+
+_QUICK_SECONDS = 0.005  # of a run: waking its lane for each request of a turn would cost more than it gains
+_LATELY_SECONDS = 0.1
+
+
+class LaneSeam(Protocol):
+    """What a queue needs of a lane that serves it."""
+
+    def wake(self) -> None:
+        """Tell the lane that there may be work."""
+
+    def delay(self, queue: Batcher, work_seconds: float, deadline: float, now: float) -> float:
+        """Predict what keeps the lane from doing a model's work at once, in seconds."""
+
+
+class Batcher:
+    """The queue of one version of a model. Its methods may be called from any thread.
+
+    Args:
+        model: For the observer, as is `version`.
+        limits: How items may share a run.
+        rows: Inputs of a fixed-shape model; None for a ragged one.
+        buckets: The shapes that its sessions pad batches to; None where they do not.
+        allocate: Makes the buffers that rows are written to, as `np.zeros` does.
+
+    Attributes:
+        backlog_seconds: Expected lane time of what waits, in full batches.
+        pressing: Deadline of the head; infinite without one.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        limits: BatchLimits,
+        *,
+        rows: Mapping[str, RowSpec] | None,
+        observer: Observer,
+        buckets: Buckets | None = None,
+        allocate: Allocate = np.zeros,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.limits = limits
+        self.backlog_seconds = 0.0
+        self.pressing = math.inf
+        self._uniform = rows is not None
+        self._observer = observer
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._lanes: tuple[LaneSeam, ...] = ()
+        self._admission = Admission(limits, uniform=rows is not None)
+        self._memory = KnownLimit()
+        self._order = QueueOrder()
+        self._deduplication = Deduplication(limits.answer_cache_bytes)
+        self._staging = Staging(rows, limits.max_items, buckets, allocate)
+        self._purged = False
+        self._refused = -math.inf
+        self._wake_due = False
+        self._closed: str | None = None
+        observer.model_added(model, version)
+        self._tell_cache_size()
+
+    @property
+    def lanes(self) -> tuple[LaneSeam, ...]:
+        """Those that serve this model."""
+        return self._lanes
+
+    @lanes.setter
+    def lanes(self, lanes: tuple[LaneSeam, ...]) -> None:
+        self._lanes = lanes
+        self._admission.lanes = max(1, len(lanes))
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all items have one shape."""
+        return self._uniform
+
+    @property
+    def queue_items(self) -> int:
+        """Items that wait."""
+        return len(self._order)
+
+    @property
+    def full_seconds(self) -> float:
+        """Expected time of one full batch."""
+        return self._admission.full_seconds
+
+    @property
+    def tight_seconds(self) -> float:
+        """The deadline that most requests have at least."""
+        return self._admission.tight_seconds
+
+    @property
+    def predicted_wait_seconds(self) -> float:
+        """How long a newcomer at the end of the queue would wait for its answer."""
+        own = self._admission.wait_seconds(self._order.total_work) + self._admission.full_seconds
+        return self._delays(own, math.inf)[0] + own
+
+    @property
+    def closed(self) -> bool:
+        """Whether newcomers are refused for good."""
+        return self._closed is not None
+
+    def seed(self, size: int, seconds: float) -> None:
+        """Learn a batch's time from a run apart from the traffic."""
+        with self._lock:
+            self._admission.table.seed(size, seconds)
+            self._admission.refresh()
+
+    def check(self, priority: int, deadline: float, coming: int) -> None:
+        """Refuse what `submit` would, where somebody was refused of late; see `Queue.check`."""
+        now = self._clock()
+        if now > self._refused + _LATELY_SECONDS or self._deduplication.has_cache:
+            return
+        least = self._admission.work(1)
+        with self._lock:
+            asking, ahead = self._admission.newcomer(priority, deadline, now), coming * least
+            self._admission.check(self._order, [least], asking, self._delays, ahead=ahead, is_asking=True)
+
+    def submit(self, pending: PendingRequest, *, on_loop: bool = False) -> None:
+        """Let a request's items in, all or none, and write their rows.
+
+        Args:
+            pending: The request.
+            on_loop: Called on the pending's event loop. The lanes of a quick model are then woken at the end
+                of the loop's turn, once for all that came in it: they would fight it for its core.
+
+        Raises:
+            TooLarge: More items than the queue ever holds.
+            Overloaded: The queue has no room, or somebody would be late.
+            NotReady: The model is being unloaded or its device is gone.
+            DeadlineExceeded: The deadline has already passed.
+        """
+        now = self._clock()
+        if pending.expired(now):
+            self._observer.item_dropped(self.model, self.version, "expired")
+            raise DeadlineExceeded("the deadline passed before the request reached the queue")
+        most = self.limits.max_queue_items
+        if len(pending.items) > most:
+            raise TooLarge(f"the request makes {len(pending.items)} items; the model's queue holds {most}")
+        self._staging.check(pending.items)
+        for item in pending.items:
+            item.submitted = now
+            self._deduplication.recognise(item)
+        dead: list[Item] = []
+        try:
+            with self._lock:
+                if self._closed:
+                    raise NotReady(self._closed, retry_after_seconds=1)
+                found = self._let_in(pending, now, dead)
+                staged = self._staging.open
+        finally:
+            self._tell_dropped(dead)
+        if found.answers:
+            pending.post(found.answers)
+        if found.fresh:
+            if not (on_loop and self._admission.table.seconds(1) < _QUICK_SECONDS):
+                self._wake()
+            elif not self._wake_due:
+                self._wake_due = True
+                pending.loop.call_soon(self._wake)
+            staged.write_rows()
+        self._tell_shared(pending, found)
+
+    def head(self) -> tuple[float, float] | None:
+        """Tell about the next batch.
+
+        Returns:
+            When it may be claimed and its first item's deadline, in clock seconds; None without work.
+        """
+        with self._lock:
+            items = self._order.items
+            if not items:
+                return None
+            claimable = 0.0
+            if self.limits.max_delay_seconds and len(items) < self.limits.max_items:
+                claimable = min(item.submitted for item in items) + self.limits.max_delay_seconds
+            return claimable, items[0].pending.deadline
+
+    def claim(self, patience_seconds: float = math.inf) -> Batch | None:
+        """Take the most urgent item and those that it pays to run with it; then stage the next batch.
+
+        Args:
+            patience_seconds: How long a batch may take for the sake of other models on the lane.
+
+        Returns:
+            What shall run; None where nothing is left. Items of expired and hung-up requests, and those
+            that could not be in time any more, are left out and have been told.
+        """
+        now = self._clock()
+        dead: list[Item] = []
+        with self._lock:
+            self._purged = False
+            if self._memory.lapses(now):
+                self._admission.bound(None)
+            self._admission.be_patient(patience_seconds)
+            positions = self._choose(now, dead)
+            batch = self._take(positions) if positions else None
+        if batch is not None:
+            batch.claimed = now
+        self._tell_dropped(dead)
+        return batch
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Hand results to all who wait for them, in one wake-up."""
+        copies = self._deduplication.copies(settlements)
+        now = self._clock()
+        with self._lock:
+            self._end([item for item, _ in settlements], now)
+            self._deduplication.keep(copies)
+        deliver([(waiter, result) for item, result in settlements for waiter in item.waiters()])
+        if copies:
+            self._tell_cache_size()
+
+    def recycle(self, batch: Batch, seconds: float | None = None) -> None:
+        """Take a finished batch's buffers back, and learn from the time it took."""
+        buffers = batch.release_buffers()
+        with self._lock:
+            self._staging.reuse(buffers, len(self._lanes))
+            if seconds is not None:
+                self._admission.record(batch.size, batch.work, seconds, saturated=batch.saturated)
+                net_seconds = seconds - self._admission.gain * batch.lower_priority_work
+                self._admission.note_taken(batch.priority, net_seconds, self._clock())
+
+    def note_out_of_memory(self, size: int) -> None:
+        """Form batches of at most half this padded cost for some minutes: it did not fit the device."""
+        with self._lock:
+            self._admission.bound(self._memory.note_failure(size, self._clock()))
+
+    def close(self, reason: str) -> None:
+        """Refuse newcomers from now on and fail all that wait."""
+        with self._lock:
+            self._closed = reason
+            items = self._order.take(range(len(self._order)))
+            self._staging.close(())
+            self._deduplication.close()
+        waiters = [waiter for item in items for waiter in item.waiters()]
+        for waiter in waiters:
+            self._observer.item_dropped(self.model, self.version, "shutdown")
+            waiter.pending.dropped = waiter.pending.dropped or "shutdown"
+        self.settle([(item, NotReady(reason, retry_after_seconds=1)) for item in items])
+        self._tell_cache_size()
+
+    def expected_seconds(self, batch: Batch) -> float:
+        """Expect a claimed batch to take so long."""
+        return self._admission.table.seconds(batch.size)
+
+    def _wake(self) -> None:
+        self._wake_due = False
+        for lane in self.lanes:
+            lane.wake()
+
+    def _let_in(self, pending: PendingRequest, now: float, dead: list[Item]) -> Sorted:
+        """Find out which of a request's items must run, and admit these."""
+        found = self._deduplication.sort(pending.items, now)
+        if found.fresh:
+            try:
+                self._admit(found.fresh, pending, now, dead)
+            except Overloaded:
+                for item in found.fresh:
+                    self._deduplication.end(item)
+                raise
+        for leader, item in found.follows:
+            leader.followers = [*(leader.followers or ()), item]
+        return found
+
+    def _admit(self, fresh: Sequence[Item], pending: PendingRequest, now: float, dead: list[Item]) -> None:
+        admission, order = self._admission, self._order
+        newcomer = self._admission.newcomer(pending.priority, pending.deadline, now)
+        works = [admission.work(item.cost) for item in fresh]
+        admission.note_deadline(newcomer, works[0])
+        try:
+            place, promised = admission.check(order, works, newcomer, self._delays)
+        except Overloaded:
+            self._refused = now
+            if self._purged:
+                raise
+            self._purged = True  # once a batch: a refusal must stay cheap
+            gone = order.remove_unless(lambda item: is_wanted(item, now))
+            self._drop(gone, now, dead)
+            if not gone:
+                raise
+            place, promised = admission.check(order, works, newcomer, self._delays)
+        for position, (item, work) in enumerate(zip(fresh, works, strict=True), place):
+            item.promised_seconds = promised
+            order.insert(position, newcomer.priority, newcomer.due, item, work)
+        if place < admission.batch_size:
+            self._staging.stage(fresh[: admission.batch_size - place])
+        self._note_backlog()
+
+    def _choose(self, now: float, dead: list[Item]) -> Sequence[int]:
+        order = self._order
+        bounds = self._admission.bounds_at(now, len(self._order))
+        while order.items:
+            positions = select_batch(order, bounds)
+            least = bounds.seconds(order.items[0].cost) if len(positions) < len(order) else 0.0
+            lost = [i for i in positions if not is_wanted(order.items[i], now, least)]
+            if not lost:
+                return positions
+            self._drop(order.take(lost), now, dead)
+        return ()
+
+    def _take(self, positions: Sequence[int]) -> Batch:
+        order = self._order
+        priority = order.keys[0][0]
+        alike = order.rank_end(priority)
+        work = sum(order.works[i] for i in positions)
+        lower_priority_work = sum(order.works[i] for i in positions if i >= alike)
+        batch = self._staging.close(order.take(positions))
+        batch.priority, batch.work, batch.lower_priority_work = priority, work, lower_priority_work
+        for item in batch.items:
+            item.claimed = True
+        batch.saturated = len(order) > 0
+        self._note_backlog()
+        self._staging.stage(order.items[: self._admission.batch_size])
+        return batch
+
+    def _note_backlog(self) -> None:
+        items = self._order.items
+        self.backlog_seconds = self._admission.wait_seconds(self._order.total_work)
+        self.pressing = items[0].pending.deadline if items else math.inf
+
+    def _delays(self, work_seconds: float, deadline: float) -> Sequence[float]:
+        now, lanes = self._clock(), self._lanes
+        if len(lanes) == 1:
+            return (lanes[0].delay(self, work_seconds, deadline, now),)
+        return sorted(lane.delay(self, work_seconds, deadline, now) for lane in lanes) or (0.0,)
+
+    def _drop(self, items: Sequence[Item], now: float, dead: list[Item]) -> None:
+        """Let nobody follow items that left the queue; they are told outside of the lock."""
+        self._end(items, now)
+        dead += items
+
+    def _tell_dropped(self, items: Sequence[Item]) -> None:
+        settlements: list[Settlement] = []
+        for waiter in (waiter for item in items for waiter in item.waiters()):
+            reason = waiter.pending.dropped or "expired"
+            self._observer.item_dropped(self.model, self.version, reason)
+            settlements.append((waiter, drop_error(reason)))
+        deliver(settlements)
+
+    def _end(self, items: Sequence[Item], now: float) -> None:
+        worst = 0.0
+        for item in items:
+            self._deduplication.end(item)
+            if item.promised_seconds:
+                worst = max(worst, (now - item.submitted) / item.promised_seconds)
+        if worst:
+            self._admission.note_kept(worst, now)
+
+    def _tell_shared(self, pending: PendingRequest, found: Sorted) -> None:
+        if found.follows:
+            self._observer.items_shared(self.model, self.version, len(found.follows))
+        if self._deduplication.has_cache:
+            hits = len(found.answers)
+            self._observer.cache_asked(self.model, self.version, hits, len(pending.items) - hits)
+
+    def _tell_cache_size(self) -> None:
+        if self._deduplication.has_cache:
+            self._observer.cache_sized(self.model, self.version, self._deduplication.cache_size_bytes)

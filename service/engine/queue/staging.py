@@ -1,0 +1,86 @@
+"""Where the next batch's rows stand while the lane runs the one before.
+
+Only models of a fixed shape are staged: ragged rows are padded after the claim, when the longest is known.
+Used under the batcher's lock, except for `check` and for writing rows, which `Batch` guards itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.queue.batch import Batch, RowSpec
+from service.engine.queue.pending_request import Item
+from service.engine.runtime.shape_buckets import Buckets
+
+_MOST_SPARE = 2
+
+Buffers = dict[str, NDArray[Any]]
+Allocate = Callable[[tuple[int, ...], str], NDArray[Any]]
+
+
+class Staging:
+    """The batch that is open, and the buffers that go round.
+
+    Args:
+        rows: Inputs of a fixed-shape model; None for a ragged one, of which nothing is staged.
+        max_items: Rows of a buffer.
+        buckets: The shapes that batches are padded to; None where they are not.
+        allocate: Makes zeros of a shape and dtype, where the device copies them from fastest.
+
+    Attributes:
+        open: The next batch: rows are written to it, and nobody has claimed it.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[str, RowSpec] | None,
+        max_items: int,
+        buckets: Buckets | None = None,
+        allocate: Allocate = np.zeros,
+    ) -> None:
+        self._rows = rows
+        self._max_items = max_items
+        self._buckets = buckets
+        self._allocate = allocate
+        self._spare: list[Buffers] = []
+        self.open = Batch(self._buffers(), self._buckets)
+
+    def check(self, items: Sequence[Item]) -> None:
+        """Stop at an item that the graph does not take: our own mistake, never a client's."""
+        for name, row in (self._rows or {}).items():
+            for item in items:
+                array = item.inputs[name]
+                assert array.shape == row.shape and array.dtype == np.dtype(row.dtype), (
+                    f"the task made {name} {array.dtype} {array.shape}, the graph takes {row}"
+                )
+
+    def stage(self, items: Sequence[Item]) -> None:
+        """Give items a row of the open batch while there are any."""
+        for item in items:
+            if not self.open.has_free_row:
+                return
+            self.open.stage(item)
+
+    def close(self, items: Sequence[Item]) -> Batch:
+        """Settle what runs in the open batch, and open another."""
+        batch = self.open
+        batch.close(items)
+        self.open = Batch(self._buffers(), self._buckets)
+        return batch
+
+    def reuse(self, buffers: Buffers | None, lanes: int) -> None:
+        """Take the buffers of a batch that is over; each lane may hold two batches."""
+        if buffers is not None and len(self._spare) < _MOST_SPARE * max(1, lanes):
+            self._spare.append(buffers)
+
+    def _buffers(self) -> Buffers | None:
+        if self._rows is None:
+            return None
+        if self._spare:
+            return self._spare.pop()
+        size = self._max_items
+        return {name: self._allocate((size, *row.shape), row.dtype) for name, row in self._rows.items()}

@@ -1,0 +1,1 @@
+"""The HTTP side: routes, authentication, limits, errors as JSON. One module an endpoint family."""

@@ -1,0 +1,1 @@
+"""The server below the application: the HTTP protocol, listening sockets, draining."""

@@ -1,0 +1,139 @@
+"""The process: uvicorn with our own answer to signals, so that a drain loses nothing.
+
+SIGTERM ─▶ readiness red, still serving ─(grace)─▶ listener closes ─▶ accepted work finishes ─▶ exit 0
+SIGINT ──────────────────────────────────────────▶ (skips the grace; a second one skips the rest)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.http.server.listeners import operations_port, stop_connections
+from service.http.server.protocol import BoundedProtocol, Rounds
+from service.lifecycle import Lifecycle
+from service.settings import Settings
+
+_SETTLE_SECONDS = 0.25  # for requests on connections that were accepted just before the listener closed
+_FLUSH_SECONDS = 3
+
+_log = logging.getLogger(__name__)
+
+
+def serve(
+    app: FastAPI,
+    settings: Settings,
+    listeners: list[socket.socket],
+    server_class: type[DrainingServer] | None = None,
+) -> None:
+    """Serve until a signal ends the process.
+
+    Args:
+        app: The application.
+        settings: Everything that an operator can set.
+        listeners: The main one first.
+        server_class: By default one that has the listeners for itself.
+    """
+    app.state.operations_port = operations_port(listeners)
+    bounds = {
+        "head_timeout_seconds": settings.body_timeout_seconds,
+        "rounds": Rounds(),
+        "turnstile": app.state.turnstile,
+    }
+    config = uvicorn.Config(
+        _entrance(app),
+        loop="uvloop",
+        http=type("Protocol", (BoundedProtocol,), bounds),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=_FLUSH_SECONDS,
+    )
+    server = (server_class or DrainingServer)(config, app.state.lifecycle, app, settings)
+    server.run(sockets=listeners)
+
+
+def _entrance(app: FastAPI) -> ASGIApp:
+    """Lead requests straight to the layers: FastAPI's own entrance asks the environment about each."""
+    layers = app.middleware_stack
+    assert layers is not None, "create_app builds them"
+
+    async def enter(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        scope["app"] = app
+        await layers(scope, receive, send)
+
+    return enter
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that drains before it ends."""
+
+    def __init__(
+        self, config: uvicorn.Config, lifecycle: Lifecycle, app: FastAPI, settings: Settings
+    ) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._app = app
+        self._settings = settings
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Put our own handlers in place of uvicorn's, which would stop accepting at once."""
+        loop = asyncio.get_running_loop()
+        handlers = {signal.SIGTERM: self._on_terminate, signal.SIGINT: self._on_interrupt}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listener, let accepted work finish within the limit, fail the rest, end."""
+        loop = asyncio.get_running_loop()
+        self._lifecycle.draining = True
+        for listener in sockets or ():
+            stop_connections(listener)
+        await asyncio.sleep(_SETTLE_SECONDS)  # accept all who have connected
+        for server in self.servers:
+            server.close()
+        limit = loop.time() + self._settings.drain_limit_seconds
+        await asyncio.sleep(_SETTLE_SECONDS)
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while self.server_state.connections and loop.time() < limit and not self.force_exit:
+            await asyncio.sleep(0.05)
+        self._lifecycle.closed = True
+        self._app.state.catalog.close("the server is shutting down")
+        await super().shutdown(sockets)
+        _log.info("drained")
+
+    def _on_terminate(self) -> None:
+        if not self._lifecycle.draining:
+            self._lifecycle.draining = True
+            grace = self._settings.drain_grace_seconds
+            _log.info("draining: still serving for %g s", grace)
+            asyncio.get_running_loop().call_later(grace, self._stop)
+
+    def _on_interrupt(self) -> None:
+        self.force_exit = self.should_exit or self._lifecycle.draining
+        self._lifecycle.draining = True
+        self._stop()
+
+    def _stop(self) -> None:
+        self.should_exit = True

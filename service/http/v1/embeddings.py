@@ -1,0 +1,117 @@
+"""`POST /v1/embeddings`: OpenAI's shape, over the same path through the service as every task."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from starlette.responses import Response
+
+from service.errors import InvalidInput
+from service.http.json_response import JsonResponse
+from service.http.v1.request_body import Body, read_json_items, read_json_object
+from service.http.v1.tasks import Job, TaskEndpoint
+from service.tasks import Decoded
+from service.tasks.task import Result
+from service.tasks.text.text import EmbeddingParameters
+
+_FIELDS = ("input", "model", "dimensions", "encoding_format", "truncate", "user")
+
+
+class EmbeddingsEndpoint(TaskEndpoint):
+    """Embeds texts: `input` is a text or a list of them, `encoding_format` is `float` or `base64`."""
+
+    path = "/v1/embeddings"
+
+    def is_enveloped(self, content_type: str) -> bool:
+        """The body is JSON whatever its content type says."""
+        return True
+
+    def parse(self, content: bytes, content_type: str) -> Body:
+        """Read OpenAI's request; its `user` is accepted and not used."""
+        if not content:
+            raise InvalidInput('the body is empty; send JSON such as {"model": …, "input": […]}')
+        request = read_json_object(content, _FIELDS, required="input")
+        raws = read_json_items(request["input"], self.task, self.max_items, "input")
+        given = {name: value for name, value in request.items() if name not in ("input", "user")}
+        return Body(raws, ("",) * len(raws), {k: v for k, v in given.items() if v is not None})
+
+    async def respond(self, job: Job, decoded: Sequence[Decoded], results: Sequence[Result]) -> Response:
+        """Give OpenAI's list of embeddings; `usage` counts the model's own tokens."""
+        assert isinstance(job.parameters, EmbeddingParameters), "the route has this task's parameters"
+        encode = _base64 if job.parameters.encoding_format == "base64" else _floats
+        tokens = sum(sum(item.costs) for item in decoded)
+        content = {
+            "object": "list",
+            "data": [
+                {"object": "embedding", "index": index, **result, "embedding": encode(result["embedding"])}
+                for index, result in enumerate(results)
+            ],
+            "model": job.version.model,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+        return JsonResponse(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def _floats(vector: Any) -> Any:
+    return np.ascontiguousarray(vector, dtype=np.float32)
+
+
+def _base64(vector: Any) -> str:
+    return base64.b64encode(np.ascontiguousarray(vector, dtype="<f4").tobytes()).decode("ascii")
+
+
+def embeddings_operation(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the endpoint for the OpenAPI document.
+
+    Args:
+        parameters: JSON schemas of the task's parameters, by name.
+    """
+    text = {"type": "string", "minLength": 1}
+    number = {"type": "integer"}
+    vector = {"oneOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string"}]}
+    item = {
+        "type": "object",
+        "properties": {
+            "object": {"const": "embedding"},
+            "index": number,
+            "embedding": vector,
+            "truncated": {"type": "boolean"},
+        },
+    }
+    usage = {"type": "object", "properties": {"prompt_tokens": number, "total_tokens": number}}
+    request = {
+        "type": "object",
+        "required": ["input"],
+        "properties": {
+            "input": {"oneOf": [text, {"type": "array", "items": text, "minItems": 1}]},
+            "model": {"type": "string", "description": "Which model; else the default."},
+            "user": {"type": "string", "description": "Accepted and not used."},
+            **parameters,
+        },
+    }
+    answer = {
+        "type": "object",
+        "properties": {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": item},
+            "model": {"type": "string"},
+            "usage": usage,
+        },
+    }
+    return {
+        "tags": ["tasks"],
+        "summary": "Embeddings",
+        "description": "OpenAI's shape; the official client works.",
+        "operationId": "embeddings",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "responses": {
+            "200": {
+                "description": "One embedding a text, in the order they came",
+                "content": {"application/json": {"schema": answer}},
+            }
+        },
+    }

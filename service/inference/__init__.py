@@ -1,0 +1,1 @@
+"""The core: a typed request in, a typed answer or error out. Knows no transport."""

@@ -1,0 +1,63 @@
+"""Shared memory that one process fills in order and another empties in the same order: answers to a worker.
+
+The reader copies what it takes and moves the counter that stands in the first word, so that nothing has to
+be sent back. Positions count on for ever; a message never wraps around the end of the memory.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.multiprocess.tensor_message import ALIGNMENT, TensorMessage
+
+
+class _Ring:
+    def __init__(self, descriptor: int) -> None:
+        self._memory = mmap.mmap(descriptor, 0)
+        self.capacity = (len(self._memory) - ALIGNMENT) // ALIGNMENT * ALIGNMENT
+        self._consumed: NDArray[np.uint64] = np.ndarray((1,), np.uint64, self._memory)
+
+    def _offset(self, position: int) -> int:
+        return ALIGNMENT + position % self.capacity
+
+
+class OutputRingWriter(_Ring):
+    """The side that fills it. Not for concurrent use.
+
+    Attributes:
+        capacity: Largest message that will ever fit.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._end = 0
+
+    def put(self, message: TensorMessage) -> int | None:
+        """Write a message.
+
+        Returns:
+            The position of its end, for the reader; None while there is no room.
+        """
+        consumed = int(self._consumed[0])
+        begin = self._end
+        if begin % self.capacity + message.size > self.capacity:
+            begin += self.capacity - begin % self.capacity
+        oldest = begin if consumed == self._end else consumed
+        if begin + message.size - oldest > self.capacity:
+            return None
+        message.write(self._memory, self._offset(begin))
+        self._end = begin + message.size
+        return self._end
+
+
+class OutputRingReader(_Ring):
+    """The side that empties it. Not for concurrent use."""
+
+    def take(self, end: int, size: int) -> NDArray[np.uint8]:
+        """Copy the next message out, u8 [size], and free its room."""
+        block = np.frombuffer(self._memory, np.uint8, size, self._offset(end - size)).copy()
+        self._consumed[0] = end
+        return block

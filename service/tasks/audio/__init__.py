@@ -1,0 +1,1 @@
+"""Sounds: samples before the graph, labels and transcripts after it."""

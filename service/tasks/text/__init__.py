@@ -1,0 +1,1 @@
+"""Texts: tokens before the graph, labels and embeddings after it."""

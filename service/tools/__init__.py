@@ -1,0 +1,1 @@
+"""Programs beside the server: `kotae bench` and `kotae tune`."""
