@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.http.server.acceptor import Acceptor
 from service.http.server.listeners import operations_port, stop_connections
 from service.http.server.protocol import BoundedProtocol, Rounds
 from service.lifecycle import Lifecycle
@@ -89,6 +90,22 @@ class DrainingServer(uvicorn.Server):
         self._lifecycle = lifecycle
         self._app = app
         self._settings = settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then accept connections with our own acceptors."""
+        await super().startup([])
+        for listener in sockets or ():
+            self.servers.append(self.make_acceptor(listener))  # type: ignore[arg-type]
+
+    def make_acceptor(self, listener: socket.socket) -> Acceptor:
+        """Return what accepts on a listener."""
+        return Acceptor(listener, self.make_protocol)
+
+    def make_protocol(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection."""
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
