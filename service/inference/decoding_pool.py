@@ -96,7 +96,7 @@ class DecodingPool:
         late = _MARGIN * waiting + _BATCHES * self._run_seconds.get(model, 0.0) - left_seconds
         if late > 0 and ahead > 0:
             raise Overloaded(
-                "it would not be decoded before its deadline", reason="decode", retry_after_seconds=late
+                "it would not be decoded before its deadline", reason="decoding", retry_after_seconds=late
             )
 
     def note_run(self, model: str, seconds: float) -> None:

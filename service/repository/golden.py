@@ -153,7 +153,7 @@ def check_cases(
         folder: The version's folder.
         task: Bound to the version.
         run: Runs the graph on one batch.
-        limits: BatchBounds on decoding.
+        limits: Bounds on decoding.
         answer_tolerance: The variant's; where a case's own is larger, that holds.
 
     Raises:

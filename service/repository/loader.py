@@ -58,7 +58,7 @@ class LoadOptions:
         tensorrt_cache: Folder in which TensorRT keeps its engines and timings.
         cpu: How CPU sessions share the CPUs.
         overrides: What this host changes about models.
-        limits: BatchBounds on decoding, for the golden files.
+        limits: Bounds on decoding, for the golden files.
     """
 
     device: str = "auto"

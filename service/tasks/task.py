@@ -21,7 +21,7 @@ Result = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """BatchBounds on what one item may unpack to.
+    """Bounds on what one item may unpack to.
 
     Attributes:
         max_pixels: Most pixels, width x height, of a picture before resizing.
@@ -40,11 +40,20 @@ class Decoded:
         parts: The graph's inputs without the batch axis; several where a long item was cut.
         costs: What each part adds to a batch, in the task's own unit.
         context: What `answer` needs to know of the item beside the outputs, by name.
+        seconds: Length of a recording; 0 for anything else.
     """
 
     parts: tuple[Inputs, ...]
     costs: tuple[int, ...]
     context: Mapping[str, object] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class StatedSeconds(Protocol):
+    """Reads the length of a recording from its header."""
+
+    def __call__(self, body: bytes) -> float:
+        """Return seconds; 0 where the header states none."""
 
 
 class Task(Protocol):
@@ -58,6 +67,8 @@ class Task(Protocol):
         inputs: Dtypes of the graph's inputs, by name; `outputs` likewise.
         result: The typed dictionary that `answer` gives.
         labels: Names of the classes, in the order of the graph's outputs.
+        stated_seconds: Returns the seconds that a recording's header states; None where items are short. Long
+            items have a longer default deadline, and are answered in a thread.
         quick_size: Largest raw item, in bytes or characters, that decodes faster than a thread is woken.
     """
 
@@ -67,6 +78,7 @@ class Task(Protocol):
     inputs: ClassVar[Mapping[str, str]]
     outputs: ClassVar[Mapping[str, str]]
     result: ClassVar[type]
+    stated_seconds: ClassVar[StatedSeconds | None]
     labels: tuple[str, ...]
     quick_size: int
 
@@ -135,7 +147,7 @@ def answer_one(
         task: Bound to the version.
         run: Runs the graph on a batch.
         raw: The item.
-        limits: BatchBounds on what it may unpack to.
+        limits: Bounds on what it may unpack to.
         parameters: Of the task's class.
 
     Raises:

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.server.acceptor import Acceptor
 from service.http.server.listeners import operations_port, stop_connections
@@ -47,10 +46,9 @@ def serve(
     bounds = {
         "head_timeout_seconds": settings.body_timeout_seconds,
         "rounds": Rounds(),
-        "turnstile": app.state.turnstile,
     }
     config = uvicorn.Config(
-        _entrance(app),
+        app,
         loop="uvloop",
         http=type("Protocol", (BoundedProtocol,), bounds),
         ws="none",
@@ -63,21 +61,6 @@ def serve(
     )
     server = (server_class or DrainingServer)(config, app.state.lifecycle, app, settings)
     server.run(sockets=listeners)
-
-
-def _entrance(app: FastAPI) -> ASGIApp:
-    """Lead requests straight to the layers: FastAPI's own entrance asks the environment about each."""
-    layers = app.middleware_stack
-    assert layers is not None, "create_app builds them"
-
-    async def enter(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await app(scope, receive, send)
-            return
-        scope["app"] = app
-        await layers(scope, receive, send)
-
-    return enter
 
 
 class DrainingServer(uvicorn.Server):

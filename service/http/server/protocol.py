@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.http.context import Scope, attach_context, context_of
 
 HEAD_LIMIT_BYTES = 2**16
 _BEGINNING = re.compile(rb"[A-Z]+( |$)")
@@ -62,15 +63,6 @@ class Rounds:
         self._is_busy = self._is_reading
 
 
-class Turnstile(Protocol):
-    """Refuses what need not be looked at any further."""
-
-    def turn_away(
-        self, url: bytes, headers: Iterable[tuple[bytes, bytes]], body_bytes: int, arrived: float
-    ) -> bytes | None:
-        """Give the whole answer to a request that is refused; None for every other."""
-
-
 class BoundedProtocol(HttpToolsProtocol):
     """Collects each head before the parser sees it.
 
@@ -78,12 +70,10 @@ class BoundedProtocol(HttpToolsProtocol):
         head_timeout_seconds: Longest time for a head to arrive, from the connection or its first byte; and
             for the rest of a body that was answered already.
         rounds: Of the event loop, shared by all its connections.
-        turnstile: Asked about every request that has come whole.
     """
 
     head_timeout_seconds = 30.0
     rounds: Rounds
-    turnstile: Turnstile
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -91,8 +81,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._collecting = True
         self._pipelined_bytes = 0
         self._parser_in_head = False
-        self._body_bytes = 0
-        self._refusal: bytes | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
 
@@ -111,7 +99,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Hand data on once the head that it belongs to is complete."""
         if not self._collecting:
-            self._body_bytes = -1
             self._hand_on(data)
             return
         self._unset_keepalive_if_required()
@@ -124,7 +111,6 @@ class BoundedProtocol(HttpToolsProtocol):
             cut = end.start() if end else 0
             whole = bytes(self._head)
             self._head.clear()
-            self._body_bytes = len(whole) - end.end() if end else 0
             if _UPGRADE.search(whole, 0, cut):
                 whole = _UPGRADE.sub(rb"\1x-upgrade", whole[:cut]) + whole[cut:]
             self._hand_on(whole)
@@ -139,28 +125,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is over."""
         self._parser_in_head = False
-        if self._is_plain():
-            arrived = self.rounds.since(self.loop)
-            self._refusal = self.turnstile.turn_away(self.url, self.headers, self._body_bytes, arrived)
-            if self._refusal is not None:
-                return
         super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        """Nobody needs the body of what is refused."""
-        if self._refusal is None:
-            super().on_body(body)
+        attach_context(cast(Scope, self.scope))
 
     def on_message_complete(self) -> None:
         """What comes next is another head."""
         self._collecting = True
-        if self._refusal is not None:
-            self.transport.write(self._refusal)
-            self._refusal = None
-            super().on_response_complete()
-            return
-        cycle = self.cycle
-        cycle.scope["state"]["arrived"] = self.rounds.since(self.loop)
+        context_of(cast(Scope, self.cycle.scope)).received = self.rounds.since(self.loop)
         if self._rest_timer is not None:
             self._stop_rest_timer()
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -174,17 +145,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
             self._rest_timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
-
-    def _is_plain(self) -> bool:
-        """Tell whether an answer could just be written, and the connection left as it is."""
-        parser = self.parser
-        return (
-            (self.cycle is None or self.cycle.response_complete)
-            and not self.flow.write_paused
-            and parser.get_method() == b"POST"
-            and parser.get_http_version() == "1.1"
-            and bool(parser.should_keep_alive())
-        )
 
     def _hand_on(self, data: bytes) -> None:
         super().data_received(data)

@@ -16,7 +16,7 @@ from service.repository.manifest import AudioInput, VersionFacts
 from service.tasks.audio.waveform import SoundPart, read_sound
 from service.tasks.classification import Classification, ClassificationParameters, Classifier
 from service.tasks.image.preprocessing import read_base64
-from service.tasks.task import Decoded, Limits, Raw
+from service.tasks.task import Decoded, Limits, Raw, StatedSeconds
 
 
 class AudioClassificationParameters(ClassificationParameters):
@@ -38,6 +38,7 @@ class AudioClassification(Classifier):
     inputs: ClassVar[Mapping[str, str]] = {"audio": "float32", "lengths": "int64"}
     outputs: ClassVar[Mapping[str, str]] = {"probabilities": "float32"}
     result: ClassVar[type] = Classification
+    stated_seconds: ClassVar[StatedSeconds | None] = None
 
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
         super().__init__(folder, facts)

@@ -27,13 +27,14 @@ from typing_extensions import TypedDict
 
 from service.errors import ModelRejected, ValidationFailed
 from service.repository.manifest import AudioInput, Transcription, VersionFacts
+from service.tasks.audio.audio_file import claimed_seconds
 from service.tasks.audio.beam_search import WordSearch
 from service.tasks.audio.classification import read_json_sound
 from service.tasks.audio.ctc_decoding import SEPARATOR, Spelt, best_path, mark_pauses, read_tokens, spell
 from service.tasks.audio.segment_joining import Frames, join
 from service.tasks.audio.segmentation import Piece, cut
 from service.tasks.audio.waveform import SoundPart, read_sound
-from service.tasks.task import Decoded, Limits, Outputs, Raw, Result, largest_differences
+from service.tasks.task import Decoded, Limits, Outputs, Raw, Result, StatedSeconds, largest_differences
 
 _WIDENED_FRAMES = 3  # a letter sounds for longer than the frames that the network names it in
 _PAUSE_SECONDS = 0.4  # nobody stops for so long within a word
@@ -107,6 +108,7 @@ class SpeechRecognition:
     inputs: ClassVar[Mapping[str, str]] = {"audio": "float32", "lengths": "int64"}
     outputs: ClassVar[Mapping[str, str]] = {"log_probs": "float32", "frames": "int64"}
     result: ClassVar[type] = Transcript
+    stated_seconds: ClassVar[StatedSeconds | None] = staticmethod(claimed_seconds)
 
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
         if not isinstance(facts.input, AudioInput):
@@ -155,20 +157,19 @@ class SpeechRecognition:
         pieces = cut(sound.samples, sound.sample_rate, self._spec.max_seconds, self._grid)
         least = int(self._spec.min_seconds * self._spec.sample_rate)
         parts = tuple(SoundPart(sound.samples[piece.start : piece.end], least) for piece in pieces)
-        context = {"pieces": pieces, "seconds": sound.seconds, "truncated": sound.truncated}
-        return Decoded(parts, tuple(part.size for part in parts), context)
+        context = {"pieces": pieces, "truncated": sound.truncated}
+        return Decoded(parts, tuple(part.size for part in parts), context, sound.seconds)
 
     def answer(self, parts: Sequence[Outputs], decoded: Decoded, parameters: BaseModel) -> Result:
         """Join the pieces' `log_probs` f32 [F, V] and search them for words. Slow: seconds for an hour."""
         wanted = cast(RecordingParameters, parameters)
-        seconds = cast(float, decoded.context["seconds"])
         words: list[Word] = []
         for stretch in self._joined(parts, decoded):
-            words += self._words(stretch, greedy=wanted.search == "greedy", most_seconds=seconds)
+            words += self._words(stretch, greedy=wanted.search == "greedy", most_seconds=decoded.seconds)
         transcript: Transcript = {
             "text": " ".join(word["word"] for word in words),
             "words": _in_order(words),
-            "duration": round(seconds, 3),
+            "duration": round(decoded.seconds, 3),
         }
         if isinstance(wanted, SpeechParameters) and wanted.timestamps == "none":
             del transcript["words"]

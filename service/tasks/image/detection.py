@@ -20,7 +20,7 @@ from service.errors import ModelRejected
 from service.repository.manifest import ImageInput, VersionFacts
 from service.tasks.classification import read_labels
 from service.tasks.image.preprocessing import fit_picture, letterbox, read_base64
-from service.tasks.task import Decoded, Limits, Outputs, Raw, Result
+from service.tasks.task import Decoded, Limits, Outputs, Raw, Result, StatedSeconds
 
 _MATCHING_OVERLAP = 0.9  # boxes of the same thing, in a golden check
 COUNTED_SCORE = 0.25  # slots below hold nothing worth comparing: half of what is answered by default
@@ -91,6 +91,7 @@ class ObjectDetection:
     inputs: ClassVar[Mapping[str, str]] = {"image": "uint8"}
     outputs: ClassVar[Mapping[str, str]] = {"boxes": "float32", "scores": "float32", "labels": "int64"}
     result: ClassVar[type] = Detections
+    stated_seconds: ClassVar[StatedSeconds | None] = None
 
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
         self.labels = read_labels(folder, facts)

@@ -27,7 +27,7 @@ from service.tasks.classification import Classification, ClassificationParameter
 from service.tasks.image.image_file import DAMAGE, TURNS, check_size, open_picture, turn_of
 from service.tasks.image.jpeg import choose_reduction, decode_jpeg, read_jpeg_header
 from service.tasks.image.resizing import averages, scale_picture, scale_pixels
-from service.tasks.task import Decoded, Limits, Raw
+from service.tasks.task import Decoded, Limits, Raw, StatedSeconds
 
 _LYING = frozenset({TURNS[orientation] for orientation in (5, 6, 7, 8)})  # these make rows of columns
 _KEPT = 1.2  # a reduced picture keeps this many pixels a side for each that the graph takes
@@ -215,6 +215,7 @@ class ImageClassification(Classifier):
     inputs: ClassVar[Mapping[str, str]] = {"image": "uint8"}
     outputs: ClassVar[Mapping[str, str]] = {"probabilities": "float32"}
     result: ClassVar[type] = Classification
+    stated_seconds: ClassVar[StatedSeconds | None] = None
 
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
         super().__init__(folder, facts)

@@ -29,7 +29,7 @@ from typing_extensions import TypedDict
 from service.errors import InvalidInput, ModelRejected, TooLarge, UnsupportedMedia, ValidationFailed
 from service.repository.manifest import TextInput, VersionFacts
 from service.tasks.classification import Classification, ClassificationParameters, Classifier
-from service.tasks.task import Decoded, Limits, Outputs, Raw, Result, largest_differences
+from service.tasks.task import Decoded, Limits, Outputs, Raw, Result, StatedSeconds, largest_differences
 
 _QUICK_CHARACTERS = 256
 _SNIFFED_BYTES = 262  # what `filetype` looks at
@@ -174,6 +174,7 @@ class TextClassification(Classifier):
     inputs: ClassVar[Mapping[str, str]] = {"input_ids": "int64", "attention_mask": "int64"}
     outputs: ClassVar[Mapping[str, str]] = {"probabilities": "float32"}
     result: ClassVar[type] = Classification
+    stated_seconds: ClassVar[StatedSeconds | None] = None
 
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
         super().__init__(folder, facts)
@@ -200,6 +201,7 @@ class TextEmbedding:
     inputs: ClassVar[Mapping[str, str]] = {"input_ids": "int64", "attention_mask": "int64"}
     outputs: ClassVar[Mapping[str, str]] = {"embedding": "float32"}
     result: ClassVar[type] = Embedding
+    stated_seconds: ClassVar[StatedSeconds | None] = None
 
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
         self.labels: tuple[str, ...] = ()

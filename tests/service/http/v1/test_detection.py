@@ -336,30 +336,6 @@ def test_a_picture_that_is_drawn_too_late_is_504(
     assert "drawn" in late.json()["error"]["message"]
 
 
-def test_a_request_that_is_being_drawn_still_counts_as_one(
-    detector: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, over = Event(), Event()
-
-    def slow(body: bytes, result: Detections, max_pixels: int) -> bytes:
-        begun.set()
-        over.wait(30)
-        return b"drawn"
-
-    monkeypatch.setattr("service.http.v1.detection.draw", slow)
-    raw = encode(scene((64, 48), (8, 8, 24, 40)))
-    with ThreadPoolExecutor(1) as clients:
-        drawing = clients.submit(detector.post, f"{ROUTE}?model=narrow&format=image", content=raw)
-        try:
-            assert begun.wait(30)
-            another = detector.post(f"{ROUTE}?model=narrow", content=raw)
-        finally:
-            over.set()
-        assert drawing.result().content == b"drawn"
-    assert_error(another, 429, "overloaded")
-    assert detector.post(f"{ROUTE}?model=narrow", content=raw).status_code == 200
-
-
 def test_a_drawn_picture_is_of_one_picture(detector: TestClient) -> None:
     raw = encode(scene((64, 48), None))
     response = detector.post(f"{ROUTE}?format=image", files=[("file", ("x.png", raw))] * 2)
