@@ -24,10 +24,11 @@ from service.engine.runtime.cpus import available_cpus
 from service.engine.runtime.session import runtime_version
 from service.http import errors, openapi
 from service.http.admin import admin_router
-from service.http.auth import Authentication, Keys, open_keys
+from service.http.auth import Authentication, AuthenticationMiddleware, Keys, open_keys
 from service.http.body_limits import BodyLimits
+from service.http.early_refusal import EarlyRefusal
 from service.http.health import health_router
-from service.http.request_middleware import RequestMiddleware
+from service.http.request_log import RequestLog, RequestMiddleware
 from service.http.task_routes import TaskRoutes
 from service.http.v1.detection import DetectionEndpoint
 from service.http.v1.embeddings import EmbeddingsEndpoint
@@ -58,7 +59,8 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
         backend: What runs the models; by default this process.
 
     Returns:
-        The application; `app.state` has its `lifecycle`, `catalog`, `lanes` and the `operations_port`.
+        The application; `app.state` has its `lifecycle`, `catalog`, `lanes`, `operations_port`, and what the
+        protocol asks, `early_refusal`.
 
     Raises:
         StartFailed: The models folder or the device that was asked for is not there.
@@ -99,10 +101,14 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
     openapi.add_docs_page(app)
     errors.install(app)
 
+    by_path = {endpoint.path: endpoint for endpoint in endpoints}
+    authentication = Authentication(keys, lambda: app.state.operations_port)
+    log = RequestLog(metrics)
+    app.state.early_refusal = EarlyRefusal(by_path, authentication, log, lambda: lifecycle.draining)
     # The last one added is the outermost.
-    app.add_middleware(TaskRoutes, endpoints={endpoint.path: endpoint for endpoint in endpoints})
-    app.add_middleware(Authentication, keys=keys, operations_port=lambda: app.state.operations_port)
-    app.add_middleware(RequestMiddleware, observer=metrics, is_draining=lambda: lifecycle.draining)
+    app.add_middleware(TaskRoutes, endpoints=by_path)
+    app.add_middleware(AuthenticationMiddleware, authentication=authentication)
+    app.add_middleware(RequestMiddleware, log=log, is_draining=lambda: lifecycle.draining)
     return app
 
 

@@ -129,19 +129,40 @@ def add_key(path: Path, name: str, scopes: tuple[str, ...]) -> str:
 
 
 class Authentication:
-    """Plain ASGI middleware: the right port, then the right key.
+    """Decides whether a request may go on: the right port, then the right key.
 
     Args:
-        app: The next layer.
         keys: None where no key is needed.
         operations_port: Returns the port that alone answers `/metrics` and `/admin`; None where the main
             one does.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys | None, operations_port: Callable[[], int | None]) -> None:
-        self._app = app
+    def __init__(self, keys: Keys | None, operations_port: Callable[[], int | None]) -> None:
         self._keys = keys
         self._operations_port = operations_port
+
+    def check(self, path: str, port: int, context: RequestContext) -> None:
+        """Check one request, and note the name of its key.
+
+        Raises:
+            NotFound: The path is not answered on this port.
+            Unauthorized, Forbidden: The key is missing, unknown or lacks the scope.
+        """
+        operations_port = self._operations_port()
+        if operations_port is not None and path not in _PROBES:
+            is_operation = needed_scope(path) in ("admin", "metrics")
+            if (port == operations_port) != is_operation:
+                raise NotFound(f"there is no {path} on this port")
+        if self._keys is not None:
+            _check_key(self._keys, path, context)
+
+
+class AuthenticationMiddleware:
+    """Plain ASGI middleware that asks `Authentication`."""
+
+    def __init__(self, app: ASGIApp, authentication: Authentication) -> None:
+        self._app = app
+        self._authentication = authentication
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through, or answer it with its refusal."""
@@ -150,21 +171,11 @@ class Authentication:
             return
         context = context_of(scope)
         try:
-            self._check_port(scope)
-            if self._keys is not None:
-                _check_key(self._keys, scope["path"], context)
+            self._authentication.check(scope["path"], scope["server"][1], context)
         except RequestError as error:
             await render_for(context, error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
-
-    def _check_port(self, scope: Scope) -> None:
-        port, path = self._operations_port(), scope["path"]
-        if port is None or path in _PROBES:
-            return
-        at_operations = scope["server"][1] == port
-        if at_operations != (needed_scope(path) in ("admin", "metrics")):
-            raise NotFound(f"there is no {path} on this port")
 
 
 def _check_key(keys: Keys, path: str, context: RequestContext) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from service.http.context import RequestContext
 from service.http.server.protocol import BoundedProtocol, Rounds
 from tests.end_to_end.server import Server, serving
 from tests.tiny_models import picture
@@ -224,13 +225,23 @@ def test_what_a_busy_loop_reads_may_have_waited_since_it_read_before(monkeypatch
     assert rounds.since(loop) == 9.0
 
 
+class RefusesOnePath:
+    """An early refusal of what asks for `/refused`."""
+
+    def check(
+        self, url: bytes, headers: Iterable[tuple[bytes, bytes]], port: int, received: float
+    ) -> tuple[RequestContext | None, bytes]:
+        refusal = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 2\r\n\r\nno"
+        return RequestContext(), refusal if url == b"/refused" else b""
+
+
 @asynccontextmanager
 async def listening(
     app: Any, rounds: Rounds | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to the protocol alone."""
     config, state = uvicorn.Config(app, lifespan="off"), ServerState()
-    bounds = {"rounds": rounds or Rounds()}
+    bounds = {"rounds": rounds or Rounds(), "early_refusal": RefusesOnePath()}
     kind: Any = type("Protocol", (BoundedProtocol,), bounds)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: kind(config, state, {}), "127.0.0.1")
@@ -263,3 +274,35 @@ async def test_connections_and_answers_are_work_that_others_wait_for() -> None:
         while "answered" not in calls:
             await asyncio.sleep(0)
     assert calls[calls.index("app") :] == ["app", "since", "answered"]
+
+
+async def test_a_refused_request_costs_the_connection_nothing() -> None:
+    bodies: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        bodies.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+        await send({"type": "http.response.body", "body": b"yes"})
+
+    refused, welcome = (
+        b"POST /%b HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n" % path
+        for path in (b"refused", b"welcome")
+    )
+    async with listening(app) as (reader, writer):
+        for head, body, end in (
+            (refused, b"POST", b"no"),
+            (welcome, b"good", b"yes"),
+            (refused, b"POST", b"no"),
+            (refused, b"POST", b"no"),
+            (welcome, b"fine", b"yes"),
+        ):
+            writer.write(head + body)
+            answer = await asyncio.wait_for(reader.readuntil(end), 20)
+            assert answer.startswith(b"HTTP/1.1 429" if end == b"no" else b"HTTP/1.1 200")
+        writer.write(refused + b"post" + welcome + b"next")  # what has come is not one whole request
+        answer = await asyncio.wait_for(reader.readuntil(b"yes"), 20)
+        assert answer.startswith(b"HTTP/1.1 200")
+        await asyncio.wait_for(reader.readuntil(b"yes"), 20)
+        writer.write(refused[:-2] + b"Connection: close\r\n\r\nlast")  # needs more than an answer
+        assert (await asyncio.wait_for(reader.read(), 20)).startswith(b"HTTP/1.1 200")
+    assert bodies == [b"good", b"fine", b"post", b"next", b"last"]

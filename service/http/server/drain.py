@@ -46,6 +46,7 @@ def serve(
     bounds = {
         "head_timeout_seconds": settings.body_timeout_seconds,
         "rounds": Rounds(),
+        "early_refusal": app.state.early_refusal,
     }
     config = uvicorn.Config(
         app,

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.http.context import Scope, attach_context, context_of
+from service.http.context import RequestContext, Scope, attach_context, context_of
 
 HEAD_LIMIT_BYTES = 2**16
 _BEGINNING = re.compile(rb"[A-Z]+( |$)")
@@ -63,6 +64,15 @@ class Rounds:
         self._is_busy = self._is_reading
 
 
+class EarlyRefusal(Protocol):
+    """Refuses requests that have come whole."""
+
+    def check(
+        self, url: bytes, headers: Iterable[tuple[bytes, bytes]], port: int, received: float
+    ) -> tuple[RequestContext | None, bytes]:
+        """Return a request's context if it has one already, and the response if it is refused."""
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Collects each head before the parser sees it.
 
@@ -70,10 +80,12 @@ class BoundedProtocol(HttpToolsProtocol):
         head_timeout_seconds: Longest time for a head to arrive, from the connection or its first byte; and
             for the rest of a body that was answered already.
         rounds: Of the event loop, shared by all its connections.
+        early_refusal: Asked about every request that has come whole.
     """
 
     head_timeout_seconds = 30.0
     rounds: Rounds
+    early_refusal: EarlyRefusal
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -81,6 +93,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._collecting = True
         self._pipelined_bytes = 0
         self._parser_in_head = False
+        self._body_bytes = -1
+        self._refusal = b""
         self._head_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
 
@@ -99,6 +113,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Hand data on once the head that it belongs to is complete."""
         if not self._collecting:
+            self._body_bytes = -1
             self._hand_on(data)
             return
         self._unset_keepalive_if_required()
@@ -111,6 +126,7 @@ class BoundedProtocol(HttpToolsProtocol):
             cut = end.start() if end else 0
             whole = bytes(self._head)
             self._head.clear()
+            self._body_bytes = len(whole) - end.end() if end else -1
             if _UPGRADE.search(whole, 0, cut):
                 whole = _UPGRADE.sub(rb"\1x-upgrade", whole[:cut]) + whole[cut:]
             self._hand_on(whole)
@@ -125,12 +141,28 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is over."""
         self._parser_in_head = False
+        context, self._refusal = self._look_early()
+        if self._refusal:
+            return
         super().on_headers_complete()
-        attach_context(cast(Scope, self.scope))
+        if context is not None:
+            cast(Scope, self.scope)["state"]["context"] = context
+        else:
+            attach_context(cast(Scope, self.scope))
+
+    def on_body(self, body: bytes) -> None:
+        """Drop the body of a request that is refused."""
+        if not self._refusal:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """What comes next is another head."""
         self._collecting = True
+        if self._refusal:
+            self.transport.write(self._refusal)
+            self._refusal = b""
+            super().on_response_complete()
+            return
         context_of(cast(Scope, self.cycle.scope)).received = self.rounds.since(self.loop)
         if self._rest_timer is not None:
             self._stop_rest_timer()
@@ -145,6 +177,21 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
             self._rest_timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
+
+    def _look_early(self) -> tuple[RequestContext | None, bytes]:
+        """Ask about a request that has come whole and needs nothing but an answer."""
+        parser = self.parser
+        if (
+            (self.cycle is not None and not self.cycle.response_complete)
+            or self.flow.write_paused
+            or parser.get_method() != b"POST"
+            or parser.get_http_version() != "1.1"
+            or not parser.should_keep_alive()
+            or not any(h == (b"content-length", b"%d" % self._body_bytes) for h in self.headers)
+        ):
+            return None, b""
+        port = (self.server or ("", None))[1] or 0
+        return self.early_refusal.check(self.url, self.headers, port, self.rounds.since(self.loop))
 
     def _hand_on(self, data: bytes) -> None:
         super().data_received(data)

@@ -51,7 +51,7 @@ class TaskEndpoint:
         self.core = core
         self.max_items = max_items
         self._body_limits = body_limits
-        self._parameters_of = lru_cache(_REMEMBERED_QUERIES)(self._read_parameters)
+        self._remembered = lru_cache(_REMEMBERED_QUERIES)(self._read_parameters)
 
     @property
     def path(self) -> str:
@@ -69,30 +69,52 @@ class TaskEndpoint:
     def check(self, asked: InferenceRequest) -> None:
         """Refuse, before any decoding, what this endpoint cannot answer."""
 
+    def begin(self, context: RequestContext, query: bytes) -> None:
+        """Read the head of a request: who asks for what, how urgent it is, and how much will come.
+
+        Args:
+            context: Gets the request for the core.
+            query: Of the URL.
+
+        Raises:
+            Overloaded: It would be late. Known only where the body holds no parameters.
+            RequestError: A header or a parameter is wrong, or no such model answers.
+        """
+        headers = context.headers
+        asked = InferenceRequest(
+            task=self.name,
+            timeout_seconds=parse_timeout(headers.get(b"x-timeout-ms")),
+            priority=parse_priority(headers.get(b"x-priority")),
+            request_id=context.request_id,
+            size_bytes=stated_bytes(headers),
+        )
+        context.inference = asked
+        if not self.is_enveloped(_content_type(context)):
+            asked.model, asked.version, asked.parameters = self._parameters_of(query)
+            asked.received = context.received or time.monotonic()
+            self.core.prepare(asked)
+
     async def handle(self, request: Request) -> Response:
         """Answer one request."""
         await self.core.ready()
-        context = context_of(request.scope)
+        context, query = context_of(request.scope), request.scope["query_string"]
         hold = self._body_limits.begin(context.headers)
-        asked = context.inference = self._request_of(context)
+        if context.inference is None:
+            self.begin(context, query)
+        asked = context.inference
+        assert asked is not None, "begin sets it"
+        asked.request_id = context.request_id
         try:
-            content_type = context.headers.get(b"content-type", b"").decode("latin-1")
-            query = request.scope["query_string"]
-            enveloped = self.is_enveloped(content_type)
-            if not enveloped:
-                self._address(asked, query, {})
-                asked.received = context.received or time.monotonic()
-                self.core.prepare(asked)
             content = await self._body_limits.read(
                 request.receive, hold, is_there=context.received is not None
             )
             asked.received = context.received or time.monotonic()
-            if enveloped:
-                body = await self.core.pool.run(self.parse, content, content_type)
-                self._address(asked, query, body.parameters)
-                self.core.prepare(asked)
+            if asked.target is not None:
+                body = self.parse(content, _content_type(context))
             else:
-                body = self.parse(content, content_type)
+                body = await self.core.pool.run(self.parse, content, _content_type(context))
+                asked.model, asked.version, asked.parameters = self._read_parameters(query, body.parameters)
+                self.core.prepare(asked)
             asked.items, asked.media_types = body.raws, body.declared_types
             self.check(asked)
             answer = await self.core.infer(asked, partial(DisconnectWatch, request.receive))
@@ -124,25 +146,16 @@ class TaskEndpoint:
         """Return the model of the answer, for the document; None where `describe` says it."""
         return answer_model_of(self.task)
 
-    def _request_of(self, context: RequestContext) -> InferenceRequest:
-        """Read the headers: who asks, how urgent it is, and how much will come."""
-        headers = context.headers
-        return InferenceRequest(
-            task=self.name,
-            timeout_seconds=parse_timeout(headers.get(b"x-timeout-ms")),
-            priority=parse_priority(headers.get(b"x-priority")),
-            request_id=context.request_id,
-            size_bytes=stated_bytes(headers),
-        )
-
-    def _address(self, asked: InferenceRequest, query: bytes, given: Mapping[str, object]) -> None:
-        """Read which model is asked, and with which parameters."""
-        if given or len(query) > _LONGEST_REMEMBERED:
-            asked.model, asked.version, asked.parameters = self._read_parameters(query, given)
-        else:
-            asked.model, asked.version, asked.parameters = self._parameters_of(query)
+    def _parameters_of(self, query: bytes) -> tuple[str | None, str | None, BaseModel]:
+        if len(query) > _LONGEST_REMEMBERED:
+            return self._read_parameters(query)
+        return self._remembered(query)
 
     def _read_parameters(
         self, query: bytes, given: Mapping[str, object] = MappingProxyType({})
     ) -> tuple[str | None, str | None, BaseModel]:
         return parse_parameters(read_query(QueryParams(query).multi_items()), given, self.parameters)
+
+
+def _content_type(context: RequestContext) -> str:
+    return context.headers.get(b"content-type", b"").decode("latin-1")

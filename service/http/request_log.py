@@ -40,18 +40,49 @@ class RequestObserver(Protocol):
         """A request was answered, failed, or its client hung up."""
 
 
+class RequestLog:
+    """Counts and logs every request.
+
+    Args:
+        observer: Receives every request, for the metrics.
+    """
+
+    def __init__(self, observer: RequestObserver) -> None:
+        self._observer = observer
+
+    def begin(self, context: RequestContext) -> None:
+        """Note that a request came in, and give it its id."""
+        context.request_id = _identify(context.headers.get(b"x-request-id"))
+        self._observer.request_started()
+
+    def end(self, method: str, route: str, context: RequestContext, status: int, seconds: float) -> None:
+        """Note how a request ended.
+
+        Args:
+            method: HTTP's.
+            route: The route's template.
+            context: The request's.
+            status: HTTP's; 499 where the client hung up.
+            seconds: From its head to its answer.
+        """
+        self._observer.request_done(_report(method, route, context, status, seconds))
+        level = logging.DEBUG if route in _QUIET_ROUTES and status < 500 else logging.INFO
+        if _log.isEnabledFor(level):
+            _log.log(level, "request", extra=_line(method, route, context, status, seconds))
+
+
 class RequestMiddleware:
     """Plain ASGI middleware around the application.
 
     Args:
         app: The next layer.
-        observer: Receives every request.
+        log: Counts and logs every request.
         is_draining: Returns whether answers shall ask the client to close its connection.
     """
 
-    def __init__(self, app: ASGIApp, observer: RequestObserver, is_draining: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, log: RequestLog, is_draining: Callable[[], bool]) -> None:
         self._app = app
-        self._observer = observer
+        self._log = log
         self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,8 +91,10 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         context = attach_context(scope)
-        context.headers = dict(scope["headers"])
-        identity = context.request_id = _identify(context.headers.get(b"x-request-id"))
+        if not context.request_id:
+            context.headers = dict(scope["headers"])
+            self._log.begin(context)
+        identity = context.request_id
         token = current_request_id.set(identity)
         started = time.perf_counter()
         status = 0
@@ -76,7 +109,6 @@ class RequestMiddleware:
                 message = {**message, "headers": headers}
             await send(message)
 
-        self._observer.request_started()
         try:
             await self._app(scope, receive, send_watched)
         except ClientGone:
@@ -86,15 +118,10 @@ class RequestMiddleware:
             if status == 0:
                 await render_unexpected(identity)(scope, receive, send_watched)
         finally:
-            self._finish(scope, context, status or _CLIENT_GONE, time.perf_counter() - started)
+            route = context.route or getattr(scope.get("route"), "path", _UNMATCHED)
+            seconds = time.perf_counter() - started
+            self._log.end(scope["method"], route, context, status or _CLIENT_GONE, seconds)
             current_request_id.reset(token)
-
-    def _finish(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
-        route = context.route or getattr(scope.get("route"), "path", _UNMATCHED)
-        self._observer.request_done(_report(scope["method"], route, context, status, seconds))
-        level = logging.DEBUG if route in _QUIET_ROUTES and status < 500 else logging.INFO
-        if _log.isEnabledFor(level):
-            _log.log(level, "request", extra=_line(scope["method"], route, context, status, seconds))
 
 
 def _report(method: str, route: str, context: RequestContext, status: int, seconds: float) -> RequestReport:

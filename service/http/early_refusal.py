@@ -1,0 +1,90 @@
+"""Refuse what would be late before the event loop makes a task for it.
+
+Most of the cost of a refusal lies in the task, the layers and the response objects. The checks are cheap and
+need only the head of the request. So the protocol asks here when a whole request has come, and writes the
+refusal itself. A request that is let through keeps its context: nothing is read twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from service.errors import Overloaded, RequestError
+from service.http.auth import Authentication
+from service.http.context import RequestContext
+from service.http.errors import render_for
+from service.http.request_log import RequestLog
+
+_STATUS = 429
+
+
+class Endpoint(Protocol):
+    """A task endpoint as it is seen here."""
+
+    def begin(self, context: RequestContext, query: bytes) -> None:
+        """Read the head of a request, and refuse it if it would be late."""
+
+
+class EarlyRefusal:
+    """Looks at requests that have come whole. Belongs to the event loop.
+
+    Args:
+        endpoints: By path.
+        authentication: Checks keys.
+        log: Counts and logs every request.
+        is_draining: Returns whether responses must ask the client to close its connection. Then nothing is
+            refused here.
+    """
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        authentication: Authentication,
+        log: RequestLog,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
+        self._authentication = authentication
+        self._log = log
+        self._is_draining = is_draining
+
+    def check(
+        self, url: bytes, headers: Iterable[tuple[bytes, bytes]], port: int, received: float
+    ) -> tuple[RequestContext | None, bytes]:
+        """Look at the head of a request.
+
+        Args:
+            url: As it was sent.
+            headers: With names in lower case.
+            port: That it came to.
+            received: When it was there, in `time.monotonic()` seconds.
+
+        Returns:
+            Its context, for a request to a task endpoint that nothing is wrong with; and the whole response
+            to a request that is refused, else nothing.
+        """
+        path, _, query = url.partition(b"?")
+        endpoint = self._endpoints.get(path)
+        if endpoint is None or self._is_draining():
+            return None, b""
+        begun = time.perf_counter()
+        context = RequestContext(headers=dict(headers), received=received, route=path.decode())
+        try:
+            self._authentication.check(context.route, port, context)
+            endpoint.begin(context, query)
+        except Overloaded as error:
+            return context, self._refuse(context, error, begun)
+        except RequestError:  # the usual way finds and reports it again
+            return None, b""
+        self._log.begin(context)
+        return context, b""
+
+    def _refuse(self, context: RequestContext, error: Overloaded, begun: float) -> bytes:
+        self._log.begin(context)
+        response = render_for(context, error)
+        self._log.end("POST", context.route, context, _STATUS, time.perf_counter() - begun)
+        headers = [*response.raw_headers, (b"x-request-id", context.request_id.encode("latin-1"))]
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        return b"".join((b"HTTP/1.1 429 Too Many Requests\r\n", *lines, b"\r\n", response.body))
