@@ -63,9 +63,11 @@ def test_the_api_page_names_every_route_and_every_parameter(server: Server) -> N
     for path, methods in httpx.get(f"{server.url}/openapi.json").json()["paths"].items():
         for method, operation in methods.items():
             assert f"`{method.upper()} {path}`" in API
-            named = [entry for entry in operation.get("parameters", []) if entry["in"] != "path"]
-            for parameter in named:
-                assert f"`{parameter['name']}`" in API, f"{parameter['name']} of {path}"
+            names = [entry["name"] for entry in operation.get("parameters", []) if entry["in"] != "path"]
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                names += content["schema"].get("properties", {})
+            for name in names:
+                assert re.search(rf"`{re.escape(name)}`|\"{name}\"", API), f"{name} of {path}"
 
 
 @pytest.mark.parametrize(("command", "answer"), EXAMPLES, ids=[command for command, _ in EXAMPLES])
