@@ -67,7 +67,7 @@ def test_the_api_page_names_every_route_and_every_parameter(server: Server) -> N
             for content in operation.get("requestBody", {}).get("content", {}).values():
                 names += content["schema"].get("properties", {})
             for name in names:
-                assert re.search(rf"`{re.escape(name)}`|\"{name}\"", API), f"{name} of {path}"
+                assert f"`{name}`" in API or f'"{name}":' in API, f"{name} of {path}"
 
 
 @pytest.mark.parametrize(("command", "answer"), EXAMPLES, ids=[command for command, _ in EXAMPLES])
