@@ -39,9 +39,9 @@ from training.version_folder import Origin, Place, picture_figures, write_versio
 _LIMITS = """\
 ## Limits
 
-Every picture is answered with one of these classes, also one that shows none of them."""
+Every image gets one of these classes, also an image that shows none of them."""
 _CARD = CardText(
-    "Measured on files that the training did not see, from raw file to answer through ONNX Runtime.",
+    "Measured on held-out images, from raw file to answer with ONNX Runtime.",
     behind=_LIMITS,
 )
 CALIBRATION_SEED = 3_000_017  # redrawings that int8 scales are found on

@@ -33,9 +33,7 @@ from training.export import EXPORT_BATCH, PARITY_BATCHES, TOLERANCE, differences
 from training.text.tokens import Ids, pad
 from training.version_folder import GRAPH_FILE, LABELS_FILE, hashes, write_golden_files
 
-TEXT_CARD = CardText(
-    "Measured on texts that the training did not see, from raw text to answer through ONNX Runtime."
-)
+TEXT_CARD = CardText("Measured on held-out texts, from raw text to answer with ONNX Runtime.")
 GoldenText = tuple[GoldenCase, str]  # an answer, and the text that it is to
 _EXPORT_TOKENS = 23
 _EXTRA_PADDING = (0, 5, 1)  # columns of nothing but padding, one number a parity batch

@@ -25,8 +25,8 @@ from training.speech.utterances import SpeechSource
 from training.trainer import load_learner
 from training.version_folder import Place, publish
 
-_MEASURED = "Measured on sounds that the training did not hear, from raw file to answer through ONNX Runtime."
-_LIMITS = "## Limits\n\nEvery sound is answered with one of the labels, also one that is none of them."
+_MEASURED = "Measured on held-out recordings, from raw file to answer with ONNX Runtime."
+_LIMITS = "## Limits\n\nEvery recording gets one of the labels, also a recording of something else."
 
 
 class KeywordSteps(CommonSteps[KeywordsRecipe, SpeechSource]):

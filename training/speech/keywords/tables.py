@@ -21,20 +21,20 @@ def keyword_tables(figures: KeywordFigures) -> str:
         parts.append(_trusted(figures.trusted))
     parts.append(_labels(figures))
     if figures.mistakes:
-        told = ", ".join(f"{right} as {given} ({count})" for right, given, count in figures.mistakes)
-        parts.append(f"The commonest mistakes, what it was and what was answered: {told}.")
+        told = ", ".join(f"{right} → {given} ({count})" for right, given, count in figures.mistakes)
+        parts.append(f"Most frequent errors (true label → answer): {told}.")
     return "\n\n".join(parts)
 
 
 def _slices(title: str, rows: Mapping[str, Counted]) -> str:
     cells = [(name, one.files, f"{one.accuracy:.2%}") for name, one in rows.items()]
-    return markdown_table((title, "files", "right"), cells)
+    return markdown_table((title, "files", "accuracy"), cells)
 
 
 def _trusted(rows: Mapping[float, Trusted]) -> str:
-    others = " and ".join(f"`{name}`" for name in OTHERS)
-    told = f"Where {others} count as no answer, and so does what scores less:"
-    header = ("least score", "answered", "right, of those answered", "others answered wrongly")
+    others = " or ".join(f"`{name}`" for name in OTHERS)
+    told = f"A result is an answer if its label is not {others} and its score is not below the minimum:"
+    header = ("minimum score", "words answered", "accuracy of the answers", "other sounds answered")
     cells = [
         (f"{least:g}", f"{one.answered:.2%}", f"{one.right:.2%}", f"{one.mistaken:.2%}")
         for least, one in rows.items()

@@ -24,14 +24,14 @@ def speech_tables(figures: SpeechFigures) -> str:
     ordered = [*(kind for kind in _TITLES if kind in kinds), *sorted(kinds - _TITLES.keys())]
     parts += [_table(_TITLES.get(kind, kind), figures.of_kind(kind)) for kind in ordered]
     if figures.mistakes:
-        told = ", ".join(f"{said} as {written} ({count})" for said, written, count in figures.mistakes)
-        parts.append(f"The commonest mistakes, what was said and what was written: {told}.")
+        told = ", ".join(f"{said} → {written} ({count})" for said, written, count in figures.mistakes)
+        parts.append(f"Most frequent errors (spoken → recognised): {told}.")
     return "\n\n".join(parts)
 
 
 def _table(title: str, rows: Mapping[str, Slice], *, errors: bool = False) -> str:
-    header = [title, "files", "words", "word error rate", "letter by letter", "files all right"]
-    header += ["wrong", "missing", "added"] if errors else []
+    header = [title, "files", "words", "word error rate", "letter by letter", "files without error"]
+    header += ["substitutions", "deletions", "insertions"] if errors else []
     return markdown_table(header, [(name, *_cells(one, errors=errors)) for name, one in rows.items()])
 
 
