@@ -189,7 +189,7 @@ class InferenceCore:
         count, pool = len(request.items), self.pool
         step = math.ceil(count / (_CHUNKS_A_THREAD * pool.count))
         chunks = [range(first, min(first + step, count)) for first in range(0, count, step)]
-        parts = [
+        parts = (
             pool.run(
                 self._decode_chunk,
                 request,
@@ -200,14 +200,8 @@ class InferenceCore:
                 items=len(chunk),
             )
             for chunk in chunks
-        ]
-        try:
-            results = await asyncio.gather(*parts, return_exceptions=True)
-            if error := next((result for result in results if isinstance(result, BaseException)), None):
-                raise error
-            decoded = [item for result in results if isinstance(result, list) for item in result]
-        finally:
-            parts, results, error = [], [], None  # exceptions refer to this frame
+        )
+        decoded = _all_decoded(await asyncio.gather(*parts, return_exceptions=True))
         await pool.run(self._submit, version, pending, decoded)
         return decoded
 
@@ -276,6 +270,19 @@ class InferenceCore:
         answered = self.pool.run(_results, version, request, decoded, parts, kind=kind)
         late = "the deadline passed before the words were found"
         return InferenceAnswer(version, await before(request.pending.deadline, answered, late), costs=costs)
+
+
+def _all_decoded(results: list[list[Decoded] | BaseException]) -> list[Decoded]:
+    """Join the chunks, or raise the first error."""
+    decoded: list[Decoded] = []
+    try:
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            decoded += result
+        return decoded
+    finally:
+        del results, result  # an exception refers to this frame
 
 
 def _results(

@@ -130,6 +130,7 @@ class DecodingPool:
         self._finish(job, seconds)
         if error is not None:
             job.future.set_exception(error)
+            del error, job  # the error refers to this frame
         elif seconds is not None:
             job.future.set_result(result)
 
