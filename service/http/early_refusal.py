@@ -34,6 +34,7 @@ class EarlyRefusal:
         endpoints: By path.
         authentication: Checks keys.
         log: Counts and logs every request.
+        note_refusal: Called with the seconds that each refusal took.
         is_draining: Returns whether responses must ask the client to close its connection. Then nothing is
             refused here.
     """
@@ -43,11 +44,13 @@ class EarlyRefusal:
         endpoints: Mapping[str, Endpoint],
         authentication: Authentication,
         log: RequestLog,
+        note_refusal: Callable[[float], None],
         is_draining: Callable[[], bool],
     ) -> None:
         self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
         self._authentication = authentication
         self._log = log
+        self._note_refusal = note_refusal
         self._is_draining = is_draining
 
     def check(
@@ -87,4 +90,5 @@ class EarlyRefusal:
         self._log.end("POST", context.route, context, _STATUS, time.perf_counter() - begun)
         headers = [*response.raw_headers, (b"x-request-id", context.request_id.encode("latin-1"))]
         lines = [b"%b: %b\r\n" % header for header in headers]
+        self._note_refusal(time.perf_counter() - begun)
         return b"".join((b"HTTP/1.1 429 Too Many Requests\r\n", *lines, b"\r\n", response.body))

@@ -19,7 +19,7 @@ from dataclasses import replace
 from service.engine.queue.pending_request import PendingRequest
 from service.errors import DeadlineExceeded, NotReady, RequestError, TooLarge
 from service.inference.decoding_pool import DecodingPool, before
-from service.inference.load_shedding import LoadShedding
+from service.inference.load_shedding import LoadShedding, loop_wait_seconds
 from service.inference.request import InferenceAnswer, InferenceRequest
 from service.inference.tensors import decode_tensors
 from service.repository.catalog import Catalog
@@ -115,10 +115,8 @@ class InferenceCore:
         deadline = request.received + await self._seconds_allowed(request, version)
         pending = PendingRequest(deadline=deadline, label=request.request_id, priority=request.priority)
         request.pending = pending
-        load = self.shedding.loop_load
-        requests_ahead = load.in_progress
-        load.in_progress += 1
-        lane_seconds = math.inf
+        visit = self.shedding.loop_load.begin()
+        lane_seconds: float | None = None
         try:
             with watch(pending):
                 decoded = await self._admit(request, pending)
@@ -127,9 +125,10 @@ class InferenceCore:
                     lane_seconds = version.batcher.predicted_wait_seconds
                 outputs = await pending.outputs() if pending.items else []  # silence makes no items
         finally:
-            load.in_progress -= 1
-            if lane_seconds < math.inf:
-                self.shedding.learn(pending, time.perf_counter() - started, lane_seconds, requests_ahead)
+            waited = None
+            if lane_seconds is not None:
+                waited = loop_wait_seconds(pending, time.perf_counter() - started, lane_seconds)
+            self.shedding.loop_load.end(visit, waited)
             request.item_count = len(pending.items)
             pending.close()
             pending.items = ()  # items refer to their request: without this both wait for the collector

@@ -11,7 +11,10 @@ The queue decides again when the decoded request enters it, with exact costs; se
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
+from service.engine.queue.batch_times import Meter
 from service.engine.queue.pending_request import PendingRequest
 from service.errors import Overloaded
 from service.inference.decoding_pool import DecodingPool
@@ -21,21 +24,39 @@ _TOO_LATE = "it would not be answered before its deadline"
 _SMOOTHING = 0.05
 _LOOP_MARGIN = 2.0  # the average is learnt; the loop serves requests in bursts, and some wait twice as long
 
+_MOST_REFUSING = 0.9  # of the loop's time
+
+
+class LoopVisit(NamedTuple):
+    """What a request found on the event loop when it began.
+
+    Attributes:
+        requests_ahead: Requests in progress.
+        refusing_seconds: Time spent on refusals until then.
+    """
+
+    requests_ahead: int
+    refusing_seconds: float
+
 
 class EventLoopLoad:
     """Predict how long a request waits for the event loop.
 
-    A small model is answered long before the loop returns to the one who waits for it. Then the loop is what
-    requests queue for, and no other queue shows it. Belongs to the event loop.
+    A small model is answered long before the loop returns to the request that waits for it. Then the loop is
+    what requests queue for, and no other queue shows it. The prediction: requests in progress, times the time
+    that each was seen to take, divided by the share of the loop that refusals leave. Belongs to the event loop.
 
     Attributes:
         in_progress: Requests that were begun and are not answered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.in_progress = 0
+        self._clock = clock
         self._wait_seconds = 0.0
         self._requests_ahead = 1.0
+        self._refusing_seconds = 0.0
+        self._refusing = Meter()
 
     @property
     def seconds_per_request(self) -> float:
@@ -51,19 +72,35 @@ class EventLoopLoad:
         Raises:
             Overloaded: It would be late.
         """
-        late = _LOOP_MARGIN * self.in_progress * self.seconds_per_request - left_seconds
+        if not self.in_progress:
+            return
+        share = 1 - min(self._refusing.rate(self._clock()), _MOST_REFUSING)
+        late = _LOOP_MARGIN * self.in_progress * self.seconds_per_request / share - left_seconds
         if late > 0:
             raise Overloaded(_TOO_LATE, reason="event_loop", retry_after_seconds=late)
 
-    def learn(self, wait_seconds: float, requests_ahead: int) -> None:
-        """Learn from a request that is over.
+    def begin(self) -> LoopVisit:
+        """Note that a request is in progress."""
+        self.in_progress += 1
+        return LoopVisit(self.in_progress - 1, self._refusing_seconds)
+
+    def end(self, visit: LoopVisit, wait_seconds: float | None) -> None:
+        """Note that a request is over, and learn from it. Late and expired requests tell most.
 
         Args:
-            wait_seconds: Its time without what the lane was predicted to need.
-            requests_ahead: Requests that were in progress when it began.
+            visit: What `begin` returned.
+            wait_seconds: Its time without what the lane needed; None where it tells nothing of the loop.
         """
-        self._wait_seconds += _SMOOTHING * (max(0.0, wait_seconds) - self._wait_seconds)
-        self._requests_ahead += _SMOOTHING * (requests_ahead + 1 - self._requests_ahead)
+        self.in_progress -= 1
+        if wait_seconds is not None:
+            wait_seconds -= self._refusing_seconds - visit.refusing_seconds
+            self._wait_seconds += _SMOOTHING * (max(0.0, wait_seconds) - self._wait_seconds)
+            self._requests_ahead += _SMOOTHING * (visit.requests_ahead + 1 - self._requests_ahead)
+
+    def note_refusal(self, seconds: float) -> None:
+        """Note time that was spent on a refusal."""
+        self._refusing_seconds += seconds
+        self._refusing.add(seconds, self._clock())
 
 
 class LoadShedding:
@@ -108,17 +145,15 @@ class LoadShedding:
         version = request.target
         version.batcher.check(request.priority, deadline, self._pool.items(version.model))
 
-    def learn(
-        self, pending: PendingRequest, seconds: float, lane_seconds: float, requests_ahead: int
-    ) -> None:
-        """Learn what the event loop made a request wait. Late and expired requests tell most.
 
-        Args:
-            pending: The request that is over.
-            seconds: Its time since its body was there.
-            lane_seconds: What the lane was predicted to need; what it waited beyond that is the loop's doing.
-            requests_ahead: Requests that were in progress when it began.
-        """
-        if pending.infer_seconds:
-            lane_seconds = min(lane_seconds, pending.queue_seconds + pending.infer_seconds)
-        self.loop_load.learn(seconds - lane_seconds, requests_ahead)
+def loop_wait_seconds(pending: PendingRequest, seconds: float, lane_seconds: float) -> float:
+    """Return what of a request's time was spent waiting for the event loop.
+
+    Args:
+        pending: The request that is over.
+        seconds: Its time since its body was there.
+        lane_seconds: What the lane was predicted to need; what it waited beyond that is the loop's doing.
+    """
+    if pending.infer_seconds:
+        lane_seconds = min(lane_seconds, pending.queue_seconds + pending.infer_seconds)
+    return seconds - lane_seconds
