@@ -9,26 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
 
 from service.errors import Overloaded, RequestError
 from service.http.auth import Authentication
 from service.http.context import RequestContext
 from service.http.errors import render_for
 from service.http.request_log import RequestLog
+from service.http.v1.tasks import TaskEndpoint
 
 _STATUS = 429
 
 
-class Endpoint(Protocol):
-    """A task endpoint as it is seen here."""
-
-    def begin(self, context: RequestContext, query: bytes) -> None:
-        """Read the head of a request, and refuse it if it would be late."""
-
-
 class EarlyRefusal:
-    """Looks at requests that have come whole. Belongs to the event loop.
+    """Checks requests that have arrived whole. Belongs to the event loop.
 
     Args:
         endpoints: By path.
@@ -41,7 +34,7 @@ class EarlyRefusal:
 
     def __init__(
         self,
-        endpoints: Mapping[str, Endpoint],
+        endpoints: Mapping[str, TaskEndpoint],
         authentication: Authentication,
         log: RequestLog,
         note_refusal: Callable[[float], None],

@@ -7,22 +7,14 @@ pass through its routing, which costs more than the inference of a small model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import ClientGone, RequestError
 from service.http.context import context_of
 from service.http.errors import render_for
-
-
-class Endpoint(Protocol):
-    """What answers one route."""
-
-    async def handle(self, request: Request) -> Response:
-        """Answer one request."""
+from service.http.v1.tasks import TaskEndpoint
 
 
 class TaskRoutes:
@@ -33,7 +25,7 @@ class TaskRoutes:
         endpoints: By path.
     """
 
-    def __init__(self, app: ASGIApp, endpoints: Mapping[str, Endpoint]) -> None:
+    def __init__(self, app: ASGIApp, endpoints: Mapping[str, TaskEndpoint]) -> None:
         self._app = app
         self._endpoints = endpoints
 

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from service.http.server.acceptor import Acceptor
 from service.http.server.listeners import operations_port, stop_connections
-from service.http.server.protocol import BoundedProtocol, Rounds
+from service.http.server.protocol import ArrivalTimes, BoundedProtocol
 from service.lifecycle import Lifecycle
 from service.settings import Settings
 
@@ -45,8 +45,8 @@ def serve(
     app.state.operations_port = operations_port(listeners)
     bounds = {
         "head_timeout_seconds": settings.body_timeout_seconds,
-        "rounds": Rounds(),
-        "early_refusal": app.state.early_refusal,
+        "arrivals": ArrivalTimes(),
+        "check_early": app.state.early_refusal.check,
     }
     config = uvicorn.Config(
         app,
