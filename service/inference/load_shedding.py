@@ -42,9 +42,10 @@ class LoopVisit(NamedTuple):
 class EventLoopLoad:
     """Predict how long a request waits for the event loop.
 
-    A small model is answered long before the loop returns to the request that waits for it. Then requests queue
-    for the loop, and no other queue shows it. The prediction is the number of requests in progress, times the
-    time that each took of late, divided by the share of the loop that refusals leave. Belongs to the event loop.
+    A small model is answered long before the loop returns to the request that waits for it. Then requests
+    queue for the loop, and no other queue shows it. The prediction is the number of requests in progress,
+    times the time that each took of late, divided by the share of the loop that refusals leave. Belongs to
+    the event loop.
 
     Attributes:
         in_progress: Requests that were begun and are not answered.

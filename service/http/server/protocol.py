@@ -1,8 +1,8 @@
 """uvicorn's HTTP protocol, with the bounds that it lacks.
 
 - The head of a request has a limit of size (431) and of time (the connection is closed).
-- An offer to upgrade is ignored, as RFC 9110, section 7.8, allows. uvicorn's parser would skip the body of such
-  a request; Java's and curl's clients send them when they prefer HTTP/2.
+- An upgrade is ignored, as RFC 9110, section 7.8, allows. uvicorn's parser would skip the body of such a
+  request; Java's and curl's clients send them when they prefer HTTP/2.
 - The rest of a body that was answered before it arrived is read and dropped, for a limited time.
 - Each request gets the earliest time at which it can have arrived, because its deadline counts from then.
 - A request for a task that would be late is refused here, before uvicorn makes a task for it.
