@@ -60,7 +60,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
 
     Returns:
         The application; `app.state` has its `lifecycle`, `catalog`, `lanes`, `operations_port`, and what the
-        protocol asks, `early_refusal`.
+        server uses, `early_refusal` and `count_refused_connection`.
 
     Raises:
         StartFailed: The models folder or the device that was asked for is not there.
@@ -91,6 +91,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
     app.state.catalog = backend.catalog
     app.state.lanes = backend.lanes
     app.state.operations_port = settings.operations_port
+    app.state.count_refused_connection = metrics.connection_refused
 
     endpoints = _endpoints(settings, core)
     for endpoint in endpoints:

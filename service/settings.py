@@ -129,6 +129,9 @@ class Settings(BaseSettings):
     keep_alive_seconds: int = Field(
         75, ge=1, le=3600, description="How long an idle connection is kept; longer than a load balancer's."
     )
+    max_connections: int = Field(
+        1000, ge=1, description="Most connections open at once; another one is closed at once."
+    )
     drain_grace_seconds: Seconds = Field(
         5.0, description="After SIGTERM: how long new requests are still served while readiness is red."
     )

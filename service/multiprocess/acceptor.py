@@ -55,6 +55,8 @@ class FairAcceptor(Acceptor):
         listener: Shared with the other processes.
         make_protocol: Makes the protocol of a new connection.
         counts: Updated with every connection that is accepted here.
+        admit: Called for each new connection, with the number of those that are being started. Where it
+            returns False, the connection is closed at once.
     """
 
     def __init__(
@@ -62,9 +64,10 @@ class FairAcceptor(Acceptor):
         listener: socket.socket,
         make_protocol: Callable[[], asyncio.BaseProtocol],
         counts: ConnectionCounts,
+        admit: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self._counts = counts
-        super().__init__(listener, make_protocol)
+        super().__init__(listener, make_protocol, admit)
 
     def on_readable(self) -> None:
         """Accept one connection, unless another worker should have it."""
@@ -109,6 +112,6 @@ class FairServer(DrainingServer):
         self.counts.tell(len(self.server_state.connections))
         return await super().on_tick(counter)
 
-    def make_acceptor(self, listener: socket.socket) -> Acceptor:
+    def make_acceptor(self, listener: socket.socket, admit: Callable[[int], bool]) -> Acceptor:
         """Return what accepts on a listener."""
-        return FairAcceptor(listener, self.make_protocol, self.counts)
+        return FairAcceptor(listener, self.make_protocol, self.counts, admit)

@@ -69,4 +69,7 @@ def share_of(settings: Settings) -> Settings:
     workers = settings.http_workers
     held = max(settings.max_body_bytes, settings.max_inflight_bytes // workers)
     threads = settings.decode_threads or max(1, available_cpus() // workers)
-    return settings.model_copy(update={"decode_threads": threads, "max_inflight_bytes": held})
+    connections = max(1, settings.max_connections // workers)
+    return settings.model_copy(
+        update={"decode_threads": threads, "max_inflight_bytes": held, "max_connections": connections}
+    )

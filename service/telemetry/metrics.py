@@ -223,6 +223,10 @@ class Metrics(Observer):
         """Count starts of `engine` or `http` processes in the place of dead ones."""
         self._process_restarts.labels(process).inc(times)
 
+    def connection_refused(self) -> None:
+        """Count a connection that was closed at once, because as many as allowed were open."""
+        self._rejected["", "connections"].inc()
+
     def request_started(self) -> None:
         """Count a request as being worked on."""
         self._inflight.inc()

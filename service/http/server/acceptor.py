@@ -24,12 +24,20 @@ class Acceptor:
     Args:
         listener: The listening socket. It is made non-blocking.
         make_protocol: Makes the protocol of a new connection.
+        admit: Called for each new connection, with the number of those that are being started. Where it
+            returns False, the connection is closed at once.
     """
 
-    def __init__(self, listener: socket.socket, make_protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        make_protocol: Callable[[], asyncio.BaseProtocol],
+        admit: Callable[[int], bool] = lambda _: True,
+    ) -> None:
         listener.setblocking(False)
         self._listener = listener
         self._make_protocol = make_protocol
+        self._admit = admit
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._starting: set[asyncio.Task[None]] = set()
@@ -70,6 +78,9 @@ class Acceptor:
             _log.exception("no connection can be accepted")
             self.pause(_PAUSE_SECONDS)
             return False
+        if not self._admit(len(self._starting)):
+            connection.close()
+            return True
         task = self._loop.create_task(self._start(connection))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI
@@ -64,6 +64,10 @@ def serve(
     server.run(sockets=listeners)
 
 
+def _always(_: int) -> bool:
+    return True
+
+
 class DrainingServer(uvicorn.Server):
     """A uvicorn server that drains before it ends."""
 
@@ -78,12 +82,24 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then accept connections with our own acceptors."""
         await super().startup([])
-        for listener in sockets or ():
-            self.servers.append(self.make_acceptor(listener))  # type: ignore[arg-type]
+        for number, listener in enumerate(sockets or ()):
+            admit = self.has_room if number == 0 else _always  # probes get in whatever the load
+            self.servers.append(self.make_acceptor(listener, admit))  # type: ignore[arg-type]
 
-    def make_acceptor(self, listener: socket.socket) -> Acceptor:
+    def make_acceptor(self, listener: socket.socket, admit: Callable[[int], bool]) -> Acceptor:
         """Return what accepts on a listener."""
-        return Acceptor(listener, self.make_protocol)
+        return Acceptor(listener, self.make_protocol, admit)
+
+    def has_room(self, starting: int) -> bool:
+        """Return whether another connection may stay open; count it where it may not.
+
+        Args:
+            starting: Connections that were accepted and are not in the server's state yet.
+        """
+        if len(self.server_state.connections) + starting < self._settings.max_connections:
+            return True
+        self._app.state.count_refused_connection()
+        return False
 
     def make_protocol(self) -> asyncio.Protocol:
         """Return the protocol of a new connection."""

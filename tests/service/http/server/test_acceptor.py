@@ -86,3 +86,16 @@ async def test_too_many_open_files_pause_the_acceptor(caplog: pytest.LogCaptureF
         assert "no connection can be accepted" in caplog.text
         while len(listening.accepted) < 200:
             await asyncio.sleep(0.01)
+
+
+async def test_connections_beyond_what_is_admitted_are_closed_at_once() -> None:
+    with listening_to_200() as listening:
+        listening.acceptor._admit = lambda starting: len(listening.accepted) + starting < 128
+        while len(listening.accepted) < 128:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        assert len(listening.accepted) == 128
+        loop = asyncio.get_running_loop()
+        last = listening.clients[-1]
+        last.setblocking(False)
+        assert await asyncio.wait_for(loop.sock_recv(last, 1), 20) == b""
