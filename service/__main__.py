@@ -165,12 +165,12 @@ def bench(
     spins: give it a core of its own. On that, small requests cost it some 10 to 20 microseconds each, so
     beyond some tens of thousands a second it is itself the limit; it says so where it left late.
     """
-    from service.tools.load.command import Question, print_summary, run_load, write_json
-    from service.tools.load.plan import Plan
+    from service.tools.load.command import RequestOptions, print_summary, run_load, write_json
+    from service.tools.load.plan import LoadPlan
 
-    question = Question(url, task, route, model, file or (), text or (), deadline_ms, priority, key)
-    address, requests = question.requests()
-    plan = Plan(
+    options = RequestOptions(url, task, route, model, file or (), text or (), deadline_ms, priority, key)
+    address, requests = options.requests()
+    plan = LoadPlan(
         address,
         requests,
         seconds,
