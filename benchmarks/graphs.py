@@ -1,7 +1,7 @@
 """Networks of well-known sizes with random weights, written node by node: nothing is trained or fetched.
 
 The pixels go in as bytes and the answer comes out, as in every model folder of ours; `as_floats=True` gives
-the same network as textbook services feed it, with float32 pictures that somebody else normalised. Weights
+the same network for the baselines, with float32 pictures that are already normalised. Weights
 are scaled so that activations neither die nor grow.
 
 Letters in shapes: `N` batch, `C` channels, `T` tokens, `D` width of the encoder, `H` heads.
@@ -200,7 +200,7 @@ class _Graph:
         return self.weight(np.array(values, dtype=np.int64))
 
     def image_input(self, size: int, as_floats: bool) -> str:
-        """Give normalised f32 [N, 3, size, size]."""
+        """Return normalised f32 [N, 3, size, size]."""
         shape: list[str | int | None] = ["N", 3, size, size] if as_floats else ["N", size, size, 3]
         kind = TensorProto.FLOAT if as_floats else TensorProto.UINT8
         self.inputs.append(helper.make_tensor_value_info("image", kind, shape))

@@ -1,4 +1,4 @@
-"""Draws a Grafana dashboard as a picture: the panels of the JSON in their places, with a run's data."""
+"""Draws a Grafana dashboard as a picture, with the data of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dashboards and the rule files ask of Prometheus, taken from the files themselves."""
+"""The queries of the dashboards and the rule files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEYWORDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One expression and where it stands.
+    """A PromQL expression and its place.
 
     Attributes:
         kind: `panel`, `record` or `alert`.

@@ -8,6 +8,7 @@ counts from the due time in every case.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections import deque
@@ -41,6 +42,8 @@ class LoadGenerator:
         self._recorder = recorder
         self._on_progress = on_progress
         self._random = random.Random(plan.seed)
+        first = self._random.randrange(len(plan.requests))
+        self._requests = itertools.cycle(plan.requests[first:] + plan.requests[:first])
         self._max_connections = plan.clients or plan.max_connections
         self._connection_count = 0
         self._idle: list[ClientConnection] = []
@@ -125,7 +128,7 @@ class LoadGenerator:
         self._recorder.sent += 1
         self._in_flight.add(connection)
         connection.due, connection.sent = due, _now()
-        connection.send(self._random.choice(self._plan.requests), self._on_answer)
+        connection.send(next(self._requests), self._on_answer)
 
     def _on_answer(self, connection: ClientConnection, status: int) -> None:
         self._in_flight.discard(connection)

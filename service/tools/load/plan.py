@@ -74,14 +74,15 @@ class LoadPlan:
     """A load.
 
     Attributes:
-        requests: Complete HTTP requests; one of them is drawn at random each time.
+        requests: Complete HTTP requests, sent in turn from a random one on, so that few equal ones are in
+            flight at once.
         seconds: How long requests are sent. Answers are awaited beyond that.
         clients: Closed loop: number of clients. 0 in open loop.
         rate: Open loop: mean requests a second of a Poisson process. 0 in closed loop.
         deadline_seconds: Answers after it count as late; None is no deadline.
         max_connections: Open loop: most requests in flight.
         timeout_seconds: How long to wait for one answer.
-        seed: Of the arrival times and the choice of requests.
+        seed: Of the arrival times and the first request.
     """
 
     address: TargetAddress
