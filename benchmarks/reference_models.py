@@ -5,8 +5,8 @@
       baseline/NAME.onnx              the same weights, float32 pictures in, for the baselines
       payloads/NAME/…                 pictures, or texts.json
 
-`tiny` (about 0.03 ms a picture) shows the cost of everything but the network, `small` and `resnet18` are convolutions of
-about 2 and 17 ms, `minilm` a text encoder of 4 to 6 ms a sentence, on one core of 2026.
+On one core of 2026: `tiny` takes about 0.03 ms a picture and so shows the cost of everything but the network;
+`small` and `resnet18` take about 2 and 17 ms; `minilm`, a text encoder, takes 4 to 6 ms a sentence.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def encoder_size(*, small: bool) -> graphs.EncoderSize:
 
 @cache
 def reference_folder(*, small: bool = False) -> Path:
-    """Build everything, unless this very code has before.
+    """Return the folder of the reference models; build it unless it is cached for this code.
 
     Args:
         small: Make the networks next to nothing, to test the wiring.
@@ -177,7 +177,7 @@ def _write_text_model(root: Path, name: str, size: graphs.EncoderSize, count: in
 
 
 def new_version(root: Path, name: str) -> Path:
-    """Make the folder of a model's version 1, below `models`."""
+    """Create the folder of a model's version 1 below `models` and return it."""
     folder = root / "models" / name / "1"
     (folder / "golden").mkdir(parents=True)
     return folder
@@ -190,7 +190,7 @@ def finish_version(
     golden: tuple[str, bytes],
     **facts: object,
 ) -> None:
-    """Write manifest, golden answers (the graph's own: there is no other to compare with) and facts."""
+    """Write manifest, golden answers (from the graph itself) and facts."""
     write(folder.parent / MANIFEST_FILE, manifest)
     session = Session(folder / GRAPH_FILE, Device("cpu"))
     outputs = session.run(inputs)

@@ -205,18 +205,18 @@ def tune(
     runs and one's own, with a margin.
     """
     from service.tools.tuning.choice import choose
-    from service.tools.tuning.command import Tuning, draw, keep, print_table
+    from service.tools.tuning.command import TuningOptions, draw, print_table, save_overrides
     from service.tools.tuning.command import tune as run_tune
 
     settings = load_settings(models=models, device=device)
-    wanted = Tuning(settings.models / model, settings.device, precision, max_items, seconds)
-    manifest, measured = run_tune(wanted, Console(stderr=True))
+    tuning = TuningOptions(settings.models / model, settings.device, precision, max_items, seconds)
+    manifest, measured = run_tune(tuning, Console(stderr=True))
     limit_seconds = manifest.deadline_seconds if deadline_ms is None else deadline_ms / 1000
     best = choose(measured, limit_seconds)
     print_table(measured, best, limit_seconds, _wide())
     file = overrides or settings.overrides
     if best is not None and file is not None:
-        keep(manifest.name, best, file, precision)
+        save_overrides(manifest.name, best, file, precision)
         typer.echo(f"kept in {file}; a service reads it where KOTAE_OVERRIDES names it")
     elif best is not None:
         typer.echo("nothing is kept: name a file, --overrides FILE or KOTAE_OVERRIDES")

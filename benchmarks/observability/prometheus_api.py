@@ -27,7 +27,7 @@ EXCEPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: its labels, and its points as seconds and values."""
+    """A time series: labels, times in seconds and values."""
 
     labels: dict[str, str]
     seconds: list[float]
@@ -76,7 +76,7 @@ class Prometheus:
 
 
 def without_data(server: Prometheus) -> Iterator[tuple[Query, str]]:
-    """Go through the queries that return nothing.
+    """Yield the queries without data.
 
     A panel and a recording rule must return a number. An alert that does not fire returns nothing, so
     there each of its selectors must.

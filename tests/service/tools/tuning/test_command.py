@@ -14,13 +14,13 @@ from service.errors import StartFailed
 from service.repository.manifest import Batching
 from service.repository.overrides import ModelOverrides, Overrides, read_overrides, write_overrides
 from service.tools.tuning import command
-from service.tools.tuning.sweep import Measured, Setting, SweepSetting
+from service.tools.tuning.sweep import Measurement, TuningSetting
 from tests.tiny_models import make_model
 from tests.tiny_text_models import make_text_model
 
 Tune = Callable[..., tuple[int, str, str]]
 QUICK = ("--seconds", 0.05, "--max-items", 2)
-BEST = Measured(Setting(SweepSetting(2, 3), 16), 10.0, 0.01)
+BEST = Measurement(TuningSetting(2, 3, 16), 10.0, 0.01)
 
 
 @pytest.fixture
@@ -100,19 +100,19 @@ def test_what_else_stands_in_the_file_stays(tmp_path: Path) -> None:
     other = ModelOverrides(threads=7)
     mine = ModelOverrides(precision="int8", batching=Batching(max_cost=99, max_items=3))
     write_overrides(file, Overrides(models={"other": other, "mine": mine}))
-    command.keep("mine", BEST, file)
+    command.save_overrides("mine", BEST, file)
     found = read_overrides(file)
     assert found.of("other") == other
     assert found.of("mine") == ModelOverrides(
         precision="int8", lanes=2, threads=3, batching=Batching(max_cost=99, max_items=16)
     )
-    assert command.keep("new", BEST, file, precision="fp32").of("new").precision == "fp32"
+    assert command.save_overrides("new", BEST, file, precision="fp32").of("new").precision == "fp32"
     assert "max_delay_seconds" not in file.read_text()
 
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(StartFailed, match="cannot be written"):
-        command.keep("mine", BEST, tmp_path / "nowhere" / "overrides.yaml")
+        command.save_overrides("mine", BEST, tmp_path / "nowhere" / "overrides.yaml")
 
 
 def test_without_matplotlib_the_picture_says_what_to_install(
@@ -133,6 +133,6 @@ def test_without_matplotlib_the_picture_says_what_to_install(
 def test_a_busy_host_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
-    busy = Measured(BEST.setting, 10.0, 0.01, cpu_share=0.4)
+    busy = Measurement(BEST.setting, 10.0, 0.01, cpu_share=0.4)
     command.print_table([busy], None, 1.0, Console(width=200))
     assert "sessions ran 40% of their time" in capsys.readouterr().out
