@@ -205,7 +205,7 @@ class _Graph:
         self.inputs.append(helper.make_tensor_value_info("image", kind, shape))
         if as_floats:
             return "image"
-        # Transposed first: arithmetic on whole planes is ten times as fast as on triples.
+        # Transposed first, because arithmetic on planes is ten times as fast as on triples.
         mean, deviation = (
             self.weight(np.array(v, dtype=np.float32).reshape(3, 1, 1) * 255) for v in (MEAN, DEVIATION)
         )

@@ -110,7 +110,7 @@ def _cpu_seconds(pid: int) -> Iterator[float]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended since
+        except OSError:  # the process has ended
             continue
         if int(folder.name) == pid or int(fields[1]) == pid:
             yield (int(fields[11]) + int(fields[12])) / _TICKS

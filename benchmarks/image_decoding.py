@@ -34,7 +34,7 @@ from service.tasks.image.image_file import open_picture
 from service.tasks.image.preprocessing import fit_picture, resize_image
 
 PICTURES = {"12 MP": (4032, 3024, 8.0), "1080p": (1920, 1080, 4.0), "500 x 375": (500, 375, 2.0)}
-THUMBNAIL = "2 kB, 64 x 48"  # for a graph of 32 × 32
+THUMBNAIL = "2 kB, 64 x 48"  # for a graph of 32 × 32 pixels
 MOST_PIXELS = 10**8
 
 

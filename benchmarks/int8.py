@@ -21,7 +21,7 @@ from benchmarks.report import Report, parse
 from service.engine.runtime.session import Device, Session
 from training.int8 import Batch, quantize_graph
 
-_LENGTHS = (8, 16, 32, 64, 128)  # tokens of the texts that scales are found on
+_LENGTHS = (8, 16, 32, 64, 128)  # tokens of the texts for calibration
 _IMAGES = 8
 
 

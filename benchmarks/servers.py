@@ -50,7 +50,7 @@ class Server:
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             try:
                 os.sched_setaffinity(int(task.name), self.cores)
-            except ProcessLookupError:  # it has ended since
+            except ProcessLookupError:  # the thread has ended
                 continue
 
     def get(self, path: str) -> tuple[int, str]:

@@ -25,7 +25,7 @@ import sys
 import contextlib, fastapi, filetype, httptools, numpy, orjson, PIL.Image, prometheus_client
 import pydantic_settings, python_multipart, simplejpeg, soundfile, soxr, tokenizers, uvicorn, uvloop, yaml
 import onnxruntime as ort
-with contextlib.suppress(ImportError):  # there are machines without
+with contextlib.suppress(ImportError):  # optional
     import cykooz_resizer
 options = ort.SessionOptions()
 options.intra_op_num_threads = int(sys.argv[1])
@@ -37,7 +37,7 @@ def main() -> None:
     """Measure and report."""
     run, options = parse("startup", __doc__, rounds=6, seconds=0, add=_add_options)
     graphs = _graphs(options.models)
-    start_kotae(run, options.models)  # once beforehand, so that the files are in memory for both
+    start_kotae(run, options.models)  # loads the files into the page cache for both
     with run.progress(run.rounds * 2) as tick:
         pairs = interleaved(
             run.rounds, lambda: start_kotae(run, options.models), lambda: load_all(run, graphs), tick=tick

@@ -31,7 +31,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("build", [fastapi_app, fixed_window_app])
-async def test_pictures_and_texts_are_answered_right(build: Build, repository: Path, texts: Path) -> None:
+async def test_pictures_and_texts_have_the_right_answers(build: Build, repository: Path, texts: Path) -> None:
     folders = (repository / "tiny" / "1", texts / "vectors" / "1", texts / "labels" / "1")
     app = build([parse_model(str(folder)) for folder in folders], threads=1)
     raws = [picture(seed) for seed in range(5)]

@@ -53,7 +53,7 @@ def test_a_quick_run_leaves_a_table_and_a_picture(name: str, cache: Path, tmp_pa
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_unknown_benchmark_is_said() -> None:
+def test_an_unknown_benchmark_is_an_error() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -79,7 +79,7 @@ class LoadGenerator:
     async def _arrivals(self, begin: float) -> None:
         if self._plan.clients:
             for _ in range(self._plan.clients):
-                self._dispatch(_now())
+                self._arrive(_now())
             return
         due = begin
         while self._recorder.sent < MAX_REQUESTS:
@@ -90,7 +90,11 @@ class LoadGenerator:
             while (left := due - _now()) > 0:
                 await asyncio.sleep(left - _SPIN_SECONDS if left > 2 * _SPIN_SECONDS else 0)
             self._recorder.lags.append(_now() - due)
-            self._dispatch(due)
+            self._arrive(due)
+
+    def _arrive(self, due: float) -> None:
+        self._recorder.due += 1
+        self._dispatch(due)
 
     def _dispatch(self, due: float) -> None:
         """Send a request, or let it wait for a connection."""
@@ -156,7 +160,7 @@ class LoadGenerator:
         """In closed loop, send the client's next request."""
         now = _now()
         if self._plan.clients and now < self._end and self._recorder.sent < MAX_REQUESTS:
-            self._dispatch(now)
+            self._arrive(now)
 
     def _close_timed_out(self, now: float) -> None:
         limit = now - self._plan.timeout_seconds

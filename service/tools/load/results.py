@@ -20,11 +20,12 @@ class LoadRecorder:
         latencies: Of answers with status 200, from their due time.
         refusals: The same of all other answers.
         lags: Open loop: how late the generator itself was with each request.
+        due: Requests that should have been sent.
         sent: Requests that were sent.
         in_deadline: Answers with status 200 within the deadline.
         broken: Requests whose connection ended before the whole answer had arrived.
         unanswered: Requests that timed out.
-        unsent: Requests that found no free connection.
+        unsent: Requests that found no free connection, nor room to wait for one.
     """
 
     def __init__(self, deadline_seconds: float | None = None) -> None:
@@ -32,6 +33,7 @@ class LoadRecorder:
         self.latencies = array("d")
         self.refusals = array("d")
         self.lags = array("d")
+        self.due = 0
         self.sent = 0
         self.in_deadline = 0
         self.broken = 0
@@ -107,11 +109,10 @@ def summarise(recorder: LoadRecorder, seconds: float) -> LoadSummary:
         seconds: How long requests were sent; in closed loop, until the last answer.
     """
     good = len(recorder.latencies)
-    requests = recorder.sent + recorder.unsent
     return LoadSummary(
         seconds=seconds,
-        requests=requests,
-        offered_rate=requests / seconds,
+        requests=recorder.due,
+        offered_rate=recorder.due / seconds,
         answered_rate=good / seconds,
         goodput=recorder.in_deadline / seconds,
         late=good - recorder.in_deadline,

@@ -112,7 +112,7 @@ def test_a_server_may_close_after_each_answer() -> None:
     assert (set(summary.statuses), summary.broken) == ({"200"}, 0)
 
 
-def test_an_answer_that_does_not_come_is_given_up_in_the_end() -> None:
+def test_a_missing_answer_times_out() -> None:
     async def says_nothing(_: int, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
 
@@ -122,7 +122,7 @@ def test_an_answer_that_does_not_come_is_given_up_in_the_end() -> None:
     assert summary.latency_ms == {}
 
 
-def test_what_is_not_http_is_broken() -> None:
+def test_an_answer_that_is_not_http_counts_as_broken() -> None:
     async def babbles(_: int, writer: asyncio.StreamWriter) -> None:
         writer.write(b"no protocol of ours\r\n\r\n")
 
@@ -132,7 +132,7 @@ def test_what_is_not_http_is_broken() -> None:
     assert summary.statuses == {}
 
 
-def test_interim_answers_are_passed_over() -> None:
+def test_interim_answers_are_ignored() -> None:
     async def continues(_: int, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" + answer(200, b"whole"))
 
@@ -141,7 +141,7 @@ def test_interim_answers_are_passed_over() -> None:
         assert asyncio.run(send_once(wanted, wanted.requests[0])) == (200, b"whole")
 
 
-def test_where_nobody_listens_is_said() -> None:
+def test_a_refused_connection_is_an_error_at_the_start_only() -> None:
     with scripted() as server:
         wanted = plan(server, clients=1)
     with pytest.raises(StartFailed, match="no connection to"):
@@ -151,7 +151,7 @@ def test_where_nobody_listens_is_said() -> None:
     assert recorder.sent == 0
 
 
-def test_no_answer_to_the_first_request_is_said() -> None:
+def test_no_answer_to_the_first_request_is_an_error() -> None:
     async def says_nothing(_: int, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
 

@@ -20,7 +20,7 @@ def test_a_url_gives_host_port_and_path() -> None:
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://x", "http://", "http://x:99999", "http://x:a"])
-def test_what_is_no_url_is_refused(url: str) -> None:
+def test_an_invalid_url_is_an_error(url: str) -> None:
     with pytest.raises(StartFailed):
         TargetAddress.parse(url)
 
@@ -31,7 +31,7 @@ def test_a_request_is_a_post_with_its_length() -> None:
 
 
 @pytest.mark.parametrize("value", ["x\r\nHost: evil", "答え"])
-def test_a_header_that_cannot_be_sent_is_refused(value: str) -> None:
+def test_a_header_that_cannot_be_sent_is_an_error(value: str) -> None:
     with pytest.raises(StartFailed, match="a path or a header"):
         TargetAddress.parse("http://a/p").post(b"", {"Authorization": value})
 

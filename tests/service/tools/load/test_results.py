@@ -7,7 +7,7 @@ import json
 from service.tools.load.results import LoadRecorder, summarise
 
 
-def test_quantiles_are_values_that_were_seen() -> None:
+def test_quantiles_are_observed_values() -> None:
     recorder = LoadRecorder()
     for milliseconds in range(1, 1001):
         recorder.record(200, milliseconds / 1000)
@@ -17,23 +17,23 @@ def test_quantiles_are_values_that_were_seen() -> None:
     assert round(found["mean"], 3) == 500.5
 
 
-def test_goodput_counts_what_came_in_time() -> None:
+def test_goodput_counts_answers_within_the_deadline() -> None:
     recorder = LoadRecorder(deadline_seconds=0.1)
     for status, seconds in ((200, 0.1), (200, 0.11), (429, 0.01), (504, 0.2)):
-        recorder.sent += 1
+        recorder.due += 1
         recorder.record(status, seconds)
-    recorder.unsent = 4
+    recorder.due += 4
     summary = summarise(recorder, 2)
     assert (summary.offered_rate, summary.answered_rate, summary.goodput, summary.late) == (4.0, 1.0, 0.5, 1)
     assert summary.statuses == {"200": 2, "429": 1, "504": 1}
 
 
-def test_without_a_deadline_every_answer_is_good() -> None:
+def test_without_a_deadline_every_answer_counts_as_goodput() -> None:
     recorder = LoadRecorder()
     recorder.record(200, 1e6)
     assert summarise(recorder, 1).goodput == 1
 
 
-def test_an_empty_load_is_json_too() -> None:
+def test_the_summary_of_an_empty_load_is_json() -> None:
     content = json.loads(json.dumps(summarise(LoadRecorder(), 1).as_json()))
     assert (content["requests"], content["latency_ms"], content["statuses"]) == (0, {}, {})

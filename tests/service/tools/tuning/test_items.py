@@ -17,7 +17,7 @@ def facts_of(folder: Path) -> VersionFacts:
     return read(folder / VERSION_FILE, VersionFacts)
 
 
-def test_pictures_are_the_golden_ones_again_and_again(repository: Path) -> None:
+def test_pictures_repeat_the_golden_ones(repository: Path) -> None:
     folder = repository / "tiny" / "1"
     golden, _ = read_golden_arrays(folder)
     made = make_items(folder, facts_of(folder), 12)
@@ -38,7 +38,7 @@ def test_texts_have_mixed_lengths_without_padding_and_are_sorted(tmp_path: Path)
         assert item.inputs["input_ids"].all()  # 0 is padding
 
 
-def test_sounds_say_how_long_they_are(tmp_path: Path, repository: Path) -> None:
+def test_sounds_have_their_length_as_input(tmp_path: Path, repository: Path) -> None:
     audio = np.ones((2, 500), dtype=np.float32)
     audio[1, 100:] = 0
     write_golden_arrays(tmp_path, {"audio": audio, "lengths": np.array([500, 100])}, {"y": audio})
@@ -52,7 +52,7 @@ def test_sounds_say_how_long_they_are(tmp_path: Path, repository: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", [TextInput(max_tokens=8), AudioInput(max_seconds=0.5)])
-def test_lengths_keep_within_what_the_version_takes(spec: TextInput | AudioInput) -> None:
+def test_lengths_are_within_the_limits_of_the_version(spec: TextInput | AudioInput) -> None:
     most = spec.max_tokens if isinstance(spec, TextInput) else 8000
     drawn = lengths(spec, 500, seed=1)
     assert max(drawn) == most

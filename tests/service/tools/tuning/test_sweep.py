@@ -56,7 +56,7 @@ def test_batch_sizes_double_up_to_the_largest(most: int, sizes: list[int]) -> No
     assert [setting.max_items for setting in settings_for(1, most)] == sizes
 
 
-def test_batches_keep_count_cost_and_padding() -> None:
+def test_batches_are_bounded_by_count_cost_and_padding() -> None:
     made = make_batches(items(1, 1, 1, 2, 2, 10, 11, 12, 30), max_items=3, max_cost=24)
     assert [[item.cost for item in batch] for batch in made] == [[1, 1, 1], [2, 2], [10, 11], [12], [30]]
 
@@ -116,7 +116,7 @@ ALL = [
 ]
 
 
-def test_the_front_holds_what_nothing_else_beats() -> None:
+def test_no_setting_beats_one_on_the_pareto_front() -> None:
     assert pareto_front(ALL) == [ALL[3], ALL[1], ALL[4], ALL[5]]
 
 
@@ -130,5 +130,5 @@ def test_the_front_holds_what_nothing_else_beats() -> None:
         (1000, 4),  # 16 at a time are not 3% faster than 8, and wait twice as long
     ],
 )
-def test_the_fastest_that_keeps_the_deadline_is_chosen(deadline_ms: float, best: int | None) -> None:
+def test_the_fastest_setting_that_meets_the_deadline_is_chosen(deadline_ms: float, best: int | None) -> None:
     assert choose(ALL, deadline_ms / 1000) == (None if best is None else ALL[best])
