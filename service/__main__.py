@@ -165,12 +165,12 @@ def bench(
     spins: give it a core of its own. On that, small requests cost it some 10 to 20 microseconds each, so
     beyond some tens of thousands a second it is itself the limit; it says so where it left late.
     """
-    from service.tools.load.command import Question, print_summary, run_load, write_json
-    from service.tools.load.plan import Plan
+    from service.tools.load.command import RequestOptions, print_summary, run_load, write_json
+    from service.tools.load.plan import LoadPlan
 
-    question = Question(url, task, route, model, file or (), text or (), deadline_ms, priority, key)
-    address, requests = question.requests()
-    plan = Plan(
+    options = RequestOptions(url, task, route, model, file or (), text or (), deadline_ms, priority, key)
+    address, requests = options.requests()
+    plan = LoadPlan(
         address,
         requests,
         seconds,
@@ -205,18 +205,18 @@ def tune(
     runs and one's own, with a margin.
     """
     from service.tools.tuning.choice import choose
-    from service.tools.tuning.command import Tuning, draw, keep, print_table
+    from service.tools.tuning.command import TuningOptions, draw, print_table, save_overrides
     from service.tools.tuning.command import tune as run_tune
 
     settings = load_settings(models=models, device=device)
-    wanted = Tuning(settings.models / model, settings.device, precision, max_items, seconds)
-    manifest, measured = run_tune(wanted, Console(stderr=True))
+    tuning = TuningOptions(settings.models / model, settings.device, precision, max_items, seconds)
+    manifest, measured = run_tune(tuning, Console(stderr=True))
     limit_seconds = manifest.deadline_seconds if deadline_ms is None else deadline_ms / 1000
     best = choose(measured, limit_seconds)
     print_table(measured, best, limit_seconds, _wide())
     file = overrides or settings.overrides
     if best is not None and file is not None:
-        keep(manifest.name, best, file, precision)
+        save_overrides(manifest.name, best, file, precision)
         typer.echo(f"kept in {file}; a service reads it where KOTAE_OVERRIDES names it")
     elif best is not None:
         typer.echo("nothing is kept: name a file, --overrides FILE or KOTAE_OVERRIDES")

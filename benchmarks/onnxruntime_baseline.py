@@ -1,11 +1,13 @@
-"""`E`, the ceiling: bare ONNX Runtime in one process on one core, perfect batches, no HTTP and no queue.
+"""Bare ONNX Runtime in one process on one core, with perfect batches, no HTTP and no queue.
 
-`python -m benchmarks.bare FOLDER THREADS` reads one JSON object a line from standard input and answers each
-with one: `{"seconds": 2, "how": {"kind": "count", "most": 8}, "decode": true, "items": [base64, …]}` →
-`{"rate": items a second, …}`. `Bare` is the other end. Items are decoded by the functions that Kotae uses.
+`python -m benchmarks.onnxruntime_baseline FOLDER THREADS` reads one JSON object a line from standard input
+and answers each with one: `{"seconds": 2, "how": {"kind": "count", "most": 8}, "decode": true, "items":
+[base64, …]}` → `{"rate": items a second, …}`. `BareEngine` is the client. Items are decoded by the
+service's own functions.
 
-How batches are made: `count` takes so many items in the order they come; `cost` sorts all items by length and
-fills each batch up to a padded cost, which is what no service can do that has not seen the future.
+Batches of kind `count` hold that many items in the order in which they come. For kind `cost` all items are
+sorted by length, and each batch is filled up to a padded cost; no service can do that, because it does not
+know future requests.
 """
 
 from __future__ import annotations
@@ -35,10 +37,10 @@ Row = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """How perfect batches are made.
+    """A way to form batches.
 
     Attributes:
-        most: Items, or padded cost.
+        most: Largest number of items, or largest padded cost.
     """
 
     kind: Literal["count", "cost"]
@@ -66,7 +68,7 @@ class Engine:
         self._session = Session(folder / facts.variants[0].file, Device("cpu"), threads=threads)
 
     def decode(self, raw: bytes) -> Part:
-        """Turn a raw item into the graph's inputs."""
+        """Return a raw item as the graph's inputs."""
         decoded = self._task.decode(raw, Limits(), self._task.parameters())
         return Part(decoded.parts[0], decoded.costs[0])
 
@@ -75,13 +77,13 @@ class Engine:
         self._session.run(padded([part.inputs for part in batch]))
 
     def rate(self, raws: Sequence[bytes], how: Batches, seconds: float, *, decode: bool) -> dict[str, float]:
-        """Run through all items again and again, always to the end, so that all lengths count alike.
+        """Run all items repeatedly, always to the end, so that all lengths have the same weight.
 
         Args:
             raws: Raw items.
-            how: How batches are made.
-            seconds: For how long at least.
-            decode: Decode each item again before it runs, in the time that counts.
+            how: Way to form batches.
+            seconds: Least duration.
+            decode: Whether decoding each item is part of the measured time.
 
         Returns:
             `rate` in items a second of wall time, `cpu_rate` of CPU time, `batch_seconds` of a mean batch,
@@ -106,7 +108,7 @@ class Engine:
 
 
 def make_batches(costs: Sequence[int], how: Batches) -> list[list[int]]:
-    """Group items.
+    """Group items into batches.
 
     Returns:
         Lists of indices; every item is in one of them.
@@ -123,7 +125,7 @@ def make_batches(costs: Sequence[int], how: Batches) -> list[list[int]]:
 
 
 def padded(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
-    """Stack rows, the shorter ones filled up with zeros to the longest."""
+    """Stack rows, padded with zeros to the longest."""
     stacked = {}
     for name in rows[0]:
         arrays = [row[name] for row in rows]
@@ -136,8 +138,8 @@ def padded(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
     return stacked
 
 
-class Bare:
-    """A running `benchmarks.bare` process."""
+class BareEngine:
+    """A running `benchmarks.onnxruntime_baseline` process."""
 
     def __init__(self, process: subprocess.Popen[str], workload: Workload) -> None:
         self._process = process
@@ -155,21 +157,21 @@ class Bare:
         return cast(dict[str, float], json.loads(line))
 
     def best(self, choices: Sequence[Batches], seconds: float, *, decode: bool = True) -> Batches:
-        """Find the fastest way to make batches."""
+        """Return the fastest way to form batches."""
         return max(choices, key=lambda how: self.measure(how, seconds, decode=decode)["rate"])
 
 
 @contextmanager
-def bare_engine(workload: Workload, core: int, threads: int = 1) -> Iterator[Bare]:
-    """Run a bare engine on a core for the length of a block."""
-    command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.bare"]
+def bare_engine(workload: Workload, core: int, threads: int = 1) -> Iterator[BareEngine]:
+    """Run bare ONNX Runtime on a core while the context is open."""
+    command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.onnxruntime_baseline"]
     command += [str(workload.folder), str(threads)]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     )
     with process:
         try:
-            yield Bare(process, workload)
+            yield BareEngine(process, workload)
         finally:
             assert process.stdin is not None
             process.stdin.close()

@@ -1,9 +1,9 @@
-"""Overload of a model so small that refusing costs as much as answering: goodput over what is possible.
+"""Overload of a model so small that a refusal costs a large share of an answer.
 
-`python -m benchmarks.refusals [--factors 1.2,2,5]`: a refusal costs the share ρ of a whole service in CPU
-time, so at k times the peak no server can answer more than (1 - kρ) / (1 - ρ) of its peak: g served and k
-- g refused fill the core when g + (k - g)ρ = 1. ρ is measured in each round, from the CPU time that the
-server used at the peak and at the greatest factor.
+`python -m benchmarks load_shedding [--factors 1.2,2,5]`: if a refusal costs the share r of an answer's CPU
+time, then at k times the peak no server can answer more than (1 - kr) / (1 - r) of its peak, because g
+answers and k - g refusals fill the core when g + (k - g)r = 1. r is measured in each round, from the
+server's CPU time at the peak and at the largest factor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.workloads import reference_workload
 
 def main() -> None:
     """Measure and report."""
-    run, options = parse("refusals", __doc__, rounds=6, seconds=3, add=add_options)
+    run, options = parse("load_shedding", __doc__, rounds=6, seconds=3, add=add_options)
     workload = reference_workload("tiny", small=run.quick)
     with (
         kotae([workload], [run.cores.service]) as server,
@@ -46,10 +46,10 @@ def main() -> None:
 
 
 def refusal_cost(one: Overload) -> float:
-    """Measure ρ in a round: the CPU time of the greatest load, less that of its answers, by its refusals.
+    """Measure r: the CPU time of the largest load less that of its answers, over the number of refusals.
 
     Returns:
-        At least 0, which it also is where nothing was refused.
+        At least 0; 0 also if nothing was refused.
     """
     service = one.peak.cpu_seconds / max(1, one.peak.only.ok)
     most = one.offered[max(one.offered)]
@@ -60,16 +60,12 @@ def refusal_cost(one: Overload) -> float:
 
 
 def possible(factor: float, cost: float) -> float:
-    """Give the share of the peak that can be answered at so many times the peak.
+    """Return the share of the peak rate that a server can answer at best.
 
     Args:
-        factor: k, offered load over peak.
-        cost: ρ, a refusal's cost over a service's.
+        factor: k, offered rate over peak.
+        cost: r, CPU time of a refusal over that of an answer.
     """
     if factor * cost >= 1 or cost >= 1:
         return 0.0
     return min(1.0, (1 - factor * cost) / (1 - cost)) if factor >= 1 else factor
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,11 @@
-"""From a JPEG file to the graph's pixels: Kotae over the textbook's Pillow and float32.
+"""CPU time from a JPEG file to the graph's input, against Pillow and float32 arithmetic.
 
-`python -m benchmarks.decode [--size 224] [--agreement 1500]`: files of three sizes, for a graph of 224 × 224
-in colour: scikit-learn's two photographs enlarged, which are smooth, and noise with the spectrum of a
-photograph, which is full of detail. Both do all of the host's work: the textbook decodes, scales, normalises
-and transposes to float32; Kotae decodes and scales, the rest is nodes of its graph. CPU time of one thread,
-so that it does not matter much what else the machine does.
-
-Below the table stands what would be the limit: reading the file's bits and nothing else, as near to it as the
-decoder comes. Beside it, how many answers of the shipped digits model stay the same when pictures are
-decoded smaller.
+`python -m benchmarks image_decoding [--size 224] [--agreement 1500]`: files of three sizes for a graph of
+224 × 224 in colour: scikit-learn's two photographs, enlarged, and noise with the spectrum of a photograph.
+The baseline decodes, scales, normalises and transposes to float32; Kotae decodes and scales, because its
+graph normalises. CPU time of one thread. The notes also give the time to read the file's bits alone, which
+is a lower limit, and how many answers of the shipped digits model stay the same when pictures are decoded
+at a reduced size.
 """
 
 from __future__ import annotations
@@ -26,52 +23,52 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from benchmarks.enlarged_digits import enlarged_digits
+from benchmarks.fastapi_baseline import normalise, read_pixels
 from benchmarks.machine import REPOSITORY
 from benchmarks.pairs import Estimate, interleaved, ratios
 from benchmarks.payloads import jpeg, photograph
 from benchmarks.report import Report, parse
-from benchmarks.textbook import normalise, read_pixels
 from service.engine.runtime.session import Device, Session
 from service.repository.manifest import VERSION_FILE, ImageInput, VersionFacts, read
 from service.tasks.image.image_file import open_picture
 from service.tasks.image.preprocessing import fit_picture, resize_image
 
 PICTURES = {"12 MP": (4032, 3024, 8.0), "1080p": (1920, 1080, 4.0), "500 x 375": (500, 375, 2.0)}
-THUMBNAIL = "2 kB, 64 x 48"  # for a graph of 32 × 32
+THUMBNAIL = "2 kB, 64 x 48"  # for a graph of 32 × 32 pixels
 MOST_PIXELS = 10**8
 
 
-def textbook_pixels(body: bytes, spec: ImageInput) -> object:
-    """Do what the textbook endpoint does before it runs its graph."""
+def baseline_pixels(body: bytes, spec: ImageInput) -> object:
+    """Preprocess as the FastAPI baseline does."""
     return normalise(read_pixels(body, spec))
 
 
 def our_pixels(body: bytes, spec: ImageInput) -> object:
-    """Do what Kotae does before it queues."""
+    """Preprocess as Kotae does."""
     return fit_picture(body, spec, max_pixels=MOST_PIXELS)
 
 
 def file_bits(body: bytes, spec: ImageInput) -> object:
-    """Read a file's bits, and make as little of them as the decoder can: an eighth of the luminance."""
+    """Decode as little as the decoder can: the luminance at an eighth of the size."""
     height, width, *_ = simplejpeg.decode_jpeg_header(body)
     return simplejpeg.decode_jpeg(body, "GRAY", min_height=-(-height // 8), min_width=-(-width // 8))
 
 
 def enlarged_photographs(width: int, height: int) -> list[bytes]:
-    """Make files of scikit-learn's two photographs."""
+    """Return JPEG files of scikit-learn's two photographs."""
     pictures = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     return [jpeg(np.asarray(p.resize((width, height), Image.Resampling.LANCZOS))) for p in pictures]
 
 
 def noise_like_photographs(width: int, height: int) -> list[bytes]:
-    """Make files of noise that has the spectrum of photographs."""
+    """Return JPEG files of noise with the spectrum of photographs."""
     return [jpeg(photograph(width, height, seed)) for seed in range(2)]
 
 
 def cpu_seconds(
     decode: Callable[[bytes, ImageInput], object], files: Sequence[bytes], spec: ImageInput, seconds: float
 ) -> float:
-    """Measure the CPU time of one file, over as many rounds of all files as take about so long."""
+    """Return the mean CPU seconds for a file, over rounds of all files for about this duration."""
     started = time.thread_time()
     rounds = 0
     while rounds == 0 or time.thread_time() - started < seconds:
@@ -82,7 +79,7 @@ def cpu_seconds(
 
 
 def agreement(count: int) -> tuple[float, float, float]:
-    """Compare the shipped digits model's answers to reduced pictures with those to whole ones.
+    """Compare the digits model's answers for pictures decoded at reduced and at full size.
 
     Returns:
         Share of equal labels, largest difference of a probability, mean difference of a pixel in levels.
@@ -104,9 +101,9 @@ def agreement(count: int) -> tuple[float, float, float]:
 
 def main() -> None:
     """Measure and report."""
-    run, options = parse("decode", __doc__, rounds=15, seconds=0.25, add=_add_options)
+    run, options = parse("image_decoding", __doc__, rounds=15, seconds=0.25, add=_add_options)
     os.sched_setaffinity(0, {run.cores.service})
-    report = Report(run, "decode and resize, CPU time", "times as fast as the textbook")
+    report = Report(run, "decode and resize, CPU time", "times as fast as the baseline")
     spec = ImageInput(width=options.size, height=options.size)
     jobs: dict[str, tuple[ImageInput, int, int, float | None]] = {
         name: (spec, width, height, goal)
@@ -120,17 +117,17 @@ def main() -> None:
             jobs.items(), kinds.items()
         ):
             name, files = f"{size}, {kind}", make(width, height)
-            ways = (textbook_pixels, our_pixels, file_bits)
+            ways = (baseline_pixels, our_pixels, file_bits)
             measures = (partial(cpu_seconds, way, files, wanted, run.seconds) for way in ways)
             rows = interleaved(run.rounds, *measures, tick=tick)
             report.add(name, ratios(rows, over=1, of=0), goal)
             times = [Estimate.of(row[i] * 1e3 for row in rows) for i in range(len(ways))]
-            names = ("textbook_ms", "kotae_ms", "bits_ms")
+            names = ("baseline_ms", "kotae_ms", "bits_ms")
             report.details[name] = {what: time.as_json() for what, time in zip(names, times, strict=True)}
             length = sum(map(len, files)) / len(files) / 1000
             limit = ratios(rows, over=2, of=0).median
             report.notes.append(
-                f"{name}: {length:.0f} kB, textbook {times[0].median:.3g} ms, "
+                f"{name}: {length:.0f} kB, baseline {times[0].median:.3g} ms, "
                 f"Kotae {times[1].median:.3g} ms; reading the bits alone {limit:.3g} times as fast"
             )
     count = 20 if run.quick else options.agreement
@@ -151,7 +148,3 @@ def main() -> None:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=224, help="side of the graph's input")
     parser.add_argument("--agreement", type=int, default=1500, help="pictures to compare answers on")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
-"""`B1`, the batching that toolkits have: wait up to 5 ms for up to 16 items, pad to the longest, run.
+"""The fixed-window baseline: batches of up to 16 items within 5 ms, padded to the longest.
 
-`python -m benchmarks.windowed PORT FOLDER[=GRAPH]… [--threads N]` serves what `benchmarks.textbook` does,
-with the same decoding; only between the decoding and the graph stands a window.
+`python -m benchmarks.fixed_window_baseline PORT FOLDER[=GRAPH]… [--threads N]` serves and decodes as
+`benchmarks.fastapi_baseline` does, with dynamic batching between decoding and graph.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from fastapi import FastAPI, File, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 
-from benchmarks.bare import Row, padded
-from benchmarks.textbook import (
+from benchmarks.fastapi_baseline import (
     Answer,
     Text,
     best_label,
@@ -33,6 +32,7 @@ from benchmarks.textbook import (
     read_pixels,
     text_answer,
 )
+from benchmarks.onnxruntime_baseline import Row, padded
 from service.repository.manifest import VERSION_FILE, ImageInput, TextInput, VersionFacts, read
 from service.tasks.classification import read_labels
 
@@ -41,11 +41,11 @@ WINDOW_SECONDS = 0.005
 
 
 class Window:
-    """Collects items and runs them together; the clock starts at the first item.
+    """Collects items and runs them as a batch. The window opens with the first item.
 
     Args:
         session: The graph.
-        max_items: A batch that has so many runs at once.
+        max_items: A batch of this size runs at once.
         window_seconds: A batch runs no later than this after its first item.
     """
 
@@ -63,7 +63,7 @@ class Window:
         self._thread = ThreadPoolExecutor(1)
 
     async def answer(self, row: Row) -> NDArray[Any]:
-        """Give an item's row of the output."""
+        """Return an item's row of the output."""
         future: asyncio.Future[NDArray[Any]] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((row, future))
         return await future
@@ -91,8 +91,8 @@ class Window:
         return rows
 
 
-def windowed_app(models: Sequence[tuple[Path, Path]], threads: int = 0) -> FastAPI:
-    """Build the application; see `benchmarks.textbook.textbook_app`."""
+def fixed_window_app(models: Sequence[tuple[Path, Path]], threads: int = 0) -> FastAPI:
+    """Build the application; see `benchmarks.fastapi_baseline.fastapi_app`."""
     windows: list[Window] = []
 
     @asynccontextmanager
@@ -118,7 +118,7 @@ def _add_pictures(
     app: FastAPI, folder: Path, facts: VersionFacts, session: ort.InferenceSession, window: Window
 ) -> None:
     spec, labels = facts.input, read_labels(folder, facts)
-    assert isinstance(spec, ImageInput), "the caller looked"
+    assert isinstance(spec, ImageInput), "checked by the caller"
     takes_floats = session.get_inputs()[0].type == "tensor(float)"
 
     def decode(content: bytes) -> Row:
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", type=parse_model)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
-    app = windowed_app(options.models, options.threads)
+    app = fixed_window_app(options.models, options.threads)
     uvicorn.run(app, port=options.port, log_level="warning", access_log=False)
 
 

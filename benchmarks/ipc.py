@@ -1,9 +1,9 @@
-"""What a request costs on its way from an HTTP worker to the engine and back, beside the work itself.
+"""CPU time of a request's transfer from an HTTP worker to the engine process and back.
 
-`python -m benchmarks.hop [--bytes 150528] [--at-once 1,8,32]`: tensors go through the shared memory and
-tokens through the socket that `--http-workers` uses, between two processes, to a queue that copies each into
-a batch's buffer and answers with 1,000 numbers at once. The CPU time of both processes a request, less that
-of the same work within one process, is the hop. Both may use every core.
+`python -m benchmarks ipc [--bytes 150528] [--at-once 1,8,32]`: tensors go through the shared memory and
+tokens through the socket of `--http-workers`, between two processes, to a queue that copies each into a
+batch's buffer and answers with 1,000 numbers. The cost of the transfer is the CPU time of both processes,
+less that of the same work in one process. Both may use every core.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Cost:
 
 
 class Instant:
-    """A queue whose lane needs no time: copies rows as a batch does, answers once a turn of the loop."""
+    """A queue without a model: copies rows as a batch does, and answers once per event loop iteration."""
 
     queue_items = 0
     predicted_wait_seconds = 0.0
@@ -60,16 +60,16 @@ class Instant:
         self._tickets: list[PendingRequest] = []
 
     def check(self, priority: int, deadline: float, coming: int) -> None:
-        """Refuse nobody."""
+        """Accept every request."""
 
     def submit(self, pending: PendingRequest, *, on_loop: bool = False) -> None:
-        """Take a pending in."""
+        """Accept a request."""
         if not self._tickets:
             asyncio.get_running_loop().call_soon(self._run)
         self._tickets.append(pending)
 
     def close(self, reason: str) -> None:
-        """Nothing waits here for long."""
+        """Do nothing: requests do not wait here."""
 
     def _run(self) -> None:
         pending_requests, self._tickets = self._tickets, []
@@ -82,20 +82,20 @@ class Instant:
 def main() -> None:
     """Measure and report."""
     if sys.argv[1:2] == ["engine"]:
-        uvloop.run(_be_the_engine(Ends(*map(int, sys.argv[2:5])), int(sys.argv[5])))
+        uvloop.run(_run_engine(Ends(*map(int, sys.argv[2:5])), int(sys.argv[5])))
         return
-    run, options = parse("hop", __doc__, rounds=6, seconds=1, add=_add_options)
+    run, options = parse("ipc", __doc__, rounds=6, seconds=1, add=_add_options)
     title = f"{options.bytes / 1000:.0f} kB to the engine and back"
     report = Report(run, title, "CPU µs a request")
     with run.progress(len(options.at_once) * run.rounds * 2) as tick:
         for count in options.at_once:
-            visits = Visits(options.bytes, count, run.seconds)
-            pairs = interleaved(run.rounds, visits.through, visits.alone, tick=tick)
+            in_flight = InFlight(options.bytes, count, run.seconds)
+            pairs = interleaved(run.rounds, in_flight.through, in_flight.alone, tick=tick)
             hop = Estimate.of(a.here + a.there - b.here for a, b in pairs)
-            report.add(f"{count} at once: the hop", hop, GOAL_MICROSECONDS, at_least=False)
-            report.add(f"{count} at once: worker, in all", Estimate.of(a.here for a, _ in pairs))
-            report.add(f"{count} at once: engine, in all", Estimate.of(a.there for a, _ in pairs))
-            report.add(f"{count} at once: in one process", Estimate.of(b.here for _, b in pairs))
+            report.add(f"{count} in flight: the transfer", hop, GOAL_MICROSECONDS, at_least=False)
+            report.add(f"{count} in flight: worker in total", Estimate.of(a.here for a, _ in pairs))
+            report.add(f"{count} in flight: engine in total", Estimate.of(a.there for a, _ in pairs))
+            report.add(f"{count} in flight: in one process", Estimate.of(b.here for _, b in pairs))
     report.finish()
 
 
@@ -107,12 +107,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Visits:
-    """Requests that are kept outstanding for a while.
+class InFlight:
+    """A fixed number of requests in flight for some time.
 
     Attributes:
-        size: Bytes of each one's item.
-        count: How many at once.
+        size: Bytes of each item.
+        count: Number of requests in flight.
     """
 
     size: int
@@ -120,7 +120,7 @@ class Visits:
     seconds: float
 
     def through(self) -> Cost:
-        """Measure them on their way to another process and back."""
+        """Measure requests to another process and back."""
 
         async def measure() -> Cost:
             with _engine(self.size) as (connection, engine):
@@ -129,7 +129,7 @@ class Visits:
         return uvloop.run(measure())
 
     def alone(self) -> Cost:
-        """Measure the same work in this process."""
+        """Measure the same work within this process."""
 
         async def measure() -> Cost:
             return await self._measure(Instant(self.size).submit, None)
@@ -164,13 +164,13 @@ class Visits:
 
 @contextmanager
 def _engine(size: int) -> Iterator[tuple[EngineConnection, int]]:
-    """Start the other process; yields the connection to it, and its id."""
+    """Start the engine process; yield the connection and the process id."""
     near, far = socket.socketpair()
     memories = [os.memfd_create(name) for name in ("inputs", "outputs")]
     for memory in memories:
         os.truncate(memory, _MEMORY_BYTES)
     passed = (far.fileno(), *memories)
-    command = [sys.executable, "-m", "benchmarks.hop", "engine", *map(str, passed), str(size)]
+    command = [sys.executable, "-m", "benchmarks.ipc", "engine", *map(str, passed), str(size)]
     process = subprocess.Popen(command, cwd=REPOSITORY, pass_fds=passed)
     far.close()
     connection = EngineConnection(Ends(near.detach(), *memories), lambda _: None, lambda: None)
@@ -181,7 +181,7 @@ def _engine(size: int) -> Iterator[tuple[EngineConnection, int]]:
         process.wait(20)
 
 
-async def _be_the_engine(ends: Ends, size: int) -> None:
+async def _run_engine(ends: Ends, size: int) -> None:
     over = asyncio.Event()
     queue: RequestQueue = Instant(size)
     relay = WorkerConnection(ends, lambda *_: queue, lambda _: over.set())
@@ -190,7 +190,7 @@ async def _be_the_engine(ends: Ends, size: int) -> None:
 
 
 def _cpu_seconds(pid: int | None) -> float:
-    """Read a process's CPU clock: its id is made of the process's, as `clock_getcpuclockid(3)` does."""
+    """Return the CPU seconds of a process, by the clock id of `clock_getcpuclockid(3)`."""
     return 0.0 if pid is None else time.clock_gettime((~pid << 3) | 2)
 
 

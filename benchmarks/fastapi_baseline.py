@@ -1,8 +1,8 @@
-"""`B0`, the endpoint that most people would write: one FastAPI route a model, one session, no batching.
+"""The FastAPI baseline: one route and one session for each model, no batching.
 
-`python -m benchmarks.textbook PORT FOLDER[=GRAPH]… [--threads N] [--limit-concurrency N]` serves version
-folders of ours at `/predict/NAME`: pictures come as a form and go through Pillow and float32, texts come as
-JSON. GRAPH is a graph that takes float32 pictures; without one the folder's own is fed with bytes.
+`python -m benchmarks.fastapi_baseline PORT FOLDER[=GRAPH]… [--threads N] [--limit-concurrency N]` serves
+version folders at `/predict/NAME`. Pictures come as a form and go through Pillow and float32; texts come as
+JSON. GRAPH takes float32 pictures; without it the folder's own graph gets bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Text(BaseModel):
 
 
 def open_session(graph: Path, threads: int) -> ort.InferenceSession:
-    """Open a graph with so many threads; 0 is ONNX Runtime's own choice, as textbooks have it."""
+    """Open a graph with this number of threads; 0 is ONNX Runtime's default."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -60,7 +60,7 @@ def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def best_label(probabilities: NDArray[np.float32], labels: Sequence[str]) -> Answer:
-    """Name the best of f32 [K]."""
+    """Return the best label for f32 [K]."""
     best = int(probabilities.argmax())
     return {"label": labels[best], "score": float(probabilities[best])}
 
@@ -69,7 +69,7 @@ def add_pictures(app: FastAPI, name: str, folder: Path, graph: Path, threads: in
     """Serve a picture classifier."""
     facts = read(folder / VERSION_FILE, VersionFacts)
     spec = facts.input
-    assert isinstance(spec, ImageInput) and spec.resize == "fit", "the textbook stretches pictures"
+    assert isinstance(spec, ImageInput) and spec.resize == "fit", "the baseline stretches pictures"
     labels = read_labels(folder, facts)
     session = open_session(graph, threads)
     takes_floats = session.get_inputs()[0].type == "tensor(float)"
@@ -85,7 +85,7 @@ def add_pictures(app: FastAPI, name: str, folder: Path, graph: Path, threads: in
 def text_answer(
     folder: Path, facts: VersionFacts, session: ort.InferenceSession
 ) -> Callable[[NDArray[Any]], Answer]:
-    """Give what turns a row of the output into an answer: a label or a vector."""
+    """Return a function from a row of the output to an answer: a label or a vector."""
     if session.get_outputs()[0].name == "embedding":
         return lambda row: {"embedding": row.tolist()}
     labels = read_labels(folder, facts)
@@ -103,7 +103,7 @@ def open_tokenizer(folder: Path, spec: TextInput) -> Tokenizer:
 def add_texts(app: FastAPI, name: str, folder: Path, graph: Path, threads: int) -> None:
     """Serve a text classifier or encoder."""
     facts = read(folder / VERSION_FILE, VersionFacts)
-    assert isinstance(facts.input, TextInput), "only pictures and texts are in the textbook"
+    assert isinstance(facts.input, TextInput), "the baseline serves only pictures and texts"
     tokenizer = open_tokenizer(folder, facts.input)
     session = open_session(graph, threads)
     answer = text_answer(folder, facts, session)
@@ -115,7 +115,7 @@ def add_texts(app: FastAPI, name: str, folder: Path, graph: Path, threads: int) 
         return answer(rows[0])
 
 
-def textbook_app(models: Sequence[tuple[Path, Path]], threads: int = 0) -> FastAPI:
+def fastapi_app(models: Sequence[tuple[Path, Path]], threads: int = 0) -> FastAPI:
     """Build the application.
 
     Args:
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--limit-concurrency", type=int)
     options = parser.parse_args()
-    app = textbook_app(options.models, options.threads)
+    app = fastapi_app(options.models, options.threads)
     limit = options.limit_concurrency
     uvicorn.run(app, port=options.port, log_level="warning", access_log=False, limit_concurrency=limit)
 

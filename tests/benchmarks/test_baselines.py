@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from benchmarks.textbook import parse_model, textbook_app
-from benchmarks.windowed import Window, windowed_app
+from benchmarks.fastapi_baseline import fastapi_app, parse_model
+from benchmarks.fixed_window_baseline import Window, fixed_window_app
 from benchmarks.workloads import FORM_TYPE, form
 from service.tasks.image.preprocessing import decode_image
 from tests.tiny_models import LABELS, SPEC, picture, probabilities
@@ -30,8 +30,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("build", [textbook_app, windowed_app])
-async def test_pictures_and_texts_are_answered_right(build: Build, repository: Path, texts: Path) -> None:
+@pytest.mark.parametrize("build", [fastapi_app, fixed_window_app])
+async def test_pictures_and_texts_have_the_right_answers(build: Build, repository: Path, texts: Path) -> None:
     folders = (repository / "tiny" / "1", texts / "vectors" / "1", texts / "labels" / "1")
     app = build([parse_model(str(folder)) for folder in folders], threads=1)
     raws = [picture(seed) for seed in range(5)]
