@@ -105,9 +105,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
     by_path = {endpoint.path: endpoint for endpoint in endpoints}
     authentication = Authentication(keys, lambda: app.state.operations_port)
     log = RequestLog(metrics)
-    app.state.early_refusal = EarlyRefusal(
-        by_path, authentication, log, core.shedding.loop_load.note_refusal, lambda: lifecycle.draining
-    )
+    app.state.early_refusal = EarlyRefusal(core, by_path, authentication, log, lambda: lifecycle.draining)
     # The last one added is the outermost.
     app.add_middleware(TaskRoutes, endpoints=by_path)
     app.add_middleware(AuthenticationMiddleware, authentication=authentication)

@@ -26,10 +26,11 @@ class BodyLimits:
         self._body_timeout_seconds = body_timeout_seconds
         self._held_bytes = 0
 
-    def begin(self, headers: Mapping[bytes, bytes]) -> BodyHold:
-        """Begin to hold a request's body. It counts as it comes: a stated length alone takes no room.
+    def body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> RequestBody:
+        """Return a request's body, to be read within the limits.
 
         Args:
+            receive: The request's.
             headers: By name, in lower case.
 
         Raises:
@@ -42,44 +43,7 @@ class BodyLimits:
             name = encoding.decode("latin-1")
             raise UnsupportedMedia(f"content encoding {name} is not decoded here; send the body as it is")
         self._check(stated_bytes(headers))
-        return BodyHold(self)
-
-    async def read(self, receive: Receive, hold: BodyHold, *, is_there: bool) -> bytes:
-        """Read a body within the limits.
-
-        Args:
-            receive: The request's.
-            hold: Grows with it.
-            is_there: Whether the whole body has come already, so that there is nothing to wait for.
-
-        Raises:
-            TooLarge, Overloaded: It grew over a limit.
-            BodyTimeout: It came too slowly.
-            ClientGone: The client hung up while sending.
-        """
-        if is_there:
-            return await self._read(receive, hold)
-        try:
-            async with asyncio.timeout(self._body_timeout_seconds):
-                return await self._read(receive, hold)
-        except TimeoutError as error:
-            limit = self._body_timeout_seconds
-            raise BodyTimeout(f"the body did not arrive within {limit:g} seconds") from error
-
-    async def _read(self, receive: Receive, hold: BodyHold) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone("the client hung up while sending")
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            self._check(size)
-            hold.grow(size)
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return RequestBody(self, receive)
 
     def _check(self, size: int) -> None:
         if size > self._max_body_bytes:
@@ -88,39 +52,68 @@ class BodyLimits:
             )
 
 
-class BodyHold:
-    """The bytes that one request holds until it releases them."""
+class RequestBody:
+    """The body of one request. Its bytes count as held as they come: a stated length alone takes no room."""
 
-    __slots__ = ("_is_kept", "_limits", "_size")
+    __slots__ = ("_limits", "_receive", "_size")
 
-    def __init__(self, limits: BodyLimits) -> None:
+    def __init__(self, limits: BodyLimits, receive: Receive) -> None:
         self._limits = limits
+        self._receive = receive
         self._size = 0
-        self._is_kept = False
 
-    def grow(self, size: int) -> None:
-        """Hold at least `size` bytes.
+    async def read(self, *, is_there: bool) -> bytes:
+        """Read it.
+
+        Args:
+            is_there: Whether all of it has arrived, so that there is nothing to wait for.
 
         Raises:
-            Overloaded: The server holds as many as it may.
+            TooLarge, Overloaded: It grew over a limit.
+            BodyTimeout: It came too slowly.
+            ClientGone: The client hung up while sending.
         """
+        if is_there:
+            return await self._read()
+        limit = self._limits._body_timeout_seconds
+        try:
+            async with asyncio.timeout(limit):
+                return await self._read()
+        except TimeoutError as error:
+            raise BodyTimeout(f"the body did not arrive within {limit:g} seconds") from error
+
+    def release(self, unfinished: asyncio.Future[Any] | None) -> None:
+        """Hold its bytes no more.
+
+        Args:
+            unfinished: Work that still reads them; they count until it ends. None where there is none.
+        """
+        if unfinished is None:
+            self._give_back()
+        else:
+            unfinished.add_done_callback(lambda _: self._give_back())
+
+    async def _read(self) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone("the client hung up while sending")
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            self._limits._check(size)
+            self._grow(size)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _grow(self, size: int) -> None:
         limits, more = self._limits, size - self._size
-        if more <= 0:
-            return
         if limits._held_bytes + more > limits._max_inflight_bytes:
             raise Overloaded("the server holds as many bytes of bodies as it may", reason="inflight_bytes")
         limits._held_bytes += more
         self._size = size
-
-    def keep_until(self, end: asyncio.Future[Any]) -> None:
-        """Hold the bytes until something has ended, even when the request is answered before."""
-        self._is_kept = True
-        end.add_done_callback(lambda _: self._give_back())
-
-    def release(self) -> None:
-        """Give the bytes back, unless they are kept."""
-        if not self._is_kept:
-            self._give_back()
 
     def _give_back(self) -> None:
         self._limits._held_bytes -= self._size

@@ -1,8 +1,8 @@
 """Refuse what would be late before the event loop makes a task for it.
 
 Most of the cost of a refusal lies in the task, the layers and the response objects. The checks are cheap and
-need only the head of the request. So the protocol asks here when a whole request has come, and writes the
-refusal itself. A request that is let through keeps its context: nothing is read twice.
+need only the head of the request. So, for a moment after a refusal, the protocol asks here when a whole
+request has arrived, and writes the refusal itself. All other requests go the usual way.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from service.http.context import RequestContext
 from service.http.errors import render_for
 from service.http.request_log import RequestLog
 from service.http.v1.tasks import TaskEndpoint
+from service.inference.core import InferenceCore
 
 _STATUS = 429
 
@@ -24,32 +25,30 @@ class EarlyRefusal:
     """Checks requests that have arrived whole. Belongs to the event loop.
 
     Args:
+        core: Refuses what would be late.
         endpoints: By path.
         authentication: Checks keys.
         log: Counts and logs every request.
-        note_refusal: Called with the seconds that each refusal took.
         is_draining: Returns whether responses must ask the client to close its connection. Then nothing is
             refused here.
     """
 
     def __init__(
         self,
+        core: InferenceCore,
         endpoints: Mapping[str, TaskEndpoint],
         authentication: Authentication,
         log: RequestLog,
-        note_refusal: Callable[[float], None],
         is_draining: Callable[[], bool],
     ) -> None:
+        self._core = core
         self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
         self._authentication = authentication
         self._log = log
-        self._note_refusal = note_refusal
         self._is_draining = is_draining
 
-    def check(
-        self, url: bytes, headers: Iterable[tuple[bytes, bytes]], port: int, received: float
-    ) -> tuple[RequestContext | None, bytes]:
-        """Look at the head of a request.
+    def check(self, url: bytes, headers: Iterable[tuple[bytes, bytes]], port: int, received: float) -> bytes:
+        """Check the head of a request whose body has arrived.
 
         Args:
             url: As it was sent.
@@ -58,24 +57,26 @@ class EarlyRefusal:
             received: When it was there, in `time.monotonic()` seconds.
 
         Returns:
-            Its context, for a request to a task endpoint that nothing is wrong with; and the whole response
-            to a request that is refused, else nothing.
+            The whole response, if the request is refused; else nothing.
         """
+        if not self._core.shedding.is_refusing or self._is_draining():
+            return b""
         path, _, query = url.partition(b"?")
         endpoint = self._endpoints.get(path)
-        if endpoint is None or self._is_draining():
-            return None, b""
+        if endpoint is None:
+            return b""
         begun = time.perf_counter()
         context = RequestContext(headers=dict(headers), received=received, route=path.decode())
         try:
             self._authentication.check(context.route, port, context)
-            endpoint.begin(context, query)
+            context.inference = endpoint.read_head(context, query)
+            if context.inference.parameters is not None:
+                self._core.prepare(context.inference)
         except Overloaded as error:
-            return context, self._refuse(context, error, begun)
+            return self._refuse(context, error, begun)
         except RequestError:  # the usual way finds and reports it again
-            return None, b""
-        self._log.begin(context)
-        return context, b""
+            pass
+        return b""
 
     def _refuse(self, context: RequestContext, error: Overloaded, begun: float) -> bytes:
         self._log.begin(context)
@@ -83,5 +84,5 @@ class EarlyRefusal:
         self._log.end("POST", context.route, context, _STATUS, time.perf_counter() - begun)
         headers = [*response.raw_headers, (b"x-request-id", context.request_id.encode("latin-1"))]
         lines = [b"%b: %b\r\n" % header for header in headers]
-        self._note_refusal(time.perf_counter() - begun)
+        self._core.shedding.loop_load.note_refusal(time.perf_counter() - begun)
         return b"".join((b"HTTP/1.1 429 Too Many Requests\r\n", *lines, b"\r\n", response.body))

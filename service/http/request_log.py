@@ -91,9 +91,8 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         context = attach_context(scope)
-        if not context.request_id:
-            context.headers = dict(scope["headers"])
-            self._log.begin(context)
+        context.headers = dict(scope["headers"])
+        self._log.begin(context)
         identity = context.request_id
         token = current_request_id.set(identity)
         started = time.perf_counter()

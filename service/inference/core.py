@@ -35,7 +35,7 @@ _CHUNKS_A_THREAD = 4  # parts of a large request for each decoding thread, so th
 
 
 async def _at_once() -> None:
-    """Do not wait: the engine is in this process."""
+    """Do not wait: the engine is in this process, and the items are there."""
 
 
 class InferenceCore:
@@ -80,9 +80,7 @@ class InferenceCore:
         await self._engine_ready()
 
     def prepare(self, request: InferenceRequest) -> Version:
-        """Find the version that answers, and refuse a request that would be late.
-
-        Call it before the items are read, where that saves work; `infer` calls it otherwise.
+        """Find the version that answers, and refuse a request that would be late. The items are not needed.
 
         Returns:
             The version, which is also the request's `target` from now on.
@@ -97,19 +95,27 @@ class InferenceCore:
             self.shedding.check(request, request.received + _timeout_of(request, version))
         return version
 
-    async def infer(self, request: InferenceRequest, watch: Watch = nullcontext) -> InferenceAnswer:
+    async def infer(
+        self,
+        request: InferenceRequest,
+        receive_items: Callable[[], Awaitable[None]] = _at_once,
+        watch: Watch = nullcontext,
+    ) -> InferenceAnswer:
         """Answer a request.
 
         Args:
-            request: With its items.
+            request: With its items, or without.
+            receive_items: Awaited once the request is not refused early: sets the items, where they are not
+                there yet, and raises for what the caller cannot answer.
             watch: Called with the pending request. While the returned block lasts it may abandon it, because
                 nobody waits any more.
 
         Raises:
             RequestError: Any of them, except those of a transport.
         """
+        version = self.prepare(request)
+        await receive_items()
         started = time.perf_counter()
-        version = request.target or self.prepare(request)
         if request.parameters is None:
             request.parameters = version.task.parameters()
         deadline = request.received + await self._seconds_allowed(request, version)

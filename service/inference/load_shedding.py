@@ -10,6 +10,7 @@ The queue decides again when the decoded request enters it, with exact costs; se
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,6 +25,7 @@ _TOO_LATE = "it would not be answered before its deadline"
 _SMOOTHING = 0.05
 _LOOP_MARGIN = 2.0  # the average is learnt; the loop serves requests in bursts, and some wait twice as long
 
+_RECENT_SECONDS = 0.1
 _MOST_REFUSING = 0.9  # of the loop's time
 
 
@@ -114,6 +116,12 @@ class LoadShedding:
     def __init__(self, pool: DecodingPool) -> None:
         self.loop_load = EventLoopLoad()
         self._pool = pool
+        self._refused = -math.inf
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether a request was refused in the last tenth of a second."""
+        return time.monotonic() < self._refused + _RECENT_SECONDS
 
     def check(self, request: InferenceRequest, deadline: float) -> None:
         """Refuse a request that would be late.
@@ -127,11 +135,15 @@ class LoadShedding:
         """
         assert request.target is not None, "the request was prepared"
         version = request.target
-        left = deadline - time.monotonic()
-        self.loop_load.check(left)
-        self.check_queue(request, deadline)
-        if request.size_bytes > version.task.quick_size:
-            self._pool.check(version.model, request.priority, max(1, len(request.items)), left)
+        now = time.monotonic()
+        try:
+            self.loop_load.check(deadline - now)
+            self.check_queue(request, deadline)
+            if request.size_bytes > version.task.quick_size:
+                self._pool.check(version.model, request.priority, max(1, len(request.items)), deadline - now)
+        except Overloaded:
+            self._refused = now
+            raise
 
     def check_queue(self, request: InferenceRequest, deadline: float) -> None:
         """Refuse a request that its model's queue would refuse after decoding.

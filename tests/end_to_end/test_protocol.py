@@ -13,7 +13,6 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.http.context import RequestContext
 from service.http.server.protocol import ArrivalTimes, BoundedProtocol
 from tests.end_to_end.server import Server, serving
 from tests.tiny_models import picture
@@ -228,11 +227,9 @@ def test_what_a_busy_loop_reads_may_have_waited_since_it_read_before(monkeypatch
 class RefusesOnePath:
     """An early refusal of what asks for `/refused`."""
 
-    def check(
-        self, url: bytes, headers: Iterable[tuple[bytes, bytes]], port: int, received: float
-    ) -> tuple[RequestContext | None, bytes]:
+    def check(self, url: bytes, headers: Iterable[tuple[bytes, bytes]], port: int, received: float) -> bytes:
         refusal = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 2\r\n\r\nno"
-        return RequestContext(), refusal if url == b"/refused" else b""
+        return refusal if url == b"/refused" else b""
 
 
 @asynccontextmanager

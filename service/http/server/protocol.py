@@ -21,9 +21,9 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.http.context import RequestContext, Scope, attach_context, context_of
+from service.http.context import Scope, attach_context, context_of
 
-CheckEarly = Callable[[bytes, Iterable[tuple[bytes, bytes]], int, float], tuple[RequestContext | None, bytes]]
+CheckEarly = Callable[[bytes, Iterable[tuple[bytes, bytes]], int, float], bytes]
 
 HEAD_LIMIT_BYTES = 2**16
 _BEGINNING = re.compile(rb"[A-Z]+( |$)")
@@ -139,13 +139,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Refuse the request early, or let uvicorn make a task for it."""
         self._parser_in_head = False
-        context, self._refusal = self._check_early()
-        if self._refusal:
-            return
-        super().on_headers_complete()
-        if context is not None:
-            cast(Scope, self.scope)["state"]["context"] = context
-        else:
+        self._refusal = self._check_early()
+        if not self._refusal:
+            super().on_headers_complete()
             attach_context(cast(Scope, self.scope))
 
     def on_body(self, body: bytes) -> None:
@@ -176,7 +172,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
             self._rest_timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
 
-    def _check_early(self) -> tuple[RequestContext | None, bytes]:
+    def _check_early(self) -> bytes:
         """Check a request that has arrived whole, and whose connection stays open as it is."""
         parser = self.parser
         if (
@@ -187,7 +183,7 @@ class BoundedProtocol(HttpToolsProtocol):
             or not parser.should_keep_alive()
             or not any(h == (b"content-length", b"%d" % self._body_bytes) for h in self.headers)
         ):
-            return None, b""
+            return b""
         port = (self.server or ("", None))[1] or 0
         return self.check_early(self.url, self.headers, port, self.arrivals.earliest(self.loop))
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from service.errors import InvalidInput
 from service.http.json_response import JsonResponse
-from service.http.v1.request_body import Body, read_json_items, read_json_object
+from service.http.v1.request_body import ParsedBody, read_json_items, read_json_object
 from service.http.v1.tasks import TaskEndpoint
 from service.inference.request import InferenceAnswer, InferenceRequest
 from service.tasks.text.text import EmbeddingParameters
@@ -29,14 +29,14 @@ class EmbeddingsEndpoint(TaskEndpoint):
         """The body is JSON whatever its content type says."""
         return True
 
-    def parse(self, content: bytes, content_type: str) -> Body:
+    def parse(self, content: bytes, content_type: str) -> ParsedBody:
         """Read OpenAI's request; its `user` is accepted and not used."""
         if not content:
             raise InvalidInput('the body is empty; send JSON such as {"model": …, "input": […]}')
         request = read_json_object(content, _FIELDS, required="input")
         raws = read_json_items(request["input"], self.task, self.max_items, "input")
         given = {name: value for name, value in request.items() if name not in ("input", "user")}
-        return Body(raws, ("",) * len(raws), {k: v for k, v in given.items() if v is not None})
+        return ParsedBody(raws, ("",) * len(raws), {k: v for k, v in given.items() if v is not None})
 
     def describe(self) -> dict[str, Any]:
         """Return what the OpenAPI document says of request and answer."""

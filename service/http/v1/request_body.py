@@ -19,7 +19,7 @@ _UNDECLARED = ("", "application/octet-stream", "application/x-www-form-urlencode
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class ParsedBody:
     """What a request brought.
 
     Attributes:
@@ -45,7 +45,7 @@ def is_enveloped(content_type: str) -> bool:
     return _is_json(kind) or kind == "multipart/form-data"
 
 
-def parse_body(body: bytes, content_type: str, task: type[Task], max_items: int) -> Body:
+def parse_body(body: bytes, content_type: str, task: type[Task], max_items: int) -> ParsedBody:
     """Find the items and parameters of a body.
 
     Raises:
@@ -60,7 +60,7 @@ def parse_body(body: bytes, content_type: str, task: type[Task], max_items: int)
         return _parse_json(body, task, max_items)
     if kind == "multipart/form-data":
         return _parse_multipart(body, content_type, max_items)
-    return Body((body,), (kind,))
+    return ParsedBody((body,), (kind,))
 
 
 def _is_json(kind: str) -> bool:
@@ -107,13 +107,13 @@ def read_json_items(value: object, task: type[Task], max_items: int, param: str)
     return tuple(raws)
 
 
-def _parse_json(body: bytes, task: type[Task], max_items: int) -> Body:
+def _parse_json(body: bytes, task: type[Task], max_items: int) -> ParsedBody:
     content = read_json_object(body, ("inputs", "parameters"), required="inputs")
     parameters = content.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise ValidationFailed("parameters must be an object", param="parameters")
     raws = read_json_items(content["inputs"], task, max_items, "inputs")
-    return Body(raws, ("",) * len(raws), parameters)
+    return ParsedBody(raws, ("",) * len(raws), parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +168,10 @@ def read_form(body: bytes, content_type: str) -> Form:
     )
 
 
-def _parse_multipart(body: bytes, content_type: str, max_items: int) -> Body:
+def _parse_multipart(body: bytes, content_type: str, max_items: int) -> ParsedBody:
     form = read_form(body, content_type)
     _check_count(len(form.files), max_items, "inputs")
-    return Body(form.files, form.declared_types, dict(form.fields))
+    return ParsedBody(form.files, form.declared_types, dict(form.fields))
 
 
 def _decoded(value: bytes | None) -> str:

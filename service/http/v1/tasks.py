@@ -19,13 +19,13 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.http.body_limits import BodyLimits, stated_bytes
+from service.http.body_limits import BodyLimits, RequestBody, stated_bytes
 from service.http.context import RequestContext, context_of
 from service.http.disconnect_watch import DisconnectWatch
 from service.http.json_response import JsonResponse
 from service.http.v1.operation import answer_model_of, describe_task
 from service.http.v1.parameters import parse_parameters, parse_priority, parse_timeout, read_query
-from service.http.v1.request_body import Body, is_enveloped, parse_body
+from service.http.v1.request_body import ParsedBody, is_enveloped, parse_body
 from service.inference.core import InferenceCore
 from service.inference.request import InferenceAnswer, InferenceRequest
 from service.tasks import TASKS, Task
@@ -62,23 +62,21 @@ class TaskEndpoint:
         """Return whether the body wraps items and parameters; otherwise it is one raw item."""
         return is_enveloped(content_type)
 
-    def parse(self, content: bytes, content_type: str) -> Body:
+    def parse(self, content: bytes, content_type: str) -> ParsedBody:
         """Find the items and parameters of a body."""
         return parse_body(content, content_type, self.task, self.max_items)
 
     def check(self, asked: InferenceRequest) -> None:
         """Refuse, before any decoding, what this endpoint cannot answer."""
 
-    def begin(self, context: RequestContext, query: bytes) -> None:
+    def read_head(self, context: RequestContext, query: bytes) -> InferenceRequest:
         """Read the head of a request: who asks for what, how urgent it is, and how much will come.
 
-        Args:
-            context: Gets the request for the core.
-            query: Of the URL.
+        Returns:
+            The request for the core. Without parameters, where the body holds them.
 
         Raises:
-            Overloaded: It would be late. Known only where the body holds no parameters.
-            RequestError: A header or a parameter is wrong, or no such model answers.
+            RequestError: A header or a parameter is wrong.
         """
         headers = context.headers
         asked = InferenceRequest(
@@ -87,45 +85,50 @@ class TaskEndpoint:
             priority=parse_priority(headers.get(b"x-priority")),
             request_id=context.request_id,
             size_bytes=stated_bytes(headers),
+            received=context.received or time.monotonic(),
         )
-        context.inference = asked
         if not self.is_enveloped(_content_type(context)):
             asked.model, asked.version, asked.parameters = self._parameters_of(query)
-            asked.received = context.received or time.monotonic()
-            self.core.prepare(asked)
+        return asked
 
     async def handle(self, request: Request) -> Response:
         """Answer one request."""
         await self.core.ready()
         context, query = context_of(request.scope), request.scope["query_string"]
-        hold = self._body_limits.begin(context.headers)
-        if context.inference is None:
-            self.begin(context, query)
-        asked = context.inference
-        assert asked is not None, "begin sets it"
-        asked.request_id = context.request_id
+        asked = context.inference = self.read_head(context, query)
+        body = self._body_limits.body(request.receive, context.headers)
         try:
-            content = await self._body_limits.read(
-                request.receive, hold, is_there=context.received is not None
-            )
-            asked.received = context.received or time.monotonic()
-            if asked.target is not None:
-                body = self.parse(content, _content_type(context))
-            else:
-                body = await self.core.pool.run(self.parse, content, _content_type(context))
-                asked.model, asked.version, asked.parameters = self._read_parameters(query, body.parameters)
-                self.core.prepare(asked)
-            asked.items, asked.media_types = body.raws, body.declared_types
-            self.check(asked)
-            answer = await self.core.infer(asked, partial(DisconnectWatch, request.receive))
+            if asked.parameters is None:
+                await self._read_envelope(context, asked, body, query)
+
+            async def receive_items() -> None:
+                if not asked.items:
+                    content = await body.read(is_there=context.received is not None)
+                    asked.received = context.received or time.monotonic()
+                    self._take(asked, self.parse(content, _content_type(context)))
+                self.check(asked)
+
+            watch = partial(DisconnectWatch, request.receive)
+            answer = await self.core.infer(asked, receive_items, watch)
             started = time.perf_counter()
             response = await self.respond(asked, answer)
             context.encode_seconds = time.perf_counter() - started
             return response
         finally:
-            if asked.unfinished is not None:
-                hold.keep_until(asked.unfinished)
-            hold.release()
+            body.release(asked.unfinished)
+
+    async def _read_envelope(
+        self, context: RequestContext, asked: InferenceRequest, body: RequestBody, query: bytes
+    ) -> None:
+        """Read a body that holds parameters and items."""
+        content = await body.read(is_there=context.received is not None)
+        asked.received = context.received or time.monotonic()
+        parsed = await self.core.pool.run(self.parse, content, _content_type(context))
+        asked.model, asked.version, asked.parameters = self._read_parameters(query, parsed.parameters)
+        self._take(asked, parsed)
+
+    def _take(self, asked: InferenceRequest, parsed: ParsedBody) -> None:
+        asked.items, asked.media_types = parsed.raws, parsed.declared_types
 
     async def respond(self, asked: InferenceRequest, answer: InferenceAnswer) -> Response:
         """Return the response that all tasks share."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from service.errors import InvalidInput, UnsupportedMedia, ValidationFailed
-from service.http.v1.request_body import Body, media_type, read_form
+from service.http.v1.request_body import ParsedBody, media_type, read_form
 from service.http.v1.tasks import TaskEndpoint
 from service.inference.request import InferenceAnswer, InferenceRequest
 from service.repository.loader import Version
@@ -65,7 +65,7 @@ class TranscriptionsEndpoint(TaskEndpoint):
         """The body is a form."""
         return True
 
-    def parse(self, content: bytes, content_type: str) -> Body:
+    def parse(self, content: bytes, content_type: str) -> ParsedBody:
         """Read OpenAI's form.
 
         Raises:
@@ -83,7 +83,7 @@ class TranscriptionsEndpoint(TaskEndpoint):
                 f"the form holds {len(form.files)} files; one is transcribed, as a file in the field file",
                 param="file",
             )
-        return Body(form.files, form.declared_types, _collect(form.fields))
+        return ParsedBody(form.files, form.declared_types, _collect(form.fields))
 
     def check(self, asked: InferenceRequest) -> None:
         """Refuse what the answer could not hold.

@@ -217,7 +217,7 @@ class TestTime:
                 pass
 
         with pytest.raises((ClientGone, DeadlineExceeded)):
-            await service.core.infer(request(picture(1)), GoneAtOnce)
+            await service.core.infer(request(picture(1)), watch=GoneAtOnce)
 
     async def test_items_that_threads_still_read_are_known(
         self, service: Service, monkeypatch: pytest.MonkeyPatch

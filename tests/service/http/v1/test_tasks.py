@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from service import errors
 from service.engine.queue.batcher import Batcher
-from service.errors import Overloaded, RequestError
+from service.errors import Overloaded
 from service.repository.manifest import Batching
 from tests.service.http.conftest import Start
 from tests.tiny_models import LABELS, SPEC, make_model, picture, probabilities
@@ -430,16 +429,6 @@ def test_an_unforeseen_failure_is_a_fixed_text_for_the_client_and_a_traceback_in
         response = client.post(ROUTE, content=picture(1), headers={"x-request-id": "find-me"})
         assert "secret" not in assert_error(response, 500, "inference_failed")
     assert "secret detail" in caplog.text
-
-
-def test_every_error_class_has_a_row_in_the_readme() -> None:
-    readme = (Path(__file__).parents[4] / "README.md").read_text()
-    kinds = [
-        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RequestError)
-    ]
-    for kind in kinds:
-        if kind is not RequestError:
-            assert re.search(rf"^\| {kind.status} .*`{kind.code}`", readme, re.M), kind.__name__
 
 
 class TestPriority:
