@@ -15,7 +15,7 @@ from service.inference.decoding_pool import before
 from service.repository.loader import Version
 from service.tasks import Decoded
 from service.tasks.image.detection import DetectionParameters, Detections
-from service.tasks.image.drawing import draw
+from service.tasks.image.drawing import draw_detections
 from service.tasks.task import Result
 
 
@@ -40,7 +40,7 @@ class DetectionEndpoint(TaskEndpoint):
         if not _wants_picture(job.parameters):
             return await super().respond(job, decoded, results)
         raw, found = cast(bytes, job.body.raws[0]), cast(Detections, results[0])
-        drawing = self.in_worker(draw, raw, found, self.limits.max_pixels)
+        drawing = self.in_worker(draw_detections, raw, found, self.limits.max_pixels)
         late = "the deadline passed before the picture was drawn"
         picture = await before(job.pending.deadline, drawing, late)
         return Response(picture, media_type="image/png")

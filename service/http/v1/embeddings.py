@@ -16,7 +16,7 @@ from service.http.v1.request_body import Body, read_json_items, read_json_object
 from service.http.v1.tasks import Job, TaskEndpoint
 from service.tasks import Decoded
 from service.tasks.task import Result
-from service.tasks.text.text import EmbeddingParameters
+from service.tasks.text.embedding import EmbeddingParameters
 
 _FIELDS = ("input", "model", "dimensions", "encoding_format", "truncate", "user")
 

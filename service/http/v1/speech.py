@@ -12,8 +12,8 @@ from service.http.v1.tasks import Job, TaskEndpoint, answer_all
 from service.inference.decoding_pool import before
 from service.repository.loader import Version
 from service.tasks import Decoded, Limits
-from service.tasks.audio.audio_file import claimed_seconds
-from service.tasks.audio.waveform import SoundPart
+from service.tasks.audio.audio_file import seconds_in_header
+from service.tasks.audio.waveform import AudioSegment
 from service.tasks.task import Outputs, Raw, Result
 
 
@@ -55,10 +55,10 @@ class SpeechEndpoint(TaskEndpoint):
         """Search for the words in a worker: an hour of speech takes seconds."""
         for item in decoded:
             for part in item.parts:
-                cast(SoundPart, part).release()
+                cast(AudioSegment, part).release()
         answers = self.in_worker(answer_all, job, decoded, outputs)
         return await before(job.pending.deadline, answers, "the deadline passed before the words were found")
 
 
 def _stated_seconds(raws: Sequence[Raw], most: float) -> float:
-    return min(most, sum(claimed_seconds(raw) for raw in raws if isinstance(raw, bytes)))
+    return min(most, sum(seconds_in_header(raw) for raw in raws if isinstance(raw, bytes)))

@@ -31,7 +31,7 @@ from service.tasks.image.detection import Detections
 from service.tasks.image.preprocessing import letterbox
 from tests.service.http.conftest import Start
 from tests.service.http.v1.test_tasks import assert_error
-from tests.service.tasks.pictures import TO_STORE
+from tests.service.tasks.image_files import TO_STORE
 from tests.tiny_models import finish_version
 
 ROUTE = "/v1/object-detection"

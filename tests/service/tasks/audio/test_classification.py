@@ -70,6 +70,6 @@ def test_a_sound_longer_than_the_graph_takes_is_refused_or_cut(task: AudioClassi
 def test_another_kind_of_input_is_refused(folder: Path, facts: VersionFacts) -> None:
     with pytest.raises(ModelRejected, match="audio-classification needs audio"):
         AudioClassification(folder, facts.model_copy(update={"input": SPEC}))
-    with pytest.raises(InvalidInput, match="sound file"):
+    with pytest.raises(InvalidInput, match="audio file"):
         AudioClassification.from_json(3)
     assert TASKS["audio-classification"] is AudioClassification

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from service.errors import InvalidInput, RequestError, TooLarge, UnsupportedMedia
-from service.tasks.audio.audio_file import claimed_seconds
-from service.tasks.audio.waveform import SoundPart
-from tests.service.tasks.sounds import (
+from service.tasks.audio.audio_file import seconds_in_header
+from service.tasks.audio.waveform import AudioSegment
+from tests.service.tasks.audio_files import (
     SAID,
     claiming,
     endless_mp3,
@@ -66,7 +66,7 @@ def test_sixteen_bits_at_the_right_rate_come_through_unchanged() -> None:
     samples = np.random.default_rng(0).integers(-32768, 32768, 3 * RATE, dtype=np.int16)
     body = wav(samples)
     assert np.array_equal(read(body).samples, samples)
-    assert np.array_equal(SoundPart(read(body).samples)["audio"] * 32768, samples)
+    assert np.array_equal(AudioSegment(read(body).samples)["audio"] * 32768, samples)
 
 
 def test_what_is_louder_than_full_scale_is_clipped() -> None:
@@ -115,7 +115,7 @@ class TestLength:
         sound = read(piped_mp3())  # whose size and first frame say that it is little more than half as long
         assert heard(sound) == TEXT
         assert sound.seconds == pytest.approx(SECONDS + 2.2, abs=0.15)
-        assert claimed_seconds(piped_mp3()) < 0.7 * sound.seconds
+        assert seconds_in_header(piped_mp3()) < 0.7 * sound.seconds
 
     @pytest.mark.parametrize(("format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "")])
     def test_files_put_one_behind_the_other_are_one_sound(self, format: str, subtype: str) -> None:
@@ -128,14 +128,14 @@ class TestLength:
 
     def test_files_put_one_behind_the_other_claim_their_sum(self) -> None:
         body = recording(format="OGG", subtype="OPUS") * 3
-        assert claimed_seconds(body) == pytest.approx(3 * SECONDS, abs=0.1)
+        assert seconds_in_header(body) == pytest.approx(3 * SECONDS, abs=0.1)
 
     def test_a_thousand_streams_are_the_most(self) -> None:
         body = recording(format="OGG", subtype="OPUS")
         page = body[: body.index(b"OggS", 1)]
         with pytest.raises(InvalidInput, match="1001 streams"):
             read(body + (b"x" + page) * 1000)
-        assert claimed_seconds(body + (b"x" + page) * 1000) == 0
+        assert seconds_in_header(body + (b"x" + page) * 1000) == 0
 
     def test_chunks_behind_the_samples_are_no_sound(self) -> None:
         body = recording()
@@ -145,11 +145,11 @@ class TestLength:
 
     @pytest.mark.parametrize(("format", "subtype"), FORMATS)
     def test_a_header_tells_about_how_long_a_file_is(self, format: str, subtype: str) -> None:
-        assert claimed_seconds(recording(16_000, format, subtype)) == pytest.approx(SECONDS, abs=0.1)
+        assert seconds_in_header(recording(16_000, format, subtype)) == pytest.approx(SECONDS, abs=0.1)
 
     def test_nothing_is_claimed_by_what_is_no_sound(self) -> None:
         for body in (b"", b"x", b"RIFF....WAVE", b"fLaC" + bytes(100), b"ID3", b"\x89PNG"):
-            assert claimed_seconds(body) == 0
+            assert seconds_in_header(body) == 0
 
 
 class TestDamage:
@@ -199,7 +199,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("rate", [1, 3999, 192_001, 2**31 - 1])
     def test_rates_beyond_all_sense_are_refused(self, rate: int) -> None:
-        with pytest.raises(InvalidInput, match="samples a second"):
+        with pytest.raises(InvalidInput, match="samples per second"):
             read(wav(np.zeros(100, dtype=np.float32), rate))
 
     def test_too_many_channels_are_refused(self) -> None:
@@ -230,7 +230,7 @@ class TestOtherFiles:
     def test_a_declared_type_words_the_refusal(self) -> None:
         with pytest.raises(UnsupportedMedia, match="text/html"):
             read(b"<html>", declared_type="text/html")
-        with pytest.raises(InvalidInput, match="not a sound"):
+        with pytest.raises(InvalidInput, match="not a known audio format"):
             read(b"<html>", declared_type="audio/wav")
 
     def test_an_empty_file_is_refused(self) -> None:
@@ -240,7 +240,7 @@ class TestOtherFiles:
 
 class TestParts:
     def test_a_part_has_floats_and_its_length(self) -> None:
-        part = SoundPart(np.array([-32768, 0, 16384], dtype=np.int16))
+        part = AudioSegment(np.array([-32768, 0, 16384], dtype=np.int16))
         assert part["audio"].tolist() == [-1.0, 0.0, 0.5]
         assert part["audio"].dtype == np.float32
         assert part["lengths"].shape == () and part["lengths"] == 3
@@ -249,12 +249,12 @@ class TestParts:
             part["pixels"]
 
     def test_a_released_part_holds_no_samples(self) -> None:
-        part = SoundPart(np.ones(100, dtype=np.int16))
+        part = AudioSegment(np.ones(100, dtype=np.int16))
         part.release()
         assert part.size == 100
         assert not part["audio"].any()
 
     def test_a_short_part_is_filled_up_with_silence(self) -> None:
-        part = SoundPart(np.array([16384], dtype=np.int16), least=3)
+        part = AudioSegment(np.array([16384], dtype=np.int16), min_size=3)
         assert part["audio"].tolist() == [0.5, 0.0, 0.0]
         assert part.size == part["lengths"] == 3

@@ -18,8 +18,8 @@ from service.errors import InvalidInput, ModelRejected, RequestError, TooLarge
 from service.repository.manifest import Provenance, Variant, VersionFacts
 from service.tasks import TASKS, Decoded, Limits, Task
 from service.tasks.classification import ClassificationParameters, classify
-from service.tasks.image.preprocessing import ImageClassification
-from tests.service.tasks.pictures import (
+from service.tasks.image.classification import ImageClassification
+from tests.service.tasks.image_files import (
     encode,
     noise,
     quickly,

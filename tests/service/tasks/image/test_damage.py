@@ -12,7 +12,7 @@ from PIL import Image
 from service.errors import InvalidInput, TooLarge, UnsupportedMedia
 from service.tasks.image.image_file import FORMATS
 from service.tasks.image.preprocessing import decode_image
-from tests.service.tasks.pictures import (
+from tests.service.tasks.image_files import (
     decode,
     encode,
     noise,
@@ -53,7 +53,7 @@ def test_a_side_beyond_what_formats_of_photos_allow_is_refused(width: int, heigh
         decode_image(png(width, height), spec(), max_pixels=50_000_000)
 
 
-@pytest.mark.parametrize("resize", ["fit", "crop", "letterbox"])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "letterbox"])
 @pytest.mark.parametrize(("width", "height"), [(65_535, 1), (1, 65_535)])
 def test_the_longest_and_thinnest_picture_is_resized(resize: str, width: int, height: int) -> None:
     body = encode(Image.new("L", (width, height), 77))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageColor, ImageFont
 
 from service.tasks.image.detection import Detection, Detections
-from service.tasks.image.drawing import COLOURS, draw
-from tests.service.tasks.pictures import Pixels, encode, noise, quickly
+from service.tasks.image.drawing import COLOURS, draw_detections
+from tests.service.tasks.image_files import Pixels, encode, noise, quickly
 
 Edges = tuple[float, float, float, float]
 
@@ -27,7 +27,7 @@ def found(label: str, *edges: float, score: float = 0.9) -> Detection:
 def drawn(pixels: Pixels, *detections: Detection) -> Pixels:
     height, width = pixels.shape[:2]
     result: Detections = {"width": width, "height": height, "detections": list(detections)}
-    return np.asarray(Image.open(BytesIO(draw(encode(Image.fromarray(pixels)), result, 10**7))))
+    return np.asarray(Image.open(BytesIO(draw_detections(encode(Image.fromarray(pixels)), result, 10**7))))
 
 
 def plain(width: int, height: int, level: int = 128) -> Pixels:
@@ -142,7 +142,7 @@ def test_letters_beyond_ascii_are_told_from_each_other() -> None:
 
 
 def test_letters_beyond_ascii_are_boxes_where_the_host_has_no_font(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.tasks.image.drawing._HOSTS_FONT", "no such font.ttf")
+    monkeypatch.setattr("service.tasks.image.drawing._SYSTEM_FONT", "no such font.ttf")
     assert drawn(plain(200, 150), found("jø", 60, 60, 90, 90))[50, 62].tolist() != [128] * 3
 
 
@@ -169,6 +169,6 @@ def test_what_was_sent_is_drawn_upright_and_in_colours() -> None:
     exif[0x0112] = 6
     body = encode(Image.new("L", (40, 90), 50), "JPEG", exif=exif)
     result: Detections = {"width": 90, "height": 40, "detections": [found("3", 40, 20, 50, 30)]}
-    with Image.open(BytesIO(draw(body, result, 10**7))) as picture:
+    with Image.open(BytesIO(draw_detections(body, result, 10**7))) as picture:
         assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (90, 40))
         assert 0x0112 not in picture.getexif()

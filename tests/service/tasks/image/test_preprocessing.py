@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.tasks.image.image_file import FORMATS
-from tests.service.tasks.pictures import (
+from tests.service.tasks.image_files import (
     GREYS,
     Pixels,
     decode,

@@ -12,7 +12,7 @@ from service.repository.manifest import ImageInput
 from service.tasks.image.preprocessing import (
     resize_image,
 )
-from tests.service.tasks.pictures import (
+from tests.service.tasks.image_files import (
     MAX_PIXELS,
     decode,
     encode,
@@ -29,7 +29,7 @@ _inputs = st.builds(
     width=st.integers(1, 40),
     height=st.integers(1, 40),
     channels=st.sampled_from([1, 3]),
-    resize=st.sampled_from(["fit", "crop", "letterbox"]),
+    resize=st.sampled_from(["stretch", "crop", "letterbox"]),
     filter=st.sampled_from(["nearest", "bilinear", "bicubic"]),
     antialias=st.booleans(),
     pad_value=st.integers(0, 255),

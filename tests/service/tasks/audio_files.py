@@ -1,4 +1,4 @@
-"""Sound files of every kind, and what they say when they are read letter by letter."""
+"""Waveform files of every kind, and what they say when they are read letter by letter."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from io import BytesIO
 import numpy as np
 import soundfile
 
-from service.tasks.audio.ctc_decoding import best_path, spell
-from service.tasks.audio.waveform import Sound, SoundPart, read_sound
+from service.tasks.audio.ctc_decoding import best_path, decode_words
+from service.tasks.audio.waveform import AudioSegment, Waveform, decode_audio
 from tests.tiny_speech_models import RATE, TOKENS, speak, tone_log_probs, wav
 
 SAID = ("bad", "dad", "head")
 
 
-def read(body: bytes, *, max_seconds: float = 60.0, truncate: bool = False, declared_type: str = "") -> Sound:
+def read(
+    body: bytes, *, max_seconds: float = 60.0, truncate: bool = False, declared_type: str = ""
+) -> Waveform:
     """Decode at the tiny models' rate."""
-    return read_sound(body, RATE, max_seconds=max_seconds, truncate=truncate, declared_type=declared_type)
+    return decode_audio(body, RATE, max_seconds=max_seconds, truncate=truncate, declared_type=declared_type)
 
 
-def heard(sound: Sound) -> str:
+def heard(sound: Waveform) -> str:
     """The words of a decoded sound."""
-    log_probs = tone_log_probs(SoundPart(sound.samples)["audio"])
-    return " ".join(word.word for word in spell(best_path(log_probs), log_probs, TOKENS))
+    log_probs = tone_log_probs(AudioSegment(sound.samples)["audio"])
+    return " ".join(word.word for word in decode_words(best_path(log_probs), log_probs, TOKENS))
 
 
 @functools.cache
