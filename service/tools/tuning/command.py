@@ -14,7 +14,6 @@ from rich.table import Table
 from service.engine.runtime.cpus import available_cpus
 from service.engine.runtime.session import Device, Session, choose_devices
 from service.errors import StartFailed
-from service.repository.loader import choose_variant
 from service.repository.manifest import (
     MANIFEST_FILE,
     VERSION_FILE,
@@ -25,6 +24,7 @@ from service.repository.manifest import (
     version_folders,
 )
 from service.repository.overrides import ModelOverrides, Overrides, read_overrides, write_overrides
+from service.repository.sessions import choose_variant
 from service.tools.tuning.choice import fits, front
 from service.tools.tuning.items import samples
 from service.tools.tuning.sweep import Measured, Setting, SweepSetting, placements, sizes, sweep
@@ -172,7 +172,7 @@ def keep(name: str, best: Measured, path: Path, precision: str = "auto") -> Over
         StartFailed: The file is there and cannot be read or written.
     """
     present = read_overrides(path if path.exists() else None)
-    before = present.of(name)
+    before = present.for_model(name)
     batching = before.batching or Batching()
     written = {key: getattr(batching, key) for key in batching.model_fields_set if before.batching}
     place = best.setting.placement

@@ -21,9 +21,10 @@ from service.engine.runtime.cpus import CpuPlan
 from service.engine.runtime.session import Device, Session, cuda_problem
 from service.errors import InvalidInput, NotFound, NotReady, StartFailed
 from service.repository.catalog import Catalog, Model
-from service.repository.loader import Loader, LoadOptions
+from service.repository.loader import LoadOptions
 from service.repository.manifest import Batching, Variant, VersionPolicy
 from service.repository.overrides import ModelOverrides, Overrides
+from service.repository.sessions import time_golden_row
 from tests.tiny_models import LABELS, finish_version, make_model, tiny_graph
 
 TASK = "image-classification"
@@ -543,16 +544,15 @@ def test_threads_are_for_graphs_that_gain_by_them_unless_somebody_named_a_number
         opened.append(threads)
         return Session(path, device, threads=threads, spinning=spinning)
 
-    monkeypatch.setattr("service.repository.loader.Session", open_session)
-    monkeypatch.setattr(Loader, "_seconds", lambda *_: seconds)
+    monkeypatch.setattr("service.repository.sessions.Session", open_session)
+    monkeypatch.setattr("service.repository.sessions.time_golden_row", lambda *_: seconds)
     assert load(**options).find(TASK).state == "ready"
     assert opened == expected
 
 
-def test_how_long_a_graph_takes_is_seen_on_its_golden_row(tmp_path: Path, load: Load, lanes: Lanes) -> None:
+def test_how_long_a_graph_takes_is_seen_on_its_golden_row(tmp_path: Path) -> None:
     folder = make_model(tmp_path)
-    loader = Loader(load().find(TASK), lanes, Observer(), LoadOptions())
     session = Session(folder / "model.onnx", Device("cpu"))
-    assert loader._seconds(session) > 0
+    assert time_golden_row(session, folder) > 0
     (folder / "golden.npz").write_bytes(b"words")
-    assert loader._seconds(session) == 0
+    assert time_golden_row(session, folder) == 0
