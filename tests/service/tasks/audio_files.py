@@ -23,9 +23,9 @@ def read(
     return decode_audio(body, RATE, max_seconds=max_seconds, truncate=truncate, declared_type=declared_type)
 
 
-def heard(sound: Waveform) -> str:
-    """The words of a decoded sound."""
-    log_probs = tone_log_probs(AudioSegment(sound.samples)["audio"])
+def heard(waveform: Waveform) -> str:
+    """The words of a waveform."""
+    log_probs = tone_log_probs(AudioSegment(waveform.samples)["audio"])
     return " ".join(word.word for word in decode_words(best_path(log_probs), log_probs, TOKENS))
 
 
@@ -56,8 +56,8 @@ def piped_mp3(rate: int = 16_000) -> bytes:
     crackle = np.random.default_rng(0).normal(0, 0.3, rate // 5).astype(np.float32)
     silence = np.zeros(rate, dtype=np.float32)
     file = BytesIO()
-    sound = np.concatenate([crackle, silence, samples, silence])
-    soundfile.write(file, sound, rate, format="MP3", bitrate_mode="VARIABLE", compression_level=0.2)
+    waveform = np.concatenate([crackle, silence, samples, silence])
+    soundfile.write(file, waveform, rate, format="MP3", bitrate_mode="VARIABLE", compression_level=0.2)
     body = file.getvalue()
     return body[body.index(body[:2], 4) :]  # from the frame behind the one that counts the others
 

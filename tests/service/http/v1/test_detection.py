@@ -326,7 +326,7 @@ def test_a_picture_that_is_drawn_too_late_is_504(
         over.wait(30)
         return b""
 
-    monkeypatch.setattr("service.http.v1.detection.draw", slow)
+    monkeypatch.setattr("service.http.v1.detection.draw_detections", slow)
     raw = encode(scene((64, 48), (8, 8, 24, 40)))
     try:
         late = detector.post(f"{ROUTE}?format=image", content=raw, headers={"X-Timeout-Ms": "1500"})
@@ -346,7 +346,7 @@ def test_a_request_that_is_being_drawn_still_counts_as_one(
         over.wait(30)
         return b"drawn"
 
-    monkeypatch.setattr("service.http.v1.detection.draw", slow)
+    monkeypatch.setattr("service.http.v1.detection.draw_detections", slow)
     raw = encode(scene((64, 48), (8, 8, 24, 40)))
     with ThreadPoolExecutor(1) as clients:
         drawing = clients.submit(detector.post, f"{ROUTE}?model=narrow&format=image", content=raw)

@@ -32,7 +32,7 @@ def detection_task(folder: Path, **fields: Any) -> ObjectDetection:
 
 
 def outputs(*rows: tuple[list[float], float, int]) -> dict[str, NDArray[Any]]:
-    """A batch of one picture."""
+    """A batch of one image."""
     return {
         "boxes": np.array([[row[0] for row in rows]], dtype=np.float32).reshape(1, -1, 4),
         "scores": np.array([[row[1] for row in rows]], dtype=np.float32),
@@ -65,14 +65,14 @@ def test_the_letterbox_is_inverted_exactly(width: int, height: int, across: int,
     whole = np.array([[left, top, left + inner_width, top + inner_height]], dtype=np.float64)
     shares = (whole / [spec.width, spec.height, spec.width, spec.height]).astype(np.float32)
     back = unletterbox(shares, (width, height), spec)
-    # Boxes are float32: an edge is off by at most half a step of that, stretched as the picture is.
+    # Boxes are float32: an edge is off by at most half a step of that, stretched as the image is.
     step = float(np.finfo(np.float32).eps) * max(spec.width, spec.height)
     stretch = max(width / inner_width, height / inner_height)
     np.testing.assert_allclose(back, [[0, 0, width, height]], rtol=0, atol=step * stretch)
 
 
 @given(st.lists(st.floats(-1, 2), min_size=4, max_size=4))
-def test_boxes_never_leave_the_picture(edges: list[float]) -> None:
+def test_boxes_never_leave_the_image(edges: list[float]) -> None:
     spec = ImageInput(width=64, height=64, resize="letterbox")
     (box,) = unletterbox(np.array([edges], dtype=np.float32), (200, 100), spec)
     assert ((box >= 0) & (box <= [200, 100, 200, 100])).all()

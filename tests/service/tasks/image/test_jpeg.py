@@ -28,8 +28,8 @@ PHOTOGRAPH = Image.fromarray(load_sample_image("china.jpg"))
 
 def jpeg(width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
     """A photograph as a JPEG file of a size."""
-    picture = PHOTOGRAPH.resize((width, height), Image.Resampling.LANCZOS).convert(mode)
-    return encode(picture, "JPEG", **{"quality": 90, **options})
+    image = PHOTOGRAPH.resize((width, height), Image.Resampling.LANCZOS).convert(mode)
+    return encode(image, "JPEG", **{"quality": 90, **options})
 
 
 def rotated(body: bytes, orientation: int) -> bytes:
@@ -40,8 +40,8 @@ def rotated(body: bytes, orientation: int) -> bytes:
 
 def by_pillow(body: bytes, wanted: ImageInput, max_pixels: int = 10**8) -> ResizedImage:
     """The full-size path."""
-    picture = open_image(body, wanted.channels, max_pixels=max_pixels)
-    return ResizedImage(resize_image(picture, wanted), picture.size)
+    image = open_image(body, wanted.channels, max_pixels=max_pixels)
+    return ResizedImage(resize_image(image, wanted), image.size)
 
 
 def distance(a: ResizedImage, b: ResizedImage) -> float:
@@ -64,7 +64,7 @@ def test_the_header_of_a_plain_file_gives_its_size(
     assert read_jpeg_header(jpeg(width, height, mode, **options)) == JpegHeader(width, height, False)
 
 
-def test_metadata_that_might_turn_the_picture_is_noticed() -> None:
+def test_metadata_that_might_turn_the_image_is_noticed() -> None:
     assert read_jpeg_header(rotated(jpeg(20, 10), 6)) == JpegHeader(20, 10, True)
 
 
@@ -105,7 +105,7 @@ def test_what_is_not_plain_is_left_to_pillow(body: bytes) -> None:
     "options", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}]
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_whole_picture_is_the_one_that_pillow_decodes(channels: int, options: dict[str, Any]) -> None:
+def test_a_whole_image_is_the_one_that_pillow_decodes(channels: int, options: dict[str, Any]) -> None:
     mode = "L" if channels == 1 else "RGB"
     body = jpeg(150, 101, mode, **options)
     header = read_jpeg_header(body)
@@ -133,7 +133,7 @@ def test_the_largest_reduction_is_chosen_that_leaves_enough(
 
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (65, 71), (201, 99)])
-def test_a_reduced_picture_has_its_share_of_the_pixels_rounded_up(
+def test_a_reduced_image_has_its_share_of_the_pixels_rounded_up(
     width: int, height: int, reduction: int
 ) -> None:
     body = jpeg(width, height)
@@ -144,7 +144,7 @@ def test_a_reduced_picture_has_its_share_of_the_pixels_rounded_up(
     assert pixels.shape == (math.ceil(height / reduction), math.ceil(width / reduction), 3)
 
 
-# --- the same picture as by the full-size path ------------------------------------------------
+# --- the same image as by the full-size path ------------------------------------------------
 
 _SIZES = [(500, 375), (1003, 777), (375, 1501)]
 _CLOSE = 2  # levels of 255, on average
@@ -188,7 +188,7 @@ def test_every_filter_is_pillows(fields: dict[str, Any]) -> None:
     )
 
 
-def test_a_line_stays_where_it_is_however_much_smaller_the_picture_is_decoded() -> None:
+def test_a_line_stays_where_it_is_however_much_smaller_the_image_is_decoded() -> None:
     pixels = np.zeros((1003, 1501), np.uint8)
     pixels[:, 1200:1208] = 255
     pixels[900:908] = 255
@@ -224,7 +224,7 @@ def test_the_fast_resizer_differs_from_pillow_by_rounding(
 
 
 @pytest.mark.parametrize("limit", [3199, 3200, 3201])
-def test_the_limit_of_pixels_counts_the_whole_picture_and_not_the_reduced_one(limit: int) -> None:
+def test_the_limit_of_pixels_counts_the_whole_image_and_not_the_reduced_one(limit: int) -> None:
     body = jpeg(80, 40)
     if limit >= 80 * 40:
         assert decode_and_resize(body, spec(), max_pixels=limit).original_size == (80, 40)
@@ -233,7 +233,7 @@ def test_the_limit_of_pixels_counts_the_whole_picture_and_not_the_reduced_one(li
             decode_and_resize(body, spec(), max_pixels=limit)
 
 
-def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_too_large_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocessing, "decode_jpeg", lambda *_: pytest.fail("decoded"))
     huge = changed(changed(jpeg(9, 9), 5, 0xFF), 7, 0xFF)
     with pytest.raises(TooLarge, match="65289 x 65289"):

@@ -1,4 +1,4 @@
-"""A shipped model gives the same answer to a picture that was decoded smaller as to the whole one."""
+"""A shipped model gives the same answer to an image that was decoded smaller as to the whole one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PICTURES = 240
 AGREEMENT = 0.995
 
 
-def test_the_answer_to_a_reduced_picture_is_the_answer_to_the_whole_one(
+def test_the_answer_to_a_reduced_image_is_the_answer_to_the_whole_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reductions: list[int] = []

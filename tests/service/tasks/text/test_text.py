@@ -93,7 +93,7 @@ def test_a_tokenizer_that_does_not_load_is_refused(tmp_path: Path, content: str)
         TextClassification(version, read(version / VERSION_FILE, VersionFacts))
 
 
-def test_a_version_of_pictures_is_no_text_model(tmp_path: Path) -> None:
+def test_a_version_for_images_is_no_text_model(tmp_path: Path) -> None:
     version = make_model(tmp_path)
     with pytest.raises(ModelRejected, match="needs text"):
         TextClassification(version, read(version / VERSION_FILE, VersionFacts))
