@@ -69,7 +69,7 @@ def add_pictures(app: FastAPI, name: str, folder: Path, graph: Path, threads: in
     """Serve a picture classifier."""
     facts = read(folder / VERSION_FILE, VersionFacts)
     spec = facts.input
-    assert isinstance(spec, ImageInput) and spec.resize == "fit", "the baseline stretches pictures"
+    assert isinstance(spec, ImageInput) and spec.resize == "stretch", "the baseline stretches pictures"
     labels = read_labels(folder, facts)
     session = open_session(graph, threads)
     takes_floats = session.get_inputs()[0].type == "tensor(float)"

@@ -30,8 +30,8 @@ from benchmarks.payloads import jpeg, photograph
 from benchmarks.report import Report, parse
 from service.engine.runtime.session import Device, Session
 from service.repository.manifest import VERSION_FILE, ImageInput, VersionFacts, read
-from service.tasks.image.image_file import open_picture
-from service.tasks.image.preprocessing import fit_picture, resize_image
+from service.tasks.image.image_file import open_image
+from service.tasks.image.preprocessing import decode_and_resize, resize_image
 
 PICTURES = {"12 MP": (4032, 3024, 8.0), "1080p": (1920, 1080, 4.0), "500 x 375": (500, 375, 2.0)}
 THUMBNAIL = "2 kB, 64 x 48"  # for a graph of 32 × 32 pixels
@@ -45,7 +45,7 @@ def baseline_pixels(body: bytes, spec: ImageInput) -> object:
 
 def our_pixels(body: bytes, spec: ImageInput) -> object:
     """Preprocess as Kotae does."""
-    return fit_picture(body, spec, max_pixels=MOST_PIXELS)
+    return decode_and_resize(body, spec, max_pixels=MOST_PIXELS)
 
 
 def file_bits(body: bytes, spec: ImageInput) -> object:
@@ -91,8 +91,8 @@ def agreement(count: int) -> tuple[float, float, float]:
     run = Session(folder / facts.variants[0].file, Device("cpu")).run
     reduced, whole = [], []
     for body in enlarged_digits(count):
-        reduced.append(fit_picture(body, spec, max_pixels=MOST_PIXELS).pixels)
-        whole.append(resize_image(open_picture(body, spec.channels, max_pixels=MOST_PIXELS), spec))
+        reduced.append(decode_and_resize(body, spec, max_pixels=MOST_PIXELS).pixels)
+        whole.append(resize_image(open_image(body, spec.channels, max_pixels=MOST_PIXELS), spec))
     ours, theirs = np.stack(reduced), np.stack(whole)
     a, b = (run({"image": pixels})["probabilities"] for pixels in (ours, theirs))
     same = float((a.argmax(axis=1) == b.argmax(axis=1)).mean())

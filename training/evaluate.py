@@ -28,7 +28,7 @@ from torchmetrics.functional.classification import (
 from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits
 from service.tasks.classification import Classification, ClassificationParameters
-from service.tasks.image.preprocessing import ImageClassification
+from service.tasks.image.classification import ImageClassification
 from training.data.redraw import Look
 from training.data.source import PictureSource, decode_files
 from training.data.split import Indices

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.machine import REPOSITORY
 from service.repository.manifest import ImageInput
-from service.tasks.image.preprocessing import fit_picture
+from service.tasks.image.preprocessing import decode_and_resize
 
 _MOST_PIXELS = 10**8
 
@@ -48,10 +48,10 @@ def main() -> None:
     folder, side, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     files = [path.read_bytes() for path in sorted(folder.iterdir())]
     spec = ImageInput(width=side, height=side)
-    fit_picture(files[0], spec, max_pixels=_MOST_PIXELS)
+    decode_and_resize(files[0], spec, max_pixels=_MOST_PIXELS)
     done, began = 0, time.perf_counter()
     while (spent := time.perf_counter() - began) < seconds:
-        fit_picture(files[done % len(files)], spec, max_pixels=_MOST_PIXELS)
+        decode_and_resize(files[done % len(files)], spec, max_pixels=_MOST_PIXELS)
         done += 1
     print(done / spent)
 

@@ -26,7 +26,7 @@ from benchmarks.gpu.results import Results
 from benchmarks.gpu.usage import Cpu, Usage, metered
 from benchmarks.gpu.ways import Bare, Unavailable, Way, latencies_ms
 from service.repository.manifest import ImageInput
-from service.tasks.image.preprocessing import fit_picture
+from service.tasks.image.preprocessing import decode_and_resize
 from tests.service.test_imports import ROOT
 
 _UNNEEDED = ["torch", "lightning", "sklearn", "matplotlib", "onnxscript"]
@@ -142,7 +142,7 @@ def test_a_picture_is_the_same_raw_in_a_tensor_and_in_a_file() -> None:
     np.testing.assert_array_equal(raw, pictures[2:4])
     file = asking.bitmap(pictures[0])
     spec = ImageInput(width=8, height=8)
-    np.testing.assert_array_equal(fit_picture(file, spec, max_pixels=64).pixels, pictures[0])
+    np.testing.assert_array_equal(decode_and_resize(file, spec, max_pixels=64).pixels, pictures[0])
     assert asking.raw_requests(pictures, 1, as_tensors=False)[0].endswith(file)
     assert file in asking.raw_requests(pictures, 2, as_tensors=False)[0]
 

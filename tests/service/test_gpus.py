@@ -26,9 +26,10 @@ from service.engine.runtime.session import Session, choose_devices, cuda_problem
 from service.errors import StartFailed
 from service.repository import golden
 from service.repository.catalog import Catalog
-from service.repository.loader import LoadOptions, Version, choose_variant
+from service.repository.loader import LoadOptions, Version
 from service.repository.manifest import VERSION_FILE, Batching, VersionFacts, read
 from service.repository.overrides import ModelOverrides, Overrides
+from service.repository.sessions import choose_variant
 from service.settings import Settings
 from service.tasks import TASKS
 from tests.service.engine.host_memory import HostMemory
@@ -67,10 +68,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[GpuOptions]:
         session.device = device
         return session
 
-    monkeypatch.setattr("service.repository.loader.Session", stand_in)
+    monkeypatch.setattr("service.repository.sessions.Session", stand_in)
     monkeypatch.setattr("service.repository.loader.pinned", np.zeros)
     monkeypatch.setattr("service.engine.runtime.session.CudaMemory", lambda index: HostMemory())
-    monkeypatch.setattr("service.repository.loader.tensorrt_version", lambda: "10.16.1")
+    monkeypatch.setattr("service.repository.sessions.tensorrt_version", lambda: "10.16.1")
     monkeypatch.setattr("service.engine.runtime.session.cuda_problem", lambda provider: None)
     monkeypatch.setattr("service.engine.runtime.session.gpu_names", lambda: ("NVIDIA H200", "NVIDIA H200"))
     return asked
@@ -91,7 +92,7 @@ def test_a_model_has_a_session_and_a_lane_on_every_gpu(
 def test_a_gpu_is_warmed_at_every_size_however_long_that_takes(
     tmp_path: Path, lanes: Lanes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.repository.warming._CPU_SECONDS", 0)
+    monkeypatch.setattr("service.repository.warm_up._CPU_SECONDS", 0)
     sizes: list[int] = []
     real = Session.run
 
@@ -148,7 +149,7 @@ def test_a_cache_that_cannot_be_written_is_told(
     make_model(tmp_path / "models")
     options = {"device": "cuda", "gpu_provider": "tensorrt", "tensorrt_cache": tmp_path / "file"}
     version = _load(tmp_path / "models", lanes, **options)
-    assert version.reason.startswith("TensorRT's engines cannot be kept: ")
+    assert version.reason.startswith("the folder for TensorRT engines cannot be created: ")
     assert not asked
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.repository.manifest import ImageInput
 from service.tasks import Limits
-from service.tasks.image.preprocessing import fit_picture, letterbox
+from service.tasks.image.preprocessing import decode_and_resize, letterbox
 
 _SMALLEST_SIDE = 1.0  # input pixels; what is smaller after scaling is no thing to learn
 
@@ -99,8 +99,8 @@ def letterboxed(
 
 def decoded(file: AnnotatedFile, spec: ImageInput) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Decode a file exactly as the service does: u8 [H, W, 3], and its boxes f32 [M, 4]."""
-    fitted = fit_picture(file.file, spec, max_pixels=Limits().max_pixels)
-    return fitted.pixels, letterboxed(file.boxes_xyxy, fitted.size, spec)
+    resized = decode_and_resize(file.file, spec, max_pixels=Limits().max_pixels)
+    return resized.pixels, letterboxed(file.boxes_xyxy, resized.original_size, spec)
 
 
 def learning_set(files: Iterable[AnnotatedFile], spec: ImageInput) -> LearningSet:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits
 from service.tasks.image.detection import DetectionParameters, Detections, ObjectDetection, unletterbox
-from service.tasks.image.preprocessing import fit_picture
+from service.tasks.image.preprocessing import decode_and_resize
 from training.detection.annotated import AnnotatedFile
 from training.detection.detector_learner import DetectorLearner
 from training.measured_graph import open_graph
@@ -50,7 +50,7 @@ def answers_of_checkpoint(learner: DetectorLearner, files: Sequence[AnnotatedFil
     found = []
     for start in range(0, len(files), _BATCH):
         pictures = [
-            fit_picture(file.file, spec, max_pixels=Limits().max_pixels)
+            decode_and_resize(file.file, spec, max_pixels=Limits().max_pixels)
             for file in files[start : start + _BATCH]
         ]
         images = np.stack([picture.pixels for picture in pictures])
@@ -58,8 +58,8 @@ def answers_of_checkpoint(learner: DetectorLearner, files: Sequence[AnnotatedFil
             outputs = [output.numpy() for output in learner.graph(torch.from_numpy(images))]
         for picture, boxes, scores, labels in zip(pictures, *outputs, strict=True):
             kept = scores >= LEAST_SCORE
-            edges = unletterbox(boxes[kept], picture.size, spec)
-            found.append(Found(edges, scores[kept].astype(np.float64), labels[kept], picture.size))
+            edges = unletterbox(boxes[kept], picture.original_size, spec)
+            found.append(Found(edges, scores[kept].astype(np.float64), labels[kept], picture.original_size))
     return found
 
 

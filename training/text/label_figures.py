@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 from service.repository.manifest import VersionFacts
 from service.tasks.classification import UNKNOWN, Classification
-from service.tasks.text.text import TextClassificationParameters
+from service.tasks.text.classification import TextClassificationParameters
 from training.recipes.text_recipes import TextLabelsRecipe
 from training.text.answers import answer_texts, open_version
 from training.text.labels import LabelData

@@ -12,7 +12,7 @@ from service.http.v1.tasks import TaskEndpoint
 from service.inference.decoding_pool import before
 from service.inference.request import InferenceAnswer, InferenceRequest
 from service.tasks.image.detection import DetectionParameters, Detections
-from service.tasks.image.drawing import draw
+from service.tasks.image.drawing import draw_detections
 
 
 class DetectionEndpoint(TaskEndpoint):
@@ -37,7 +37,7 @@ class DetectionEndpoint(TaskEndpoint):
             return await super().respond(asked, answer)
         raw, found = cast(bytes, asked.items[0]), cast(Detections, answer.results[0])
         assert asked.pending is not None, "the request was answered"
-        drawing = self.core.pool.run(draw, raw, found, self.core.limits.max_pixels, kind="drawing")
+        drawing = self.core.pool.run(draw_detections, raw, found, self.core.limits.max_pixels, kind="drawing")
         late = "the deadline passed before the picture was drawn"
         return Response(await before(asked.pending.deadline, drawing, late), media_type="image/png")
 

@@ -15,7 +15,7 @@ from service.http.json_response import JsonResponse
 from service.http.v1.request_body import ParsedBody, read_json_items, read_json_object
 from service.http.v1.tasks import TaskEndpoint
 from service.inference.request import InferenceAnswer, InferenceRequest
-from service.tasks.text.text import EmbeddingParameters
+from service.tasks.text.embedding import EmbeddingParameters
 
 _FIELDS = ("input", "model", "dimensions", "encoding_format", "truncate", "user")
 

@@ -15,7 +15,6 @@ from rich.table import Table
 from service.engine.runtime.cpus import available_cpus
 from service.engine.runtime.session import Device, Session, choose_devices
 from service.errors import StartFailed
-from service.repository.loader import choose_variant
 from service.repository.manifest import (
     MANIFEST_FILE,
     VERSION_FILE,
@@ -26,6 +25,7 @@ from service.repository.manifest import (
     version_folders,
 )
 from service.repository.overrides import ModelOverrides, Overrides, read_overrides, write_overrides
+from service.repository.sessions import choose_variant
 from service.tools.tuning.choice import meets_deadline, pareto_front
 from service.tools.tuning.items import make_items
 from service.tools.tuning.sweep import Measurement, TuningSetting, settings_for, sweep
@@ -175,7 +175,7 @@ def save_overrides(name: str, best: Measurement, path: Path, precision: str = "a
         StartFailed: The file cannot be read or written.
     """
     present = read_overrides(path if path.exists() else None)
-    before = present.of(name)
+    before = present.for_model(name)
     batching = before.batching or Batching()
     written = {key: getattr(batching, key) for key in batching.model_fields_set if before.batching}
     changes: dict[str, object] = {

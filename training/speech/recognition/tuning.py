@@ -36,10 +36,10 @@ def tuned(folder: Path, draft: VersionFacts, run: Run, files: Sequence[SpokenFil
     heard = [(file, listen(task, run, file.content)) for file in files]
     weights = _WEIGHTS if start.language_model else (0.0,)
     tried = [start.model_copy(update={"language_model_weight": weight}) for weight in weights]
-    best = min(tried, key=lambda search: _rate(task.weighted(search), heard))
+    best = min(tried, key=lambda search: _rate(task.with_weights(search), heard))
     tried = [best.model_copy(update={"word_score": score}) for score in _SCORES]
     # Of those alike, the one that does least.
-    return min(tried, key=lambda search: (_rate(task.weighted(search), heard), abs(search.word_score)))
+    return min(tried, key=lambda search: (_rate(task.with_weights(search), heard), abs(search.word_score)))
 
 
 def _rate(task: SpeechRecognition, heard: Sequence[tuple[SpokenFile, Listened]]) -> float:

@@ -31,7 +31,7 @@ from service.tasks.image.detection import Detections
 from service.tasks.image.preprocessing import letterbox
 from tests.service.http.conftest import Start
 from tests.service.http.v1.test_tasks import assert_error
-from tests.service.tasks.pictures import TO_STORE
+from tests.service.tasks.image_files import TO_STORE
 from tests.tiny_models import finish_version
 
 ROUTE = "/v1/object-detection"
@@ -326,7 +326,7 @@ def test_a_picture_that_is_drawn_too_late_is_504(
         over.wait(30)
         return b""
 
-    monkeypatch.setattr("service.http.v1.detection.draw", slow)
+    monkeypatch.setattr("service.http.v1.detection.draw_detections", slow)
     raw = encode(scene((64, 48), (8, 8, 24, 40)))
     try:
         late = detector.post(f"{ROUTE}?format=image", content=raw, headers={"X-Timeout-Ms": "1500"})

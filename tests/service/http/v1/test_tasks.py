@@ -419,7 +419,7 @@ class TestModelChoice:
 def test_an_unforeseen_failure_is_a_fixed_text_for_the_client_and_a_traceback_in_the_log(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from service.tasks.image.preprocessing import ImageClassification
+    from service.tasks.image.classification import ImageClassification
 
     def explode(*arguments: object) -> None:
         raise ZeroDivisionError("secret detail")

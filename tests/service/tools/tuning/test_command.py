@@ -50,7 +50,7 @@ def test_the_best_setting_is_written_to_the_override_file(
     assert f"kept in {file}" in output
     assert "best" in output
     assert picture.read_bytes().startswith(b"\x89PNG")
-    kept = read_overrides(file).of("tiny")
+    kept = read_overrides(file).for_model("tiny")
     assert kept.lanes is not None and kept.threads is not None and kept.batching is not None
     assert kept.lanes * kept.threads <= 2
     assert kept.batching.max_items <= 2
@@ -100,11 +100,11 @@ def test_other_contents_of_the_override_file_are_kept(tmp_path: Path) -> None:
     write_overrides(file, Overrides(models={"other": other, "mine": mine}))
     command.save_overrides("mine", BEST, file)
     found = read_overrides(file)
-    assert found.of("other") == other
-    assert found.of("mine") == ModelOverrides(
+    assert found.for_model("other") == other
+    assert found.for_model("mine") == ModelOverrides(
         precision="int8", lanes=2, threads=3, batching=Batching(max_cost=99, max_items=16)
     )
-    assert command.save_overrides("new", BEST, file, precision="fp32").of("new").precision == "fp32"
+    assert command.save_overrides("new", BEST, file, precision="fp32").for_model("new").precision == "fp32"
     assert "max_delay_seconds" not in file.read_text()
 
 

@@ -22,7 +22,7 @@ from service.repository.catalog import Catalog
 from service.repository.golden import read_golden_arrays
 from service.repository.loader import LoadOptions, Version
 from service.repository.overrides import ModelOverrides, Overrides
-from service.repository.warming import shapes
+from service.repository.warm_up import batches_of_all_shapes
 from tests.service.engine.host_memory import HostMemory
 from tests.tiny_models import make_model
 from tests.tiny_speech_models import make_keyword_model
@@ -47,7 +47,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[GpuOptions]:
         session.device = device
         return session
 
-    monkeypatch.setattr("service.repository.loader.Session", stand_in)
+    monkeypatch.setattr("service.repository.sessions.Session", stand_in)
     monkeypatch.setattr("service.repository.loader.pinned", np.zeros)
     monkeypatch.setattr("service.engine.runtime.session.CudaMemory", lambda index: HostMemory())
     monkeypatch.setattr("service.engine.runtime.session.cuda_problem", lambda provider: None)
@@ -67,14 +67,16 @@ def load(folder: Path, lanes: Lanes, **options: Any) -> Version:
 
 def test_a_batch_of_every_bucket_is_made_of_the_first_row() -> None:
     image = TensorSpec("image", "uint8", (None, 2))
-    made = list(shapes((image,), {"image": np.array([[1, 2], [3, 4]])}, Buckets(4), BatchLimits(4)))
+    made = list(
+        batches_of_all_shapes((image,), {"image": np.array([[1, 2], [3, 4]])}, Buckets(4), BatchLimits(4))
+    )
     assert [batch["image"].tolist() for batch in made] == [[[1, 2]] * count for count in (1, 2, 3, 4)]
 
 
 def test_lengths_go_from_the_golden_row_s_to_what_the_graph_takes_within_the_cost() -> None:
     specs = (TensorSpec("audio", "float32", (None, None)), TensorSpec("lengths", "int64", (None,)))
     row = {"audio": np.ones((1, 17), dtype=np.float32), "lengths": np.array([17])}
-    made = list(shapes(specs, row, Buckets(2, 40), BatchLimits(2, max_cost=64)))
+    made = list(batches_of_all_shapes(specs, row, Buckets(2, 40), BatchLimits(2, max_cost=64)))
     assert [batch["audio"].shape for batch in made] == [(1, 24), (1, 32), (1, 40), (2, 24), (2, 32)]
     assert all(batch["audio"].sum() == 17 * len(batch["audio"]) for batch in made)
     assert all((batch["lengths"] == 17).all() for batch in made)

@@ -20,7 +20,7 @@ quickly = settings(deadline=None, max_examples=60)
 
 Pixels = NDArray[np.uint8]
 
-# EXIF orientation -> how an upright picture is stored under it.
+# EXIF orientation -> how an upright image is stored under it.
 TO_STORE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,11 +36,11 @@ def spec(width: int = 8, height: int = 8, channels: Any = 3, **fields: Any) -> I
     return ImageInput(width=width, height=height, channels=channels, **fields)
 
 
-def encode(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+def encode(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     file = BytesIO()
     if format == "WEBP":
         options = {"lossless": True, "exact": True, **options}
-    picture.save(file, format, **options)
+    image.save(file, format, **options)
     return file.getvalue()
 
 
@@ -54,10 +54,10 @@ def noise(width: int = 8, height: int = 8, channels: int = 3, seed: int = 0) -> 
 
 
 def shape_of(width: int, height: int, format: str = "PNG") -> bytes:
-    """A picture whose corners differ: red, green, blue, white, clockwise from the upper left."""
+    """An image whose corners differ: red, green, blue, white, clockwise from the upper left."""
     corners = np.array([[[255, 0, 0], [0, 255, 0]], [[255, 255, 255], [0, 0, 255]]], dtype=np.uint8)
-    picture = Image.fromarray(corners).resize((width, height), Image.Resampling.NEAREST)
-    return encode(picture, format)
+    image = Image.fromarray(corners).resize((width, height), Image.Resampling.NEAREST)
+    return encode(image, format)
 
 
 def png(width: int, height: int, *, bits: int = 8, colour: int = 0, rows: bytes = b"") -> bytes:

@@ -1,4 +1,4 @@
-"""Sound files of every kind, and what they say when they are read letter by letter."""
+"""Waveform files of every kind, and what they say when they are read letter by letter."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from io import BytesIO
 import numpy as np
 import soundfile
 
-from service.tasks.audio.ctc_decoding import best_path, spell
-from service.tasks.audio.waveform import Sound, SoundPart, read_sound
+from service.tasks.audio.ctc_decoding import best_path, decode_words
+from service.tasks.audio.waveform import AudioSegment, Waveform, decode_audio
 from tests.tiny_speech_models import RATE, TOKENS, speak, tone_log_probs, wav
 
 SAID = ("bad", "dad", "head")
 
 
-def read(body: bytes, *, max_seconds: float = 60.0, truncate: bool = False, declared_type: str = "") -> Sound:
+def read(
+    body: bytes, *, max_seconds: float = 60.0, truncate: bool = False, declared_type: str = ""
+) -> Waveform:
     """Decode at the tiny models' rate."""
-    return read_sound(body, RATE, max_seconds=max_seconds, truncate=truncate, declared_type=declared_type)
+    return decode_audio(body, RATE, max_seconds=max_seconds, truncate=truncate, declared_type=declared_type)
 
 
-def heard(sound: Sound) -> str:
-    """The words of a decoded sound."""
-    log_probs = tone_log_probs(SoundPart(sound.samples)["audio"])
-    return " ".join(word.word for word in spell(best_path(log_probs), log_probs, TOKENS))
+def heard(waveform: Waveform) -> str:
+    """The words of a waveform."""
+    log_probs = tone_log_probs(AudioSegment(waveform.samples)["audio"])
+    return " ".join(word.word for word in decode_words(best_path(log_probs), log_probs, TOKENS))
 
 
 @functools.cache
@@ -54,8 +56,8 @@ def piped_mp3(rate: int = 16_000) -> bytes:
     crackle = np.random.default_rng(0).normal(0, 0.3, rate // 5).astype(np.float32)
     silence = np.zeros(rate, dtype=np.float32)
     file = BytesIO()
-    sound = np.concatenate([crackle, silence, samples, silence])
-    soundfile.write(file, sound, rate, format="MP3", bitrate_mode="VARIABLE", compression_level=0.2)
+    waveform = np.concatenate([crackle, silence, samples, silence])
+    soundfile.write(file, waveform, rate, format="MP3", bitrate_mode="VARIABLE", compression_level=0.2)
     body = file.getvalue()
     return body[body.index(body[:2], 4) :]  # from the frame behind the one that counts the others
 
