@@ -60,7 +60,7 @@ def test_every_alert_is_seen_to_fire_and_to_rest() -> None:
 @pytest.mark.parametrize("name", ALERTS)
 def test_every_alert_says_how_bad_it_is_and_what_is_wrong(name: str) -> None:
     alert: dict[str, Any] = ALERTS[name]
-    assert alert["labels"]["severity"] in ("page", "pending")
+    assert alert["labels"]["severity"] in ("page", "ticket")
     assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
 
 
