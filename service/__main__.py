@@ -43,11 +43,11 @@ def serve(
         signal.signal(number, lambda *_: sys.exit(0))
     if config is not None:
         os.environ[CONFIG_VARIABLE] = str(config)
-    from service.telemetry.logs import configure_logging
+    from service.telemetry.logs import configure_logging, set_log_level
 
     configure_logging("info")
     settings = load_settings(host=host, port=port, models=models, device=device, http_workers=http_workers)
-    configure_logging(settings.log_level)
+    set_log_level(settings.log_level)
     if settings.http_workers:
         from service.multiprocess.supervisor import supervise
 

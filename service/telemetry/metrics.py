@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from service.engine.observer import BatchReport, Observer
 from service.telemetry.devices import DeviceCollector, DeviceState
+from service.telemetry.logs import take_dropped_lines
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, *_SECONDS)
@@ -214,10 +215,20 @@ class Metrics(Observer):
             buckets=_SECONDS,
             registry=registry,
         )
+        self._log_lines_dropped = Counter(
+            "kotae_log_lines_dropped",
+            "Log lines dropped because standard output was not read quickly enough.",
+            registry=registry,
+        )
 
     def render(self) -> bytes:
-        """Write all metrics as text."""
+        """Return all metrics in the text format."""
+        self.count_dropped_log_lines()
         return generate_latest(self.registry)
+
+    def count_dropped_log_lines(self) -> None:
+        """Add the log lines that this process dropped since the last call."""
+        self._log_lines_dropped.inc(take_dropped_lines())
 
     def process_restarted(self, process: str, times: int = 1) -> None:
         """Count starts of `engine` or `http` processes in the place of dead ones."""

@@ -62,8 +62,9 @@ class SharedMetrics(Metrics):
         self._merged.register(DeviceCollector(states))
 
     def watch_process(self) -> None:
-        """Note how much CPU and memory this process uses; at every heartbeat."""
+        """Update this process's CPU, memory and dropped log lines; called at every heartbeat."""
         self._process.note()
+        self.count_dropped_log_lines()
 
     def render(self) -> bytes:
         """Write all processes' metrics as text."""

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import io
+import fcntl
 import json
 import logging
+import os
+import re
+import socket
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.telemetry.logs import JsonFormatter, configure_logging, log_level, request_id, set_log_level
+from service.telemetry.logs import (
+    JsonFormatter,
+    QueuedHandler,
+    configure_logging,
+    log_level,
+    request_id,
+    set_log_level,
+)
 
 
 def record(message: str = "loaded %s", *arguments: object, **fields: Any) -> logging.LogRecord:
@@ -176,10 +188,13 @@ def test_whatever_is_passed_as_extra_the_line_comes_out(value: object) -> None:
 
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
-    """The root logger, put back as it was."""
+    """The root logger, restored afterwards."""
     logger = logging.getLogger()
     handlers, level = logger.handlers[:], logger.level
     yield logger
+    for handler in logger.handlers:
+        if isinstance(handler, QueuedHandler):
+            handler.close()
     logger.handlers[:] = handlers
     logger.setLevel(level)
     logging.captureWarnings(False)
@@ -187,50 +202,117 @@ def root() -> Iterator[logging.Logger]:
 
 
 def test_every_logger_of_the_process_writes_json_to_standard_output(
-    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+    root: logging.Logger, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
     logging.getLogger("uvicorn").addHandler(logging.StreamHandler(sys.stderr))
     configure_logging("warning")
-    output = sys.stdout
-    assert isinstance(output, io.StringIO)
     logging.getLogger("uvicorn.error").error("from uvicorn")
     logging.getLogger("uvicorn.access").error("never")
     logging.getLogger("service").warning("from us", extra={"model": "digits"})
     logging.getLogger("service").info("not now")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        logging.captureWarnings(True)  # catch_warnings had put Python's own back
+        logging.captureWarnings(True)  # catch_warnings had restored Python's own
         warnings.warn("from a library", stacklevel=1)
-    told = [json.loads(text) for text in output.getvalue().splitlines()]
-    assert [(entry["logger"], entry["level"]) for entry in told] == [
+    root.handlers[0].close()  # writes what is queued
+    lines = [json.loads(text) for text in capfd.readouterr().out.splitlines()]
+    assert [(entry["logger"], entry["level"]) for entry in lines] == [
         ("uvicorn.error", "error"),
         ("service", "warning"),
         ("py.warnings", "warning"),
     ]
-    assert told[1]["model"] == "digits"
-    assert "from a library" in told[2]["message"]
+    assert lines[1]["model"] == "digits"
+    assert "from a library" in lines[2]["message"]
 
 
 def test_configuring_twice_does_not_write_twice(
-    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+    root: logging.Logger, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
     configure_logging("info")
+    logging.getLogger("service").info("first")
     configure_logging("debug")
+    logging.getLogger("service").info("second")
     assert len(root.handlers) == 1
     assert root.level == logging.DEBUG
+    root.handlers[0].close()
+    lines = [json.loads(text)["message"] for text in capfd.readouterr().out.splitlines()]
+    assert lines == ["first", "second"]
 
 
-def test_the_level_can_be_changed_while_the_service_runs(
-    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
+def test_the_level_can_be_changed_while_the_service_runs(root: logging.Logger) -> None:
     configure_logging("info")
     for level in ("debug", "error"):
         set_log_level(level)
         assert log_level() == level
     assert not logging.getLogger("service").isEnabledFor(logging.INFO)
+
+
+def test_the_request_id_is_that_of_the_moment_of_logging(
+    root: logging.Logger, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging("info")
+    token = request_id.set("abc-123")
+    logging.getLogger("service").info("served")
+    request_id.reset(token)
+    root.handlers[0].close()
+    assert json.loads(capfd.readouterr().out)["request_id"] == "abc-123"
+
+
+FULL_QUEUE = """
+import logging, sys
+from service.telemetry import logs
+logs._MAX_QUEUED_RECORDS = 100
+logs.configure_logging("info")
+for number in range(5000):
+    logging.getLogger("service").info("line", extra={"number": number, "padding": "x" * 100})
+    if number == 2500:
+        first = logs.take_dropped_lines()
+sys.stderr.write(f"{first} {logs.take_dropped_lines()} {logs.take_dropped_lines()}")
+"""
+
+
+def test_a_full_queue_drops_and_counts_lines_and_the_process_ends() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FULL_QUEUE], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.wait(30) == 0  # nobody has read its output
+        dropped = [int(number) for number in process.stderr.read().split()]
+    assert dropped[0] > 0 and dropped[1] > 0 and dropped[2] == 0
+
+
+@pytest.mark.parametrize("end", ["pass", "sys.exit(3)", "raise ValueError('x')"])
+def test_what_was_logged_before_the_end_is_written(end: str) -> None:
+    code = "import logging, sys; from service.telemetry.logs import configure_logging\n"
+    code += "configure_logging('info'); [logging.info('line') for _ in range(1000)]\n"
+    result = subprocess.run([sys.executable, "-c", code + end], capture_output=True, check=False, timeout=30)
+    assert result.stdout.count(b"\n") == 1000
+
+
+SERVE = """
+from service.telemetry import logs
+logs._MAX_QUEUED_RECORDS = 10
+from service.__main__ import main
+main()
+"""
+
+
+def test_a_service_whose_output_nobody_reads_answers_counts_and_ends(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    command = [sys.executable, "-c", SERVE, "serve", "--models", str(tmp_path), "--port", port]
+    environment = {**os.environ, "KOTAE_DRAIN_GRACE_SECONDS": "0"}
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20)
+    with client, subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        assert any(b"listening on" in line for line in process.stdout)
+        for _ in range(200):
+            assert client.get("/unknown").status_code == 404
+        (dropped,) = re.findall(r"(?m)^kotae_log_lines_dropped_total (\S+)$", client.get("/metrics").text)
+        assert float(dropped) > 0
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 def test_a_record_of_several_lines_writes_each_with_what_they_share() -> None:
