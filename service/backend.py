@@ -74,7 +74,7 @@ def open_backend(settings: Settings, observer: Observer) -> Backend:
         overrides=overrides,
         limits=limits_of(settings),
     )
-    lanes = Lanes(observer, restart_limit=settings.lane_restart_limit)
+    lanes = Lanes(observer, restart_limit=settings.executor_restart_limit)
     catalog = Catalog(settings.models, lanes, observer, options)
     catalog.discover()
 
@@ -114,7 +114,7 @@ def limits_of(settings: Settings) -> Limits:
 
 def _cpu_plan(settings: Settings, overrides: Overrides) -> CpuPlan:
     shares = [Share(model.lanes, model.threads) for model in overrides.models.values()]
-    plan = plan_cpus(usable_cpus(), lanes=settings.cpu_lanes, threads=settings.cpu_threads, shares=shares)
+    plan = plan_cpus(usable_cpus(), lanes=settings.cpu_executors, threads=settings.cpu_threads, shares=shares)
     if settings.cpu_spinning == "auto":
         return plan
     return replace(plan, spinning=settings.cpu_spinning == "on")

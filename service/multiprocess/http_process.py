@@ -38,7 +38,7 @@ def remote_backend(settings: Settings, metrics: SharedMetrics, channel: Supervis
     Raises:
         StartFailed: The models folder or the file of overrides is not there.
     """
-    engine = RemoteEngine(settings.restart_patience_seconds)
+    engine = RemoteEngine(settings.engine_restart_timeout_seconds)
     catalog = RemoteCatalog(settings.models, read_overrides(settings.overrides), engine)
     lanes = RemoteLanes()
     mirror = EngineMirror(engine, catalog, lanes)

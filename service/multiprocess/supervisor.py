@@ -138,7 +138,7 @@ class Supervisor:
         """Give a worker and the engine a connection."""
         if worker.line is None or self._engine.line is None:
             return
-        size = self._settings.http_worker_memory_bytes
+        size = self._settings.http_worker_shared_memory_bytes
         near, far = socket.socketpair()
         memories = [_memory(f"kotae-{worker.name}-{use}", size) for use in ("inputs", "outputs")]
         worker.send(channel.LINK, "", (near.fileno(), *memories))

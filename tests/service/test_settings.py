@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.errors import StartFailed
-from service.settings import CONFIG_VARIABLE, PREFIX, Settings, load_settings
+from service.settings import CONFIG_VARIABLE, PREFIX, RENAMED, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +155,7 @@ def test_an_injected_port_does_not_hide_the_file(
         ("heartbeat_seconds", 0),
         ("heartbeat_limit_seconds", 0),
         ("batch_limit_seconds", 0),
-        ("lane_restart_limit", -1),
+        ("executor_restart_limit", -1),
     ],
 )
 def test_a_value_out_of_range_stops_the_start_and_names_the_setting(
@@ -204,6 +204,54 @@ def test_a_folder_is_no_settings_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path))
     with pytest.raises(StartFailed, match=tmp_path.name):
         load_settings()
+
+
+@pytest.mark.parametrize("old", RENAMED)
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_the_old_name_of_a_setting_is_read_with_one_warning(
+    old: str,
+    place: str,
+    settings_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    new, value = RENAMED[old], str(2**24 if old.endswith("bytes") else 3)
+    settings_file.write_text(f"{old}: {value}\n" if place == "file" else "")
+    if place == "environment":
+        monkeypatch.setenv(PREFIX + old.upper(), value)
+        old, name = PREFIX + old.upper(), PREFIX + new.upper()
+    else:
+        name = new
+    with caplog.at_level(logging.WARNING):
+        assert getattr(load_settings(), new) == float(value)
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{old} is now {name};")
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_different_values_under_the_old_and_the_new_name_stop_the_start(
+    place: str, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place == "file":
+        settings_file.write_text("cpu_lanes: 2\ncpu_executors: 3\n")
+    else:
+        settings_file.write_text("")
+        monkeypatch.setenv("KOTAE_CPU_LANES", "2")
+        monkeypatch.setenv("KOTAE_CPU_EXECUTORS", "3")
+    with pytest.raises(StartFailed, match=r"(?i)cpu_lanes is the old name of \w*cpu_executors"):
+        load_settings()
+    settings_file.write_text("cpu_lanes: 3\ncpu_executors: 3\n")
+    monkeypatch.setenv("KOTAE_CPU_LANES", "3")
+    monkeypatch.setenv("KOTAE_CPU_EXECUTORS", "3")
+    assert load_settings().cpu_executors == 3
+
+
+def test_an_old_name_in_the_environment_wins_over_the_new_one_in_the_file(
+    settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings_file.write_text("cpu_executors: 2\n")
+    monkeypatch.setenv("KOTAE_CPU_LANES", "3")
+    assert load_settings().cpu_executors == 3
 
 
 def test_settings_cannot_be_changed_later() -> None:

@@ -146,7 +146,7 @@ def test_a_lane_that_gave_up_makes_the_server_neither_ready_nor_live(start: Star
     def die() -> None:
         raise SystemExit("forced")
 
-    with start(lane_restart_limit=0) as client:
+    with start(executor_restart_limit=0) as client:
         lanes: Lanes = client.app.state.lanes  # type: ignore[attr-defined]
         with pytest.raises(SystemExit):
             lanes.on("cpu").call(die).result(20)
