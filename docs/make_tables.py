@@ -56,6 +56,7 @@ def metrics_page() -> str:
     """Return the text of docs/metrics.md."""
     metrics = Metrics()
     state = ModelState("m", failed_check="load", golden_check_error=0.0)
+    metrics.heartbeat()
     metrics.watch(lambda: [state], lambda: [("cpu", False)], 1)
     metrics.watch_devices(lambda: [DeviceState("cuda:0", 0, 0, 0.0, 0.0, 0.0, 0)])
     families = [family for family in metrics.registry.collect() if family.name.startswith("kotae_")]

@@ -73,6 +73,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
     def every_heartbeat() -> None:
         if keys is not None:
             keys.reload_if_changed()
+        metrics.heartbeat()
         backend.beat(not lifecycle.not_ready())
 
     lifecycle = Lifecycle(settings, catalog, lanes, metrics.event_loop_lag.observe, every_heartbeat)

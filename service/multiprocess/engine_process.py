@@ -103,5 +103,5 @@ class EngineProcess:
         return chosen.queue if chosen else None
 
     def _beat(self) -> None:
-        self._metrics.watch_process()
+        self._metrics.heartbeat()
         self._channel.beat(ready=not self.lifecycle.not_ready())

@@ -51,7 +51,6 @@ def remote_backend(settings: Settings, metrics: SharedMetrics, channel: Supervis
             await engine.back()
 
     def beat(ready: bool) -> None:
-        metrics.watch_process()
         channel.beat(ready=ready)
 
     return Backend(

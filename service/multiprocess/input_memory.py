@@ -79,7 +79,7 @@ class InputMemory:
                 self._free[index : index + 1] = [(offset + size, room - size)] if room > size else []
                 self._taken[offset] = size
                 return offset
-        raise Overloaded("the way to the engine is full of other requests' tensors", reason="bytes")
+        raise Overloaded("the way to the engine is full of other requests' tensors", reason="inflight_bytes")
 
     def _reclaim(self) -> None:
         for offset in [offset for offset in self._awaited if self._is_let_go(offset)]:

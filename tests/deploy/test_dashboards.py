@@ -39,13 +39,14 @@ SERVER_LABELS = {"alertname", "alertstate", "severity", "le"}
 
 
 def watched_metrics() -> Metrics:
-    """Metrics of a process in which everything that can be said is said."""
+    """Metrics of a process in which every metric has a value."""
     metrics = Metrics()
     state = ModelState("m", "1", failed_check="golden", golden_check_error=0.0)
     metrics.watch(lambda: [state], lambda: [("cpu", False)], 1)
     metrics.watch_devices(lambda: [DeviceState("cuda:0", 0, 0, 0.0, 0.0, 0.0, 0)])
     metrics.model_added("m", "1")
     metrics.lane_added("cpu")
+    metrics.heartbeat()
     return metrics
 
 
@@ -71,7 +72,19 @@ def test_every_query_asks_for_metrics_that_exist(query: Query) -> None:
 def test_every_query_matches_and_groups_by_labels_that_exist() -> None:
     metrics = watched_metrics()
     declared = {label for family in metrics.registry.collect() for s in family.samples for label in s.labels}
-    declared |= {"kind", "model", "version", "route", "method", "status", "stage", "task", "device", "reason"}
+    declared |= {
+        "kind",
+        "model",
+        "version",
+        "route",
+        "method",
+        "status",
+        "stage",
+        "task",
+        "device",
+        "reason",
+        "resource",
+    }
     used = {label for query in QUERIES for label in label_names(query.expression)}
     assert used <= declared | TARGET_LABELS | SERVER_LABELS
 

@@ -139,7 +139,7 @@ def test_after_a_lane_died_the_server_is_ready_and_answers_again_within_two_seco
         assert client.post(ROUTE, content=picture(1)).status_code == 200
         assert time.monotonic() < died + 2
         assert client.get("/healthz").status_code == 200
-        assert sample(client, "kotae_lane_restarts_total", device="cpu") == 1
+        assert sample(client, "kotae_executor_restarts_total", device="cpu") == 1
 
 
 def test_a_lane_that_gave_up_makes_the_server_neither_ready_nor_live(start: Start) -> None:
@@ -157,7 +157,7 @@ def test_a_lane_that_gave_up_makes_the_server_neither_ready_nor_live(start: Star
         assert live.status_code == 503
         assert "gave up" in live.text
         assert client.post(ROUTE, content=picture(1)).status_code == 503
-        assert sample(client, "kotae_lane_gave_up", device="cpu") == 1
+        assert sample(client, "kotae_executor_failed", device="cpu") == 1
         assert sample(client, "kotae_model_ready", model="tiny") == 0
 
 

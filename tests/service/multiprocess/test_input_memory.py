@@ -89,7 +89,7 @@ def test_a_full_arena_refuses_for_now(memory: int) -> None:
     offset = writer.put(sent)
     with pytest.raises(Overloaded) as refused:
         writer.put(message(SIZE // 2))
-    assert refused.value.reason == "bytes" and refused.value.retry_after_seconds
+    assert refused.value.reason == "inflight_bytes" and refused.value.retry_after_seconds
     reader.block(offset, sent.size)
     writer.give_back(offset)
     assert writer.put(message(SIZE // 2)) == offset

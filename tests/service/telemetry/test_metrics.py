@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -32,6 +33,7 @@ LABELS = {
     "provider",
     "process",
     "kind",
+    "resource",
 }
 _ADDED_BY_THE_FORMAT = {"le", "quantile"}
 _OF_THE_PLATFORM = re.compile(r"^(process_|python_info)")
@@ -117,6 +119,7 @@ def all_in_use(metrics: Metrics) -> Metrics:
     metrics.lane_busy("cpu", 0.5)
     metrics.lane_died("cpu", RuntimeError("x"))
     metrics.process_restarted("engine")
+    metrics.heartbeat()
     metrics.event_loop_lag.observe(0.01)
     metrics.watch(
         lambda: [STATE, ModelState("broken", "2", failed_check="golden"), ModelState("empty")],
@@ -180,7 +183,7 @@ def test_the_documented_metrics_are_there(all_in_use: Metrics) -> None:
         "kotae_model_ready",
         "kotae_model_load_seconds",
         "kotae_golden_check_error",
-        "kotae_lane_busy_seconds_total",
+        "kotae_executor_busy_seconds_total",
         "kotae_event_loop_lag_seconds_bucket",
     } <= found
 
@@ -205,8 +208,8 @@ def test_what_is_exposed_can_be_parsed_and_has_no_series_of_creation_times(all_i
 def test_two_sets_of_metrics_do_not_know_each_other(metrics: Metrics) -> None:
     other = Metrics()
     metrics.lane_busy("cpu", 1)
-    assert value(metrics, "kotae_lane_busy_seconds_total", device="cpu") == 1
-    assert value(other, "kotae_lane_busy_seconds_total", device="cpu") is None
+    assert value(metrics, "kotae_executor_busy_seconds_total", device="cpu") == 1
+    assert value(other, "kotae_executor_busy_seconds_total", device="cpu") is None
 
 
 def test_the_process_tells_its_memory_and_cpu(metrics: Metrics) -> None:
@@ -262,10 +265,10 @@ def test_failed_requests_are_timed_too(metrics: Metrics) -> None:
 
 
 def test_a_refused_request_is_counted_by_its_reason(metrics: Metrics) -> None:
-    metrics.request_done(replace(REQUEST, status=429, refused="permits"))
-    assert value(metrics, "kotae_rejected_total", model="digits", reason="permits") == 1
+    metrics.request_done(replace(REQUEST, status=429, refused="connections"))
+    assert value(metrics, "kotae_rejected_total", model="digits", reason="connections") == 1
     metrics.request_done(replace(REQUEST, status=400))
-    assert value(metrics, "kotae_rejected_total", model="digits", reason="permits") == 1
+    assert value(metrics, "kotae_rejected_total", model="digits", reason="connections") == 1
 
 
 @given(st.lists(st.sampled_from([200, 400, 429, 499, 500, 503, 504])))
@@ -315,21 +318,74 @@ def test_the_engines_mishaps_are_counted_each_by_its_own(metrics: Metrics) -> No
     metrics.lane_busy("cuda:0", 0.25)
     assert value(metrics, "kotae_batch_failures_total", model="digits", version="1") == 1
     assert value(metrics, "kotae_dropped_items_total", model="digits", version="1", reason="expired") == 2
-    assert value(metrics, "kotae_lane_restarts_total", device="cuda:0") == 1
-    assert value(metrics, "kotae_lane_busy_seconds_total", device="cuda:0") == 0.75
+    assert value(metrics, "kotae_executor_restarts_total", device="cuda:0") == 1
+    assert value(metrics, "kotae_executor_busy_seconds_total", device="cuda:0") == 0.75
+
+
+def test_utilization_is_the_busy_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = _metrics_at(clock := _Clock(), monkeypatch)
+    metrics.lane_added("cpu")
+    metrics.lane_added("cuda:0", threads=2)
+    for _ in range(300):  # ten times the average's time constant
+        clock.now += 1
+        clock.cpu += 0.25
+        metrics.lane_busy("cpu", 0.5)
+        metrics.lane_busy("cuda:0", 0.6)
+        metrics.decoding_busy(0.4, threads=4)
+        metrics.heartbeat()
+    ratios = {
+        resource: _utilization(metrics, resource) for resource in ("executor", "decoding", "event_loop")
+    }
+    assert ratios == {
+        "executor": pytest.approx(0.5, rel=0.01),
+        "decoding": pytest.approx(0.1, rel=0.01),
+        "event_loop": pytest.approx(0.25, rel=0.01),
+    }
+    for _ in range(300):
+        clock.now += 1
+        metrics.heartbeat()
+    assert _utilization(metrics, "executor") < 0.01
+
+
+def test_a_long_batch_counts_for_the_time_that_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = _metrics_at(clock := _Clock(), monkeypatch)
+    metrics.lane_added("cpu")
+    for second in range(1, 601):
+        clock.now += 1
+        if second % 10 == 0:
+            metrics.lane_busy("cpu", 10)  # is told when it ends
+        metrics.heartbeat()
+    assert _utilization(metrics, "executor") == pytest.approx(1, rel=0.2)
+
+
+class _Clock:
+    now = 100.0
+    cpu = 10.0
+
+
+def _metrics_at(clock: _Clock, monkeypatch: pytest.MonkeyPatch) -> Metrics:
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(time, "thread_time", lambda: clock.cpu)
+    return Metrics()
+
+
+def _utilization(metrics: Metrics, resource: str) -> float:
+    ratio = value(metrics, "kotae_utilization_ratio", resource=resource)
+    assert ratio is not None
+    return ratio
 
 
 def test_items_that_need_no_run_of_their_own_are_counted(metrics: Metrics) -> None:
     labels = {"model": "digits", "version": "1"}
     metrics.model_added("digits", "1")
-    assert value(metrics, "kotae_shared_items_total", **labels) == 0
+    assert value(metrics, "kotae_deduplicated_items_total", **labels) == 0
     assert value(metrics, "kotae_answer_cache_hits_total", **labels) is None  # there is no cache yet
     metrics.cache_sized("digits", "1", 0)
     assert value(metrics, "kotae_answer_cache_hits_total", **labels) == 0
     metrics.items_shared("digits", "1", 2)
     metrics.cache_asked("digits", "1", 3, 1)
     metrics.cache_sized("digits", "1", 500)
-    assert value(metrics, "kotae_shared_items_total", **labels) == 2
+    assert value(metrics, "kotae_deduplicated_items_total", **labels) == 2
     assert value(metrics, "kotae_answer_cache_hits_total", **labels) == 3
     assert value(metrics, "kotae_answer_cache_misses_total", **labels) == 1
     assert value(metrics, "kotae_answer_cache_bytes", **labels) == 500
@@ -342,7 +398,7 @@ def test_counters_of_a_new_model_and_lane_begin_at_zero(metrics: Metrics) -> Non
     assert value(metrics, "kotae_rejected_total", model="digits", reason="queue_full") == 0
     for reason in ("expired", "gone", "failed_sibling", "shutdown"):
         assert value(metrics, "kotae_dropped_items_total", model="digits", version="1", reason=reason) == 0
-    assert value(metrics, "kotae_lane_restarts_total", device="cpu") == 0
+    assert value(metrics, "kotae_executor_restarts_total", device="cpu") == 0
     metrics.batch_failed("digits", "1")
     metrics.model_added("digits", "1")
     assert value(metrics, "kotae_batch_failures_total", model="digits", version="1") == 1
@@ -386,8 +442,8 @@ def test_a_model_without_versions_is_told_as_not_ready(metrics: Metrics) -> None
 
 def test_a_lane_that_gave_up_is_told(metrics: Metrics) -> None:
     metrics.watch(lambda: [], lambda: [("cpu", False), ("cuda:0", True)], None)
-    assert value(metrics, "kotae_lane_gave_up", device="cpu") == 0
-    assert value(metrics, "kotae_lane_gave_up", device="cuda:0") == 1
+    assert value(metrics, "kotae_executor_failed", device="cpu") == 0
+    assert value(metrics, "kotae_executor_failed", device="cuda:0") == 1
 
 
 @pytest.mark.parametrize("limit", [2**30, None])
