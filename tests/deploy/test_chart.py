@@ -1,4 +1,4 @@
-"""The chart as Helm renders it: valid for Kubernetes, true to the code, refusing what contradicts itself."""
+"""The rendered chart: valid for Kubernetes, consistent with the code; contradicting values are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""values.yaml, its schema, its table in the README and the code say the same; the chart stays small."""
+"""values.yaml, its schema, the table in the README and the code agree."""
 
 from __future__ import annotations
 

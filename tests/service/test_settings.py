@@ -1,4 +1,4 @@
-"""Settings: where they come from, which win, and what stops the start."""
+"""Settings: their sources, which one has priority, and errors that stop the start."""
 
 from __future__ import annotations
 

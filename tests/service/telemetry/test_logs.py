@@ -1,4 +1,4 @@
-"""JSON logs: a record becomes one line that says what the record said, whatever was put into it."""
+"""JSON logs: every record becomes one line, whatever its values are; lines are written by a thread."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _refuse(constant: str) -> None:
     raise AssertionError(f"{constant} is no JSON")
 
 
-def test_a_line_tells_the_time_level_logger_and_message_of_its_record() -> None:
+def test_a_line_has_the_time_level_logger_and_message_of_its_record() -> None:
     assert line(record("loaded %s in %d s", "digits", 3)) == {
         "time": "2026-03-01T12:30:45.678+00:00",
         "level": "warning",
@@ -65,23 +65,23 @@ def test_a_line_tells_the_time_level_logger_and_message_of_its_record() -> None:
     }
 
 
-def test_a_line_tells_the_same_however_late_it_is_formatted() -> None:
+def test_a_line_has_the_time_of_its_record_not_of_formatting() -> None:
     entry = record()
     entry.args = ("digits",)
     assert line(entry) == line(entry)
     assert line(entry)["time"].startswith("2026-03-01T12:30:45")
 
 
-def test_what_is_passed_as_extra_becomes_keys() -> None:
-    told = line(record("x", seconds=0.25, model="digits", settings={"port": 8080}, none=None, sizes=[1, 2]))
-    assert told["seconds"] == 0.25
-    assert told["model"] == "digits"
-    assert told["settings"] == {"port": 8080}
-    assert told["none"] is None
-    assert told["sizes"] == [1, 2]
+def test_extra_values_become_keys() -> None:
+    parsed = line(record("x", seconds=0.25, model="digits", settings={"port": 8080}, none=None, sizes=[1, 2]))
+    assert parsed["seconds"] == 0.25
+    assert parsed["model"] == "digits"
+    assert parsed["settings"] == {"port": 8080}
+    assert parsed["none"] is None
+    assert parsed["sizes"] == [1, 2]
 
 
-def test_what_logging_itself_notes_does_not_clutter_the_line() -> None:
+def test_the_standard_attributes_of_records_are_not_in_the_line() -> None:
     assert set(line(record("x", taskName="Task-1", threadName="t", processName="p", lineno=7))) == {
         "time",
         "level",
@@ -91,7 +91,7 @@ def test_what_logging_itself_notes_does_not_clutter_the_line() -> None:
 
 
 @pytest.mark.parametrize("key", ["time", "level", "logger", "traceback"])
-def test_an_extra_never_replaces_what_the_record_says(key: str) -> None:
+def test_an_extra_value_never_replaces_a_value_of_the_record(key: str) -> None:
     try:
         raise ValueError("too bad")
     except ValueError:
@@ -101,7 +101,7 @@ def test_an_extra_never_replaces_what_the_record_says(key: str) -> None:
     assert line(entry) == plain
 
 
-def test_the_id_of_the_request_is_told_while_it_is_served() -> None:
+def test_a_line_has_the_id_of_the_request_that_is_being_served() -> None:
     token = request_id.set("abc-123")
     try:
         assert line(record("x"))["request_id"] == "abc-123"
@@ -114,24 +114,24 @@ def test_a_traceback_is_one_key_of_the_same_line() -> None:
     try:
         raise ValueError("too\nbad")
     except ValueError:
-        told = line(record("it failed", exc_info=sys.exc_info()))
-    assert told["message"] == "it failed"
-    assert told["traceback"].startswith("Traceback (most recent call last):\n")
-    assert told["traceback"].endswith("ValueError: too\nbad")
+        parsed = line(record("it failed", exc_info=sys.exc_info()))
+    assert parsed["message"] == "it failed"
+    assert parsed["traceback"].startswith("Traceback (most recent call last):\n")
+    assert parsed["traceback"].endswith("ValueError: too\nbad")
 
 
-def test_an_exception_that_never_was_is_not_told() -> None:
+def test_an_empty_exception_is_left_out() -> None:
     assert "traceback" not in line(record("x", exc_info=(None, None, None)))
 
 
-def test_a_stack_is_told_where_it_was_asked_for() -> None:
+def test_a_stack_is_included_on_request() -> None:
     assert "somewhere" in line(record("x", stack_info="Stack (most recent call last):\n  somewhere"))["stack"]
 
 
 @given(st.text(), st.text())
-def test_any_text_comes_through_on_one_line(message: str, extra: str) -> None:
-    told = line(record("%s", message, extra_text=extra))
-    assert (told["message"], told["extra_text"]) == (message, extra)
+def test_any_text_is_preserved_on_one_line(message: str, extra: str) -> None:
+    parsed = line(record("%s", message, extra_text=extra))
+    assert (parsed["message"], parsed["extra_text"]) == (message, extra)
 
 
 class Mute:
@@ -180,10 +180,10 @@ def _depth() -> list[object]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_whatever_is_passed_as_extra_the_line_comes_out(value: object) -> None:
-    told = line(record("x", value=value, model="digits"))
-    assert told["message"] == "x"
-    assert told["level"] == "warning"
+def test_any_extra_value_gives_a_line(value: object) -> None:
+    parsed = line(record("x", value=value, model="digits"))
+    assert parsed["message"] == "x"
+    assert parsed["level"] == "warning"
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_a_full_queue_drops_and_counts_lines_and_the_process_ends() -> None:
 
 
 @pytest.mark.parametrize("end", ["pass", "sys.exit(3)", "raise ValueError('x')"])
-def test_what_was_logged_before_the_end_is_written(end: str) -> None:
+def test_lines_logged_before_the_end_are_written(end: str) -> None:
     code = "import logging, sys; from service.telemetry.logs import configure_logging\n"
     code += "configure_logging('info'); [logging.info('line') for _ in range(1000)]\n"
     result = subprocess.run([sys.executable, "-c", code + end], capture_output=True, check=False, timeout=30)
@@ -315,7 +315,7 @@ def test_a_service_whose_output_nobody_reads_answers_counts_and_ends(tmp_path: P
         assert process.wait(30) == 0
 
 
-def test_a_record_of_several_lines_writes_each_with_what_they_share() -> None:
+def test_a_record_of_several_lines_writes_each_with_the_shared_values() -> None:
     text = JsonFormatter().format(record("request", lines=[{"status": 429}, {"status": 503, "key": "app"}]))
     first, second = (json.loads(part) for part in text.split("\n"))
     shared = {

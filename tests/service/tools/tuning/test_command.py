@@ -47,7 +47,7 @@ def test_the_best_setting_is_kept_where_the_service_reads_it(
     monkeypatch.setenv("KOTAE_OVERRIDES", str(file))
     code, output, errors = tune("tiny", "--models", tmp_path / "models", *QUICK, "--picture", picture)
     assert code == 0, errors
-    assert f"kept in {file}" in output
+    assert f"saved in {file}" in output
     assert "best" in output
     assert picture.read_bytes().startswith(b"\x89PNG")
     kept = read_overrides(file).of("tiny")
@@ -64,7 +64,7 @@ def test_texts_are_tuned_at_mixed_lengths_and_without_a_file_nothing_is_kept(
     code, output, errors = tune("texts", "--models", tmp_path, *QUICK, "--deadline-ms", 60_000)
     assert code == 0, errors
     assert "within 60000 ms" in output
-    assert "nothing is kept" in output
+    assert "not saved" in output
 
 
 def test_a_deadline_that_nothing_keeps_is_said_after_the_table(tune: Tune, repository: Path) -> None:
