@@ -7,7 +7,6 @@ of the catalog's and the executors' state are read at each scrape, by `StateColl
 from __future__ import annotations
 
 import time
-from collections import Counter as Multiset
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -228,14 +227,13 @@ class Metrics(Observer):
         )
         self._utilization = Gauge(
             "kotae_utilization_ratio",
-            "Share of time in which a resource was busy, a moving average over about 30 s: `executor`, the "
-            "busiest device; `decoding`, the decoding threads; `event_loop`, the busiest process.",
+            "Share of time in which a resource was busy, a moving average over about 30 s: `executor`, mean "
+            "of all devices; `decoding`, the decoding threads; `event_loop`. The highest of all processes.",
             ("resource",),
             registry=registry,
             multiprocess_mode="livemax",
         )
         self._executors: dict[str, Utilization] = {}
-        self._executor_threads: Multiset[str] = Multiset()
         self._decoding, self._event_loop = Utilization(), Utilization()
         self._event_loop_cpu_seconds = time.thread_time()
         self._log_lines_dropped = Counter(
@@ -254,8 +252,8 @@ class Metrics(Observer):
         cpu_seconds = time.thread_time()
         self._event_loop.add(max(0.0, cpu_seconds - self._event_loop_cpu_seconds))
         self._event_loop_cpu_seconds = cpu_seconds
-        executors = max((executor.update() for executor in list(self._executors.values())), default=0.0)
-        self._utilization.labels("executor").set(executors)
+        ratios = [executor.update() for executor in list(self._executors.values())]
+        self._utilization.labels("executor").set(sum(ratios) / max(1, len(ratios)))
         self._utilization.labels("decoding").set(self._decoding.update())
         self._utilization.labels("event_loop").set(self._event_loop.update())
 
@@ -323,10 +321,10 @@ class Metrics(Observer):
         self._cache_misses.labels(model, version)
 
     def lane_busy(self, device: str, seconds: float) -> None:
-        """Add to the time in which one thread of a device's executor was busy."""
+        """Add to the time in which a device's executor was busy."""
         self._lane_busy[device,].inc(seconds)
         if device in self._executors:
-            self._executors[device].add(seconds / self._executor_threads[device])
+            self._executors[device].add(seconds)
 
     def lane_died(self, device: str, error: BaseException) -> None:
         """Count an executor's restart."""
@@ -345,16 +343,10 @@ class Metrics(Observer):
         """Set the counter of batches that did not fit to 0."""
         self._out_of_memory.labels(model, version, device)
 
-    def lane_added(self, device: str, threads: int = 1) -> None:
-        """Set the counters of a device's executor to 0.
-
-        Args:
-            device: The device.
-            threads: How many batches run on it at once.
-        """
+    def lane_added(self, device: str) -> None:
+        """Set the counters of a device's executor to 0."""
         self._lane_busy[device,]
         self._lane_restarts.labels(device)
-        self._executor_threads[device] += threads
         self._executors.setdefault(device, Utilization())
 
     def watch(

@@ -325,19 +325,19 @@ def test_failures_in_the_engine_are_counted_separately(metrics: Metrics) -> None
 def test_utilization_is_the_busy_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = _metrics_at(clock := _Clock(), monkeypatch)
     metrics.lane_added("cpu")
-    metrics.lane_added("cuda:0", threads=2)
+    metrics.lane_added("cuda:0")
     for _ in range(300):  # ten times the average's time constant
         clock.now += 1
         clock.cpu += 0.25
         metrics.lane_busy("cpu", 0.5)
-        metrics.lane_busy("cuda:0", 0.6)
+        metrics.lane_busy("cuda:0", 0.8)
         metrics.decoding_busy(0.4, threads=4)
         metrics.heartbeat()
     ratios = {
         resource: _utilization(metrics, resource) for resource in ("executor", "decoding", "event_loop")
     }
     assert ratios == {
-        "executor": pytest.approx(0.5, rel=0.01),
+        "executor": pytest.approx(0.65, rel=0.01),
         "decoding": pytest.approx(0.1, rel=0.01),
         "event_loop": pytest.approx(0.25, rel=0.01),
     }
