@@ -28,7 +28,7 @@ from benchmarks.report import Report, parse
 from service.engine.queue.pending_request import PendingRequest
 from service.engine.queue.request_queue import RequestQueue
 from service.multiprocess.engine_connection import EngineConnection
-from service.multiprocess.token_socket import Ends
+from service.multiprocess.token_socket import ConnectionDescriptors
 from service.multiprocess.worker_connection import WorkerConnection
 
 GOAL_MICROSECONDS = 100
@@ -82,7 +82,7 @@ class Instant:
 def main() -> None:
     """Measure and report."""
     if sys.argv[1:2] == ["engine"]:
-        uvloop.run(_run_engine(Ends(*map(int, sys.argv[2:5])), int(sys.argv[5])))
+        uvloop.run(_run_engine(ConnectionDescriptors(*map(int, sys.argv[2:5])), int(sys.argv[5])))
         return
     run, options = parse("ipc", __doc__, rounds=6, seconds=1, add=_add_options)
     title = f"{options.bytes / 1000:.0f} kB to the engine and back"
@@ -173,15 +173,17 @@ def _engine(size: int) -> Iterator[tuple[EngineConnection, int]]:
     command = [sys.executable, "-m", "benchmarks.ipc", "engine", *map(str, passed), str(size)]
     process = subprocess.Popen(command, cwd=REPOSITORY, pass_fds=passed)
     far.close()
-    connection = EngineConnection(Ends(near.detach(), *memories), lambda _: None, lambda: None)
+    connection = EngineConnection(
+        ConnectionDescriptors(near.detach(), *memories), lambda _: None, lambda: None
+    )
     try:
         yield connection, process.pid
     finally:
-        connection.lose()
+        connection.disconnect()
         process.wait(20)
 
 
-async def _run_engine(ends: Ends, size: int) -> None:
+async def _run_engine(ends: ConnectionDescriptors, size: int) -> None:
     over = asyncio.Event()
     queue: RequestQueue = Instant(size)
     relay = WorkerConnection(ends, lambda *_: queue, lambda _: over.set())

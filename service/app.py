@@ -69,7 +69,8 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
     backend = backend or open_backend(settings, metrics)
     keys = open_keys(settings)
     lifecycle = _lifecycle(settings, backend, metrics, keys)
-    pool = DecodingPool(settings.decode_threads or available_cpus())
+    threads = settings.decode_threads or available_cpus()
+    pool = DecodingPool(threads, lambda seconds: metrics.decoding_busy(seconds, threads))
     core = InferenceCore(
         backend.catalog, pool, limits_of(settings), lambda: not lifecycle.closed, backend.back
     )
@@ -129,6 +130,7 @@ def _lifecycle(settings: Settings, backend: Backend, metrics: Metrics, keys: Key
     def every_heartbeat() -> None:
         if keys is not None:
             keys.reload_if_changed()
+        metrics.heartbeat()
         backend.beat(not lifecycle.not_ready())
 
     lifecycle = Lifecycle(

@@ -157,7 +157,7 @@ def test_a_lane_that_gave_up_makes_the_server_neither_ready_nor_live(start: Star
         assert live.status_code == 503
         assert "gave up" in live.text
         assert client.post(ROUTE, content=picture(1)).status_code == 503
-        assert sample(client, "kotae_lane_gave_up", device="cpu") == 1
+        assert sample(client, "kotae_lane_failed", device="cpu") == 1
         assert sample(client, "kotae_model_ready", model="tiny") == 0
 
 

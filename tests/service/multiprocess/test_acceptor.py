@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from service.multiprocess.acceptor import ConnectionCounts, FairAcceptor
-from tests.service.multiprocess.joined import until
+from tests.service.multiprocess.connection_pair import until
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def test_the_best_setting_is_written_to_the_override_file(
     monkeypatch.setenv("KOTAE_OVERRIDES", str(file))
     code, output, errors = tune("tiny", "--models", tmp_path / "models", *QUICK, "--picture", picture)
     assert code == 0, errors
-    assert f"kept in {file}" in output
+    assert f"saved in {file}" in output
     assert "best" in output
     assert picture.read_bytes().startswith(b"\x89PNG")
     kept = read_overrides(file).for_model("tiny")
@@ -62,7 +62,7 @@ def test_texts_of_variable_length_without_an_override_file(tune: Tune, tmp_path:
     code, output, errors = tune("texts", "--models", tmp_path, *QUICK, "--deadline-ms", 60_000)
     assert code == 0, errors
     assert "within 60000 ms" in output
-    assert "nothing is kept" in output
+    assert "not saved" in output
 
 
 def test_a_deadline_that_no_setting_meets_is_an_error_after_the_table(tune: Tune, repository: Path) -> None:
