@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -20,10 +20,9 @@ from service.engine.queue.batch import BatchLimits
 from service.engine.queue.batcher import Batcher
 from service.engine.runtime.session import Session, TensorSpec
 from service.engine.runtime.shape_buckets import Buckets, pad
+from service.repository.golden import Arrays
 
 _CPU_SECONDS = 0.1  # per model and lane
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 def warm_up(session: Session, lane: Lane, batcher: Batcher, inputs: Arrays, buckets: Buckets | None) -> None:

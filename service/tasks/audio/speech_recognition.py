@@ -77,7 +77,7 @@ class SpeechParameters(RecordingParameters):
     """
 
     timestamps: Annotated[
-        Literal["words", "none"], Field(description="Give every word's start, end and confidence, or none.")
+        Literal["words", "none"], Field(description="Every word's start, end and confidence, or none.")
     ] = "words"
 
 
