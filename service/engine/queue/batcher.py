@@ -59,9 +59,9 @@ class Batcher:
         buckets: The shapes that its sessions pad batches to; None where they do not.
         allocate: Makes the buffers that rows are written to, as `np.zeros` does.
 
-    Attributes:
-        backlog_seconds: Expected lane time of what waits, in full batches.
-        pressing: Deadline of the head; infinite without one.
+    Invariant: what the queue says equals what is in it, always. `queue_items`, `backlog_seconds` and
+    `pressing` are computed from the items that wait whenever they are read, and only items that wait have a
+    row in the open batch.
     """
 
     def __init__(
@@ -79,8 +79,6 @@ class Batcher:
         self.model = model
         self.version = version
         self.limits = limits
-        self.backlog_seconds = 0.0
-        self.pressing = math.inf
         self._uniform = rows is not None
         self._observer = observer
         self._clock = clock
@@ -117,6 +115,16 @@ class Batcher:
     def queue_items(self) -> int:
         """Items that wait."""
         return len(self._order)
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Expected lane time of the items that wait, in full batches."""
+        return self._admission.wait_seconds(self._order.total_work)
+
+    @property
+    def pressing(self) -> float:
+        """Deadline of the first item in clock seconds; infinite without items."""
+        return self._order.first_deadline
 
     @property
     def full_seconds(self) -> float:
@@ -324,7 +332,6 @@ class Batcher:
             order.insert(position, newcomer.priority, newcomer.due, item, work)
         if place < admission.batch_size:
             self._staging.stage(fresh[: admission.batch_size - place])
-        self._note_backlog()
 
     def _choose(self, now: float, dead: list[Item]) -> Sequence[int]:
         order = self._order
@@ -349,14 +356,8 @@ class Batcher:
         for item in batch.items:
             item.claimed = True
         batch.saturated = len(order) > 0
-        self._note_backlog()
         self._staging.stage(order.items[: self._admission.batch_size])
         return batch
-
-    def _note_backlog(self) -> None:
-        items = self._order.items
-        self.backlog_seconds = self._admission.wait_seconds(self._order.total_work)
-        self.pressing = items[0].pending.deadline if items else math.inf
 
     def _delays(self, work_seconds: float, deadline: float) -> Sequence[float]:
         now, lanes = self._clock(), self._lanes
@@ -365,7 +366,8 @@ class Batcher:
         return sorted(lane.delay(self, work_seconds, deadline, now) for lane in lanes) or (0.0,)
 
     def _drop(self, items: Sequence[Item], now: float, dead: list[Item]) -> None:
-        """Let nobody follow items that left the queue; they are told outside of the lock."""
+        """Forget items that left the queue without running. Their waiters are told outside of the lock."""
+        self._staging.open.unstage(items)
         self._end(items, now)
         dead += items
 
