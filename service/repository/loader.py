@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 
 from service.engine.cuda.device_memory import pinned
 from service.engine.cuda.driver import tensorrt_version
+from service.engine.cuda.gpu_session import GpuSession
+from service.engine.cuda.providers import GpuOptions, GpuProvider, ShapeRange, TensorRT
+from service.engine.devices import choose_devices
 from service.engine.lane.lanes import Lanes
 from service.engine.observer import Observer
 from service.engine.queue.batch import BatchLimits, RowSpec
 from service.engine.queue.batcher import Batcher
 from service.engine.queue.request_queue import RequestQueue
 from service.engine.runtime.cpus import CpuPlan
-from service.engine.runtime.providers import Device, GpuOptions, GpuProvider, ShapeRange, TensorRT
-from service.engine.runtime.session import Session, choose_devices, runtime_version
+from service.engine.runtime.device import Device
+from service.engine.runtime.session import Session, runtime_version
 from service.engine.runtime.shape_buckets import Buckets
 from service.errors import KotaeError, ModelRejected
 from service.repository import golden
@@ -194,7 +197,7 @@ class Loader:
         version.provider = "cpu" if device.kind == "cpu" else self._gpu_provider
         if device.kind == "cpu":
             return self._cpu_session(path, device)
-        session = Session(path, device, gpu=self._gpu_options(variant))
+        session = GpuSession(path, device, gpu=self._gpu_options(variant))
         _check_signature(session, version.task)
         session.bind(self._buckets())
         return session

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.runtime.outputs import RunFailed
+from service.engine.runtime.run import RunFailed
 
 
 class CaptureGate:

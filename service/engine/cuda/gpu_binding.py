@@ -16,18 +16,16 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.cuda.device_memory import GATE, Block
 from service.engine.runtime.memory import failure_of
-from service.engine.runtime.outputs import Arrays, RunFailed
+from service.engine.runtime.run import Arrays, RunFailed
+from service.engine.runtime.session import TensorSpec
 from service.engine.runtime.shape_buckets import Buckets, pad
-
-if TYPE_CHECKING:
-    from service.engine.runtime.session import TensorSpec
 
 _PLAIN = "-1"  # the number with which ONNX Runtime neither captures nor replays
 

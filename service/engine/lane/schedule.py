@@ -12,7 +12,7 @@ from collections import deque
 from typing import Generic, Protocol, TypeVar
 
 from service.engine.queue.batch_times import Meter
-from service.engine.runtime.outputs import Run, Stage, in_place
+from service.engine.runtime.run import Run, Stage, in_place
 
 FAIRNESS_SECONDS = 0.05  # models whose used time differs by less than this go by deadline
 _MOST_SHARE = 0.9

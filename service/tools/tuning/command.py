@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from service.engine import devices
 from service.engine.runtime.cpus import available_cpus
-from service.engine.runtime.session import Device, Session, choose_devices
+from service.engine.runtime.session import Device, Session
 from service.errors import StartFailed
 from service.repository.loader import choose_variant
 from service.repository.manifest import (
@@ -70,7 +71,7 @@ def tune(wanted: Tuning, console: Console) -> tuple[ModelManifest, list[Measured
     folder = versions[0][1]
     facts = read(folder / VERSION_FILE, VersionFacts)
     asked = wanted.device if manifest.devices[0] == "auto" else manifest.devices[0]
-    device = choose_devices(asked)[0]
+    device = devices.choose_devices(asked)[0]
     variant = choose_variant(facts, device, wanted.precision)
     cpus = available_cpus()
     places = placements(cpus) if device.kind == "cpu" else [SweepSetting(1, 1)]
@@ -81,7 +82,7 @@ def tune(wanted: Tuning, console: Console) -> tuple[ModelManifest, list[Measured
     def open_session(place: SweepSetting, lane: int) -> Session:
         on = Device(device.kind, device.index + lane)
         spinning = place.threads > 1 and place.lanes * place.threads <= cpus
-        return Session(folder / variant.file, on, threads=place.threads, spinning=spinning)
+        return devices.open_session(folder / variant.file, on, threads=place.threads, spinning=spinning)
 
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"tuning {manifest.name}", total=_ROUNDS * len(chosen))

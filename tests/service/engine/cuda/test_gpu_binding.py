@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from service.engine.cuda.device_memory import CaptureGate
 from service.engine.cuda.gpu_binding import Binding, Graphs
-from service.engine.runtime.outputs import RunFailed
+from service.engine.runtime.run import RunFailed
 from service.engine.runtime.session import Device, Session
 from service.engine.runtime.shape_buckets import Buckets
 from service.repository.golden import read_golden_arrays

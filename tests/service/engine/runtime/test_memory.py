@@ -23,7 +23,7 @@ from service.engine.observer import Observer
 from service.engine.queue.batch import BatchLimits, RowSpec
 from service.engine.queue.batcher import Batcher
 from service.engine.runtime.memory import ArenaUse, KnownLimit, OutOfMemory, failure_of
-from service.engine.runtime.outputs import RunFailed
+from service.engine.runtime.run import RunFailed
 from service.engine.runtime.session import Device, Session
 from service.errors import InferenceFailed
 from service.repository.catalog import Catalog

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.runtime.providers import (
+from service.engine.cuda.providers import (
     CPU,
     CUDA,
     TENSORRT,
-    Device,
     GpuOptions,
-    Placed,
+    NodePlacement,
     Provider,
     ShapeRange,
     TensorRT,
@@ -21,6 +20,7 @@ from service.engine.runtime.providers import (
     providers_of,
     without_what_failed,
 )
+from service.engine.runtime.device import Device
 
 PROFILE = {"input_ids": ShapeRange((1, 1), (8, 128), (32, 128))}
 ENGINES = TensorRT(Path("/cache/tiny"), Path("/cache"), "fp16", PROFILE)
@@ -36,7 +36,6 @@ def names(providers: list[Provider]) -> list[str]:
 
 
 def test_each_provider_stands_behind_the_ones_that_go_first() -> None:
-    assert names(providers_of(Device("cpu", 1), GpuOptions())) == [CPU]
     assert names(providers_of(Device("cuda"), GpuOptions())) == [CUDA, CPU]
     assert names(providers_of(Device("cuda"), GpuOptions(tensorrt=ENGINES))) == [TENSORRT, CUDA, CPU]
 
@@ -105,23 +104,26 @@ HEAVY = [
 
 @pytest.mark.parametrize("op_type", HEAVY)
 def test_a_heavy_node_on_the_cpu_is_named_with_its_type(op_type: str) -> None:
-    assert heavy_elsewhere([Placed(CPU, op_type, "layer1")], [CUDA]) == f"1 {op_type} (layer1)"
-    assert heavy_elsewhere([Placed(CUDA, op_type, "layer1")], [CUDA]) == ""
+    assert heavy_elsewhere([NodePlacement(CPU, op_type, "layer1")], [CUDA]) == f"1 {op_type} (layer1)"
+    assert heavy_elsewhere([NodePlacement(CUDA, op_type, "layer1")], [CUDA]) == ""
 
 
 def test_shape_arithmetic_may_stay_on_the_cpu() -> None:
     light = [
-        Placed(CPU, op_type, "a") for op_type in ("Shape", "Gather", "Concat", "Reshape", "Cast", "Range")
+        NodePlacement(CPU, op_type, "a")
+        for op_type in ("Shape", "Gather", "Concat", "Reshape", "Cast", "Range")
     ]
     assert heavy_elsewhere(light, [CUDA]) == ""
 
 
 def test_many_nodes_are_counted_and_some_are_named() -> None:
-    nodes = [Placed(CPU, "MatMul", f"m{number}") for number in range(9)] + [Placed(CPU, "Conv", "")]
+    nodes = [NodePlacement(CPU, "MatMul", f"m{number}") for number in range(9)] + [
+        NodePlacement(CPU, "Conv", "")
+    ]
     told = heavy_elsewhere(nodes, [CUDA])
     assert told == "1 Conv (without a name), 9 MatMul (m0, m1, m2, m3, …)"
 
 
 def test_a_provider_without_a_heavy_node_is_seen() -> None:
-    nodes = [Placed(TENSORRT, "Relu", "a"), Placed(CUDA, "Conv", "b")]
+    nodes = [NodePlacement(TENSORRT, "Relu", "a"), NodePlacement(CUDA, "Conv", "b")]
     assert (has_heavy(nodes, TENSORRT), has_heavy(nodes, CUDA)) == (False, True)

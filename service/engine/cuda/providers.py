@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from service.engine.runtime.device import Device
+
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 GpuProvider = Literal["cuda", "tensorrt"]
@@ -23,17 +25,6 @@ Provider = str | tuple[str, dict[str, Any]]
 # MatMulNBits, MultiHeadAttention, …), and the recurrent networks.
 _HEAVY = re.compile(r"Conv|MatMul|Gemm|Attention|^(LSTM|GRU|RNN|Einsum)$")
 _NAMES_SHOWN = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A place where sessions run: a lane of the CPU, or one CUDA device."""
-
-    kind: str
-    index: int = 0
-
-    def __str__(self) -> str:
-        return "cpu" if self == Device("cpu") else f"{self.kind}:{self.index}"
 
 
 class ShapeRange(NamedTuple):
@@ -91,8 +82,6 @@ def providers_of(device: Device, gpu: GpuOptions) -> list[Provider]:
     ONNX Runtime leaves shape arithmetic on the CPU on purpose, so the CPU cannot be forbidden;
     `heavy_elsewhere` says whether anything that matters went there.
     """
-    if device.kind == "cpu":
-        return [CPU]
     cuda: Provider = (CUDA, _cuda_options(device, gpu))
     if gpu.tensorrt is None:
         return [cuda, CPU]
@@ -163,7 +152,7 @@ def without_what_failed(gpu: GpuOptions, error: str) -> GpuOptions | None:
     return None
 
 
-class Placed(NamedTuple):
+class NodePlacement(NamedTuple):
     """A node of a graph and the provider that runs it."""
 
     provider: str
@@ -171,7 +160,7 @@ class Placed(NamedTuple):
     name: str
 
 
-def heavy_elsewhere(nodes: Iterable[Placed], wanted: Collection[str]) -> str:
+def heavy_elsewhere(nodes: Iterable[NodePlacement], wanted: Collection[str]) -> str:
     """Name the convolutions, matrix products and attentions that none of the wanted providers runs.
 
     Returns:
@@ -184,7 +173,7 @@ def heavy_elsewhere(nodes: Iterable[Placed], wanted: Collection[str]) -> str:
     return ", ".join(f"{len(found)} {op_type} ({_some(found)})" for op_type, found in sorted(names.items()))
 
 
-def has_heavy(nodes: Iterable[Placed], provider: str) -> bool:
+def has_heavy(nodes: Iterable[NodePlacement], provider: str) -> bool:
     """Tell whether a provider runs at least one convolution, matrix product or attention."""
     return any(node.provider == provider and _HEAVY.search(node.op_type) for node in nodes)
 
