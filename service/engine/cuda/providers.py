@@ -66,7 +66,7 @@ class GpuOptions:
     Attributes:
         memory_limit_bytes: The largest size of the session's arena; None is no limit. It does not count what
             CUDA itself allocates, such as its context.
-        cuda_graph: Whether to capture and replay runs, where the graph allows it.
+        cuda_graph: Whether to capture and replay runs, where the graph allows it; not with TensorRT.
         tensorrt: How TensorRT runs the nodes that it can; None uses CUDA alone.
     """
 
@@ -84,7 +84,7 @@ def providers_of(device: Device, gpu: GpuOptions) -> list[Provider]:
     cuda: Provider = (CUDA, _cuda_options(device, gpu))
     if gpu.tensorrt is None:
         return [cuda, CPU]
-    return [(TENSORRT, _tensorrt_options(device, gpu, gpu.tensorrt)), cuda, CPU]
+    return [(TENSORRT, _tensorrt_options(device, gpu.tensorrt)), cuda, CPU]
 
 
 def _cuda_options(device: Device, gpu: GpuOptions) -> dict[str, Any]:
@@ -97,7 +97,6 @@ def _cuda_options(device: Device, gpu: GpuOptions) -> dict[str, Any]:
     - `use_tf32`: by default products of fp32 have 10 bits of mantissa on Ampere and later. A variant's
       tolerance is for all 23; the fp16 variant is the fast one, and its difference was measured.
     - `do_copy_in_default_stream`: the option's page warns of data races otherwise.
-    - `enable_cuda_graph`: TensorRT has an option of its own; the two do not work together.
     """
     options: dict[str, Any] = {
         "device_id": device.index,
@@ -106,14 +105,14 @@ def _cuda_options(device: Device, gpu: GpuOptions) -> dict[str, Any]:
         "arena_extend_strategy": "kSameAsRequested",
         "use_tf32": 0,
         "do_copy_in_default_stream": 1,
-        "enable_cuda_graph": int(gpu.cuda_graph and gpu.tensorrt is None),
+        "enable_cuda_graph": int(gpu.cuda_graph),
     }
     if gpu.memory_limit_bytes is not None:
         options["gpu_mem_limit"] = gpu.memory_limit_bytes
     return options
 
 
-def _tensorrt_options(device: Device, gpu: GpuOptions, tensorrt: TensorRT) -> dict[str, Any]:
+def _tensorrt_options(device: Device, tensorrt: TensorRT) -> dict[str, Any]:
     """Return the options of the TensorRT provider.
 
     Engines and the timings of their kernels are kept between starts. With a profile an engine is built once,
@@ -127,7 +126,6 @@ def _tensorrt_options(device: Device, gpu: GpuOptions, tensorrt: TensorRT) -> di
         "trt_engine_cache_path": tensorrt.engines,
         "trt_timing_cache_enable": 1,
         "trt_timing_cache_path": tensorrt.timings,
-        "trt_cuda_graph_enable": int(gpu.cuda_graph),
     }
     if tensorrt.profile:
         for which, shape in (("min", "least"), ("opt", "best"), ("max", "most")):

@@ -114,8 +114,6 @@ class Schedule(Generic[AnyQueue]):
                 soonest = min(soonest, claimable)
         if not ready:
             return None, None if soonest == math.inf else soonest - now
-        if len(self.placements) == 1:
-            return ready[0][0], None
         least = min(placement.used_seconds for placement, _ in ready)
         near = [pair for pair in ready if pair[0].used_seconds <= least + FAIRNESS_SECONDS]
         chosen = min(near, key=lambda pair: pair[1])[0]
@@ -166,15 +164,11 @@ class Schedule(Generic[AnyQueue]):
         residual = (
             0.0 if frees_at is None else abs(frees_at - now)
         )  # an overdue batch may take that long again
-        placements = self.placements
-        if len(placements) == 1:
+        mine = next((p for p in self.placements if p.queue is queue), None)
+        if mine is None:  # detached meanwhile
             return residual
-        mine = next((p for p in placements if p.queue is queue), None)
-        if mine is None:
-            return residual
-        return residual + sum(
-            _meanwhile(mine, other, work_seconds, deadline, now) for other in placements if other is not mine
-        )
+        others = (p for p in self.placements if p is not mine)
+        return residual + sum(_meanwhile(mine, other, work_seconds, deadline, now) for other in others)
 
 
 def _meanwhile(
@@ -183,8 +177,6 @@ def _meanwhile(
     """Predict the seconds that another model gets of the lane before this model's work is done."""
     share = min(other.recent.rate(now), _MOST_SHARE)
     coming = other.queue.backlog_seconds + share / (1 - share) * work_seconds
-    if coming <= 0:
-        return 0.0
     ahead = mine.used_seconds - other.used_seconds
     ahead += -FAIRNESS_SECONDS if deadline <= other.queue.pressing else FAIRNESS_SECONDS
     turn = other.queue.full_seconds

@@ -22,8 +22,7 @@ def usable_cpus(root: Path = Path("/")) -> float:
     Returns:
         CPUs; a fraction if a quota says so.
     """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min([float(cpus), *_quotas(root)])
+    return min([float(len(os.sched_getaffinity(0))), *_quotas(root)])
 
 
 def available_cpus(root: Path = Path("/")) -> int:

@@ -12,7 +12,6 @@ from service.engine.cuda.providers import (
     TENSORRT,
     GpuOptions,
     NodePlacement,
-    Provider,
     ShapeRange,
     TensorRT,
     has_heavy,
@@ -26,51 +25,58 @@ PROFILE = {"input_ids": ShapeRange((1, 1), (8, 128), (32, 128))}
 ENGINES = TensorRT(Path("/cache/tiny"), Path("/cache"), "fp16", PROFILE)
 
 
-def options(providers: list[Provider], name: str) -> dict[str, object]:
-    (found,) = [one[1] for one in providers if not isinstance(one, str) and one[0] == name]
-    return found
+CUDA_OPTIONS = {
+    "device_id": 3,
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "cudnn_conv_use_max_workspace": 1,
+    "arena_extend_strategy": "kSameAsRequested",
+    "use_tf32": 0,
+    "do_copy_in_default_stream": 1,
+    "enable_cuda_graph": 0,
+}
+TENSORRT_OPTIONS = {
+    "device_id": 3,
+    "trt_fp16_enable": 1,
+    "trt_int8_enable": 0,
+    "trt_engine_cache_enable": 1,
+    "trt_engine_cache_path": Path("/cache/tiny"),
+    "trt_timing_cache_enable": 1,
+    "trt_timing_cache_path": Path("/cache"),
+    "trt_profile_min_shapes": "input_ids:1x1",
+    "trt_profile_opt_shapes": "input_ids:8x128",
+    "trt_profile_max_shapes": "input_ids:32x128",
+}
 
 
-def names(providers: list[Provider]) -> list[str]:
-    return [one if isinstance(one, str) else one[0] for one in providers]
+@pytest.mark.parametrize(
+    ("gpu", "changed"),
+    [
+        (GpuOptions(), {}),
+        (GpuOptions(cuda_graph=True), {"enable_cuda_graph": 1}),
+        (GpuOptions(memory_limit_bytes=2**30), {"gpu_mem_limit": 2**30}),
+    ],
+)
+def test_cuda_goes_before_the_cpu_with_these_options(gpu: GpuOptions, changed: dict[str, object]) -> None:
+    assert providers_of(Device("cuda", 3), gpu) == [
+        ("CUDAExecutionProvider", CUDA_OPTIONS | changed),
+        "CPUExecutionProvider",
+    ]
 
 
-def test_each_provider_stands_behind_the_ones_that_go_first() -> None:
-    assert names(providers_of(Device("cuda"), GpuOptions())) == [CUDA, CPU]
-    assert names(providers_of(Device("cuda"), GpuOptions(tensorrt=ENGINES))) == [TENSORRT, CUDA, CPU]
+def test_tensorrt_goes_before_cuda_with_these_options() -> None:
+    assert providers_of(Device("cuda", 3), GpuOptions(tensorrt=ENGINES)) == [
+        ("TensorrtExecutionProvider", TENSORRT_OPTIONS),
+        ("CUDAExecutionProvider", CUDA_OPTIONS),
+        "CPUExecutionProvider",
+    ]
 
 
-def test_every_gpu_provider_is_on_the_same_device() -> None:
-    providers = providers_of(Device("cuda", 3), GpuOptions(tensorrt=ENGINES))
-    assert [options(providers, name)["device_id"] for name in (TENSORRT, CUDA)] == [3, 3]
-
-
-def test_an_arena_has_a_limit_only_where_one_is_set() -> None:
-    assert "gpu_mem_limit" not in options(providers_of(Device("cuda"), GpuOptions()), CUDA)
-    limited = providers_of(Device("cuda"), GpuOptions(memory_limit_bytes=2**30))
-    assert options(limited, CUDA)["gpu_mem_limit"] == 2**30
-
-
-@pytest.mark.parametrize("tensorrt", [None, ENGINES])
-@pytest.mark.parametrize("wanted", [False, True])
-def test_exactly_the_first_provider_captures_runs(tensorrt: TensorRT | None, wanted: bool) -> None:
-    providers = providers_of(Device("cuda"), GpuOptions(cuda_graph=wanted, tensorrt=tensorrt))
-    switches = [options(providers, CUDA)["enable_cuda_graph"]]
-    if tensorrt:
-        switches.insert(0, options(providers, TENSORRT)["trt_cuda_graph_enable"])
-    assert switches == [int(wanted), 0][: len(switches)]
-
-
-def test_engines_are_built_for_the_range_of_shapes_and_kept() -> None:
-    found = options(providers_of(Device("cuda"), GpuOptions(tensorrt=ENGINES)), TENSORRT)
-    assert found["trt_profile_min_shapes"] == "input_ids:1x1"
-    assert found["trt_profile_opt_shapes"] == "input_ids:8x128"
-    assert found["trt_profile_max_shapes"] == "input_ids:32x128"
-    assert (found["trt_engine_cache_enable"], found["trt_timing_cache_enable"]) == (1, 1)
-    assert (found["trt_engine_cache_path"], found["trt_timing_cache_path"]) == (
-        Path("/cache/tiny"),
-        Path("/cache"),
+def test_engines_of_two_inputs_have_a_range_for_each() -> None:
+    profile = {"a": ShapeRange((1,), (2,), (3,)), "b": ShapeRange((4, 5), (6, 7), (8, 9))}
+    (_, options), *_ = providers_of(
+        Device("cuda"), GpuOptions(tensorrt=TensorRT(Path(), Path(), profile=profile))
     )
+    assert options["trt_profile_opt_shapes"] == "a:2,b:6x7"
 
 
 @pytest.mark.parametrize(("precision", "bits"), [("fp32", (0, 0)), ("fp16", (1, 0)), ("int8", (0, 1))])
@@ -78,9 +84,9 @@ def test_tensorrt_may_use_fewer_bits_only_where_the_variant_has_them(
     precision: str, bits: tuple[int, int]
 ) -> None:
     tensorrt = TensorRT(Path("a"), Path("b"), precision)
-    found = options(providers_of(Device("cuda"), GpuOptions(tensorrt=tensorrt)), TENSORRT)
-    assert (found["trt_fp16_enable"], found["trt_int8_enable"]) == bits
-    assert not any("profile" in name for name in found)
+    (_, options), *_ = providers_of(Device("cuda"), GpuOptions(tensorrt=tensorrt))
+    assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == bits
+    assert not any("profile" in name for name in options)
 
 
 def test_what_a_graph_does_not_allow_is_given_up_and_nothing_else() -> None:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from service.engine.lane.lane import Lane
 from service.engine.lane.lane_thread import LaneStopped
 from service.engine.lane.schedule import Schedule
-from service.engine.lane.stage_timing import StageTiming
 from service.engine.observer import Observer
 from service.engine.queue.batch import BatchLimits
 from service.engine.queue.batcher import Batcher
@@ -300,14 +299,3 @@ def test_what_is_staged_adds_to_the_time_until_the_lane_is_free() -> None:
     schedule.ended(placement, 3.0, 18.0)
     assert schedule.delay(batcher, 0.0, 1e12, 18.0) == 0.0
     assert placement.used_seconds == 8.0
-
-
-def test_a_claim_is_premature_until_copying_takes_as_long_as_the_run_goes_on() -> None:
-    timing = StageTiming()
-    for _ in range(100):
-        timing.note_copy(0.010)
-    assert timing.premature_seconds(0.0, None, 1.0) == 0.0
-    assert timing.premature_seconds(0.0, 1.0, 1.0) == pytest.approx(1 - 1.25 * 0.010 - 0.05 - 0.0005)
-    assert timing.premature_seconds(0.94, 1.0, 1.0) == 0.0
-    timing.staging = True
-    assert timing.premature_seconds(0.94, None, 0.0) == float("inf")
