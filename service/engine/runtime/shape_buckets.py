@@ -83,7 +83,6 @@ def pad(array: NDArray[np.generic], target: NDArray[np.generic]) -> None:
     Padding items repeat a real one, because a graph may not be made for an item of zeros only.
     """
     count = len(array)
-    if array.shape[1:] != target.shape[1:]:
-        target[:count] = 0
+    target[:count] = 0
     target[(slice(count), *(slice(size) for size in array.shape[1:]))] = array
     target[count:] = target[count - 1]

@@ -71,11 +71,15 @@ def test_tensorrt_goes_before_cuda_with_these_options() -> None:
     ]
 
 
+def tensorrt_options(tensorrt: TensorRT) -> dict[str, object]:
+    first = providers_of(Device("cuda"), GpuOptions(tensorrt=tensorrt))[0]
+    assert isinstance(first, tuple)
+    return first[1]
+
+
 def test_engines_of_two_inputs_have_a_range_for_each() -> None:
     profile = {"a": ShapeRange((1,), (2,), (3,)), "b": ShapeRange((4, 5), (6, 7), (8, 9))}
-    (_, options), *_ = providers_of(
-        Device("cuda"), GpuOptions(tensorrt=TensorRT(Path(), Path(), profile=profile))
-    )
+    options = tensorrt_options(TensorRT(Path("a"), Path("b"), profile=profile))
     assert options["trt_profile_opt_shapes"] == "a:2,b:6x7"
 
 
@@ -83,8 +87,7 @@ def test_engines_of_two_inputs_have_a_range_for_each() -> None:
 def test_tensorrt_may_use_fewer_bits_only_where_the_variant_has_them(
     precision: str, bits: tuple[int, int]
 ) -> None:
-    tensorrt = TensorRT(Path("a"), Path("b"), precision)
-    (_, options), *_ = providers_of(Device("cuda"), GpuOptions(tensorrt=tensorrt))
+    options = tensorrt_options(TensorRT(Path("a"), Path("b"), precision))
     assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == bits
     assert not any("profile" in name for name in options)
 

@@ -171,7 +171,7 @@ def test_who_has_used_less_is_waited_for_until_shares_are_equal() -> None:
     assert schedule.delay(mine, 1.0, 5.0, 1000.0) == pytest.approx(before + 2.0)
 
 
-@pytest.mark.parametrize(("deadline", "expected"), [(2.0, 0.5), (3.0, 0.6)])
+@pytest.mark.parametrize(("deadline", "expected"), [(2.0, 0.5), (2.5, 0.5), (3.0, 0.6)])
 def test_another_model_gets_whole_batches_until_shares_are_equal(deadline: float, expected: float) -> None:
     mine, other = Line(), Line(deadline=2.5, backlog_seconds=60.0, full_seconds=0.1)
     schedule = lane_of(mine, other)
@@ -179,6 +179,13 @@ def test_another_model_gets_whole_batches_until_shares_are_equal(deadline: float
     placement_of(schedule, other).used_seconds = 5.0
     # 0.42 of work, 0.1 that the other used less, and 0.05 more or less for the deadline: up to whole batches.
     assert schedule.delay(mine, 0.42, deadline, 0.0) == pytest.approx(expected)
+
+
+def test_a_model_that_used_much_less_waits_for_no_other() -> None:
+    mine, other = Line(), Line(deadline=1.0, backlog_seconds=60.0)
+    schedule = lane_of(mine, other)
+    placement_of(schedule, other).used_seconds = 5.0
+    assert schedule.delay(mine, 1.0, 2.0, 0.0) == 0.0
 
 
 def test_a_model_that_is_not_served_here_waits_for_the_running_batch_alone() -> None:
@@ -221,4 +228,8 @@ def test_a_batch_takes_at_most_half_of_the_deadline_of_others_that_are_busy() ->
     schedule.charge(placement_of(schedule, busy), 0.2, 0.0)
     assert schedule.patience(placement_of(schedule, mine), 0.0) == 0.025
     assert schedule.patience(placement_of(schedule, busy), 0.0) == math.inf
+    calm = Line(tight_seconds=3.0)
+    schedule.add(calm, lambda arrays: arrays)
+    schedule.charge(placement_of(schedule, calm), 0.2, 0.0)
+    assert schedule.patience(placement_of(schedule, mine), 0.0) == 0.025
     assert schedule.patience(placement_of(schedule, mine), 60.0) == math.inf

@@ -35,6 +35,10 @@ LIMITED = {
         "proc/self/cgroup": "0::/system.slice/kotae.service\n",
         f"{V2}/system.slice/kotae.service/cpu.max": "200000 100000\n",
     },
+    "a group with a colon in its name": {
+        "proc/self/cgroup": "0::/a:b\n",
+        f"{V2}/a:b/cpu.max": "200000 100000\n",
+    },
     "the parent of its group": {
         "proc/self/cgroup": "0::/pods/one/app\n",
         f"{V2}/pods/one/app/cpu.max": "max 100000\n",

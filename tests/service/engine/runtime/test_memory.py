@@ -206,6 +206,13 @@ def test_an_arena_is_shrunk_once_a_minute_needed_less_than_half_of_it(clock: Clo
     assert shrinks(ArenaUse(clock), clock, sizes) == [119]
 
 
+@pytest.mark.parametrize(("needed", "shrunk_after"), [(500, []), (499, [119])])
+def test_an_arena_of_which_half_was_needed_is_left_alone(
+    clock: Clock, needed: int, shrunk_after: list[int]
+) -> None:
+    assert shrinks(ArenaUse(clock), clock, [1000, *[needed] * 150]) == shrunk_after
+
+
 def test_an_arena_that_large_batches_use_now_and_then_is_left_alone(clock: Clock) -> None:
     sizes = [1000 if number % 60 == 0 else 10 for number in range(600)]
     assert shrinks(ArenaUse(clock), clock, sizes) == []
