@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from service.engine.devices import Device, cuda_problem, open_session
 from service.engine.runtime.cpus import available_cpus
-from service.engine.runtime.session import Device, Session, cuda_problem
+from service.engine.runtime.session import Session
 from service.repository.manifest import VersionFacts
 
 
@@ -21,4 +22,4 @@ def open_graph(folder: Path, facts: VersionFacts) -> Session:
     """
     variant = facts.variants[0]
     on_gpu = variant.measured_on == "cuda" and not cuda_problem()
-    return Session(folder / variant.file, Device("cuda" if on_gpu else "cpu"), threads=available_cpus())
+    return open_session(folder / variant.file, Device("cuda" if on_gpu else "cpu"), threads=available_cpus())

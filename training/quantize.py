@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from rich.console import Console
 
-from service.engine.runtime.session import Device, Session, cuda_problem
+from service.engine.devices import Device, cuda_problem, open_session
 from service.repository.golden import Run, read_golden_arrays
 from service.repository.manifest import (
     GOLDEN_CASES_FILE,
@@ -176,7 +176,9 @@ def _speeds(folder: Path, plain: Variant, small: Variant, batches: Sequence[Batc
     """Time both on the kind of device that the smaller one is for; nothing where there is none."""
     if small.measured_on is None or small.measured_on not in small.devices:
         return {}
-    slow, fast = (Session(folder / variant.file, Device(small.measured_on)) for variant in (plain, small))
+    slow, fast = (
+        open_session(folder / variant.file, Device(small.measured_on)) for variant in (plain, small)
+    )
     return measure_speeds(slow, fast, batches)
 
 
@@ -229,7 +231,7 @@ def _variant(
         fp32_operators = halve_graph(folder / plain.file, folder / kind.file)
     else:
         quantize_graph(folder / plain.file, folder / kind.file, batches)
-    run = Session(folder / kind.file, device).run
+    run = open_session(folder / kind.file, device).run
     inputs, expected = read_golden_arrays(folder)
     tolerance = {}
     for name, difference in task.differences(expected, run(inputs)).items():

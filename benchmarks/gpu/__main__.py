@@ -28,7 +28,7 @@ from benchmarks.gpu.results import Results
 from benchmarks.gpu.serving import measure_engine, measure_http
 from benchmarks.gpu.stage import Stage
 from benchmarks.machine import REPOSITORY
-from service.engine.runtime.session import cuda_problem
+from service.engine.devices import cuda_problem
 
 # In order of worth, for the time may be too short.
 PARTS = (

@@ -19,8 +19,10 @@ from benchmarks.gpu.networks import PRECISIONS, TOKENS, Network
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.ways import Bare, Unavailable, Way, latencies_ms
-from service.engine.runtime.providers import Device, GpuOptions
-from service.engine.runtime.session import Session
+from service.engine.cuda.gpu_session import GpuSession
+from service.engine.cuda.providers import GpuOptions
+from service.engine.devices import open_session
+from service.engine.runtime.device import Device
 from service.engine.runtime.shape_buckets import Buckets
 from service.errors import KotaeError
 
@@ -82,8 +84,8 @@ def _bare(network: Network, way: Way) -> Measured:
 def _served(network: Network, kind: Kind, precision: str) -> Measured:
     """Prepare the service's session: on a GPU bound, and captured if the graph's shapes are fixed."""
     inputs = network.batch(1)
-    session = Session(network.paths[precision], Device(kind), gpu=GpuOptions(cuda_graph=kind == "cuda"))
-    if kind == "cuda":
+    session = open_session(network.paths[precision], Device(kind), gpu=GpuOptions(cuda_graph=kind == "cuda"))
+    if isinstance(session, GpuSession):
         session.bind(Buckets(1, TOKENS))
     run = partial(session.run, inputs)
     for _ in range(_WARM_UPS):

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.engine.runtime.session import cuda_problem
+from service.engine.devices import cuda_problem
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.cuda.device_memory import pinned
+from service.engine.cuda.providers import GpuProvider
 from service.engine.lane.lanes import Lanes
 from service.engine.observer import Observer
 from service.engine.queue.batch import BatchLimits, RowSpec
 from service.engine.queue.batcher import Batcher
 from service.engine.queue.request_queue import RequestQueue
 from service.engine.runtime.cpus import CpuPlan
-from service.engine.runtime.providers import Device, GpuProvider
+from service.engine.runtime.device import Device
 from service.engine.runtime.session import Session
 from service.repository import golden
 from service.repository.manifest import VERSION_FILE, ModelManifest, Variant, VersionFacts, read

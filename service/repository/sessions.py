@@ -6,9 +6,12 @@ import time
 from pathlib import Path
 
 from service.engine.cuda.driver import tensorrt_version
+from service.engine.cuda.gpu_session import GpuSession
+from service.engine.cuda.providers import GpuOptions, GpuProvider, ShapeRange, TensorRT
+from service.engine.devices import choose_devices
 from service.engine.runtime.cpus import CpuPlan
-from service.engine.runtime.providers import Device, GpuOptions, GpuProvider, ShapeRange, TensorRT
-from service.engine.runtime.session import Session, choose_devices, runtime_version
+from service.engine.runtime.device import Device
+from service.engine.runtime.session import Session, runtime_version
 from service.engine.runtime.shape_buckets import Buckets
 from service.errors import KotaeError, ModelRejected
 from service.repository.golden import read_golden_arrays
@@ -95,7 +98,7 @@ class SessionFactory:
         path = self._folder / variant.file
         if device.kind == "cpu":
             return self._create_on_cpu(path, device, task)
-        session = Session(path, device, gpu=self._gpu_options(variant))
+        session = GpuSession(path, device, gpu=self._gpu_options(variant))
         _check_signature(session, task)
         session.bind(self.buckets())
         return session

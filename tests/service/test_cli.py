@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from service.__main__ import main
-from service.engine.runtime.session import cuda_problem
+from service.engine.devices import cuda_problem
 from tests.tiny_models import make_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from service.engine import devices
 from service.engine.runtime.cpus import available_cpus
-from service.engine.runtime.session import Device, Session, choose_devices
+from service.engine.runtime.session import Device, Session
 from service.errors import StartFailed
 from service.repository.manifest import (
     MANIFEST_FILE,
@@ -71,7 +72,7 @@ def tune(options: TuningOptions, console: Console) -> tuple[ModelManifest, list[
     folder = versions[0][1]
     facts = read(folder / VERSION_FILE, VersionFacts)
     asked = options.device if manifest.devices[0] == "auto" else manifest.devices[0]
-    device = choose_devices(asked)[0]
+    device = devices.choose_devices(asked)[0]
     variant = choose_variant(facts, device, options.precision)
     cpus = available_cpus()
     max_items = options.max_items or manifest.batching.max_items
@@ -81,7 +82,7 @@ def tune(options: TuningOptions, console: Console) -> tuple[ModelManifest, list[
     def open_session(setting: TuningSetting, lane: int) -> Session:
         on = Device(device.kind, device.index + lane)
         spinning = setting.threads > 1 and setting.lanes * setting.threads <= cpus
-        return Session(folder / variant.file, on, threads=setting.threads, spinning=spinning)
+        return devices.open_session(folder / variant.file, on, threads=setting.threads, spinning=spinning)
 
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"tuning {manifest.name}", total=_ROUNDS * len(settings))

@@ -14,11 +14,12 @@ import onnx
 import pytest
 import yaml
 
+from service.engine.devices import cuda_problem
 from service.engine.lane.lanes import Lanes
 from service.engine.observer import Observer
 from service.engine.queue.pending_request import PendingRequest
 from service.engine.runtime.cpus import CpuPlan
-from service.engine.runtime.session import Device, Session, cuda_problem
+from service.engine.runtime.session import Device, Session
 from service.errors import InvalidInput, NotFound, NotReady, StartFailed
 from service.repository.catalog import Catalog, Model
 from service.repository.loader import LoadOptions

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.engine.cuda.gpu_session import GpuSession
+from service.engine.cuda.providers import GpuOptions
 from service.engine.lane.lanes import Lanes
 from service.engine.observer import Observer
 from service.engine.queue.batch import BatchLimits
 from service.engine.queue.pending_request import PendingRequest
-from service.engine.runtime.providers import Device, GpuOptions
+from service.engine.runtime.device import Device
 from service.engine.runtime.session import Session, TensorSpec
 from service.engine.runtime.shape_buckets import Buckets
 from service.repository.catalog import Catalog
@@ -23,7 +25,7 @@ from service.repository.golden import read_golden_arrays
 from service.repository.loader import LoadOptions, Version
 from service.repository.overrides import ModelOverrides, Overrides
 from service.repository.warm_up import batches_of_all_shapes
-from tests.service.engine.host_memory import HostMemory
+from tests.service.engine.host_memory import HostGpuSession
 from tests.tiny_models import make_model
 from tests.tiny_speech_models import make_keyword_model
 from tests.tiny_text_models import make_text_model
@@ -41,17 +43,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[GpuOptions]:
     """A GPU whose sessions run on the CPU, bound to the CPU's memory; gives what each was made with."""
     asked: list[GpuOptions] = []
 
-    def stand_in(path: Path, device: Device, *, gpu: GpuOptions) -> Session:
+    def stand_in(path: Path, device: Device, *, gpu: GpuOptions) -> GpuSession:
         asked.append(gpu)
-        session = Session(path, Device("cpu"))
-        session.device = device
-        return session
+        return HostGpuSession(path, device)
 
-    monkeypatch.setattr("service.repository.sessions.Session", stand_in)
+    monkeypatch.setattr("service.repository.sessions.GpuSession", stand_in)
     monkeypatch.setattr("service.repository.loader.pinned", np.zeros)
-    monkeypatch.setattr("service.engine.runtime.session.CudaMemory", lambda index: HostMemory())
-    monkeypatch.setattr("service.engine.runtime.session.cuda_problem", lambda provider: None)
-    monkeypatch.setattr("service.engine.runtime.session.gpu_names", lambda: ("NVIDIA H200",))
+    monkeypatch.setattr("service.engine.devices.cuda_problem", lambda provider: None)
+    monkeypatch.setattr("service.engine.devices.gpu_names", lambda: ("NVIDIA H200",))
     return asked
 
 

@@ -1,8 +1,7 @@
-"""ONNX Runtime's execution providers for a device, their options, and where the nodes of a graph ended up.
+"""ONNX Runtime's execution providers for a GPU: their options, and checks of where a graph's nodes run.
 
-Plain values in and out, without the library: `session` hands them to ONNX Runtime and gives back what it
-says. The option names are those of ONNX Runtime 1.31 (its pages on the CUDA and the TensorRT execution
-provider).
+Plain values, without the library. The option names are those of ONNX Runtime 1.31 (its pages on the CUDA and
+the TensorRT execution provider).
 """
 
 from __future__ import annotations
@@ -14,35 +13,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from service.engine.runtime.device import Device
+
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 GpuProvider = Literal["cuda", "tensorrt"]
 Provider = str | tuple[str, dict[str, Any]]
 
-# Convolution, matrix product and attention, fused and quantised forms included (FusedConv, QLinearMatMul,
-# MatMulNBits, MultiHeadAttention, …), and the recurrent networks.
+# Convolutions, matrix products and attention, also fused or quantised (FusedConv, QLinearMatMul, MatMulNBits,
+# MultiHeadAttention, …), and recurrent networks.
 _HEAVY = re.compile(r"Conv|MatMul|Gemm|Attention|^(LSTM|GRU|RNN|Einsum)$")
 _NAMES_SHOWN = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A place where sessions run: a lane of the CPU, or one CUDA device."""
-
-    kind: str
-    index: int = 0
-
-    def __str__(self) -> str:
-        return "cpu" if self == Device("cpu") else f"{self.kind}:{self.index}"
-
-
 class ShapeRange(NamedTuple):
-    """Shapes of one input that an engine is built for.
+    """The shapes of one input that an engine is built for.
 
     Attributes:
-        least: Smallest size of each axis.
+        least: The smallest size of each axis.
         best: The shape that kernels are chosen for.
-        most: Largest size of each axis.
+        most: The largest size of each axis.
     """
 
     least: tuple[int, ...]
@@ -55,12 +45,12 @@ class TensorRT:
     """How TensorRT builds and keeps the engines of one graph.
 
     Attributes:
-        engines: Folder of this graph's engines. ONNX Runtime names an engine by the graph's structure, not by
-            its weights, so the folder must belong to one file.
-        timings: Folder of the timing cache, which graphs may share: it saves most of a build.
-        precision: The variant's; kernels of fewer bits are allowed only where the graph itself has them.
-        profile: Range of shapes by input name. Empty lets ONNX Runtime widen it as shapes come, building
-            anew each time.
+        engines: Folder of this graph's engines. ONNX Runtime names an engine after the graph's structure, not
+            its weights, so each graph needs a folder of its own.
+        timings: Folder of the timing cache, which saves most of a build. Graphs may share it.
+        precision: The precision of the graph; kernels of a lower precision are not allowed.
+        profile: Range of shapes by input name. If it is empty, ONNX Runtime builds a new engine for each
+            shape beyond those that it has seen.
     """
 
     engines: Path
@@ -74,10 +64,10 @@ class GpuOptions:
     """How a session uses its GPU.
 
     Attributes:
-        memory_limit_bytes: Most that the session's arena takes; None is no limit. CUDA's own allocations,
-            such as its context, are beside it.
-        cuda_graph: Whether runs are to be captured and replayed, where the graph allows it.
-        tensorrt: Whether TensorRT runs what it can, and how; None is CUDA alone.
+        memory_limit_bytes: The largest size of the session's arena; None is no limit. It does not count what
+            CUDA itself allocates, such as its context.
+        cuda_graph: Whether to capture and replay runs, where the graph allows it; not with TensorRT.
+        tensorrt: How TensorRT runs the nodes that it can; None uses CUDA alone.
     """
 
     memory_limit_bytes: int | None = None
@@ -86,30 +76,27 @@ class GpuOptions:
 
 
 def providers_of(device: Device, gpu: GpuOptions) -> list[Provider]:
-    """List the providers for a device, first choice first. The CPU is the last one always.
+    """Return the providers for a GPU in the order of preference.
 
-    ONNX Runtime leaves shape arithmetic on the CPU on purpose, so the CPU cannot be forbidden;
-    `heavy_elsewhere` says whether anything that matters went there.
+    The last one is the CPU: ONNX Runtime needs it for arithmetic of shapes. `heavy_elsewhere` finds other
+    nodes that were placed there.
     """
-    if device.kind == "cpu":
-        return [CPU]
     cuda: Provider = (CUDA, _cuda_options(device, gpu))
     if gpu.tensorrt is None:
         return [cuda, CPU]
-    return [(TENSORRT, _tensorrt_options(device, gpu, gpu.tensorrt)), cuda, CPU]
+    return [(TENSORRT, _tensorrt_options(device, gpu.tensorrt)), cuda, CPU]
 
 
 def _cuda_options(device: Device, gpu: GpuOptions) -> dict[str, Any]:
-    """Give the options of the CUDA provider.
+    """Return the options of the CUDA provider.
 
     - `cudnn_conv_algo_search`: the default, EXHAUSTIVE, tries every algorithm at the first run of every new
       shape; HEURISTIC asks cuDNN, which costs next to nothing.
-    - `arena_extend_strategy`: the default, kNextPowerOfTwo, doubles; memory that an arena took does not come
-      back by itself (microsoft/onnxruntime issues 22297, 14474).
+    - `arena_extend_strategy`: the default, kNextPowerOfTwo, doubles the arena; it does not shrink by itself
+      (microsoft/onnxruntime issues 22297, 14474).
     - `use_tf32`: by default products of fp32 have 10 bits of mantissa on Ampere and later. A variant's
-      tolerance means all 23; who wants speed takes the fp16 variant, whose difference was measured.
-    - `do_copy_in_default_stream`: the page of the option warns of data races otherwise.
-    - `enable_cuda_graph`: TensorRT has a switch of its own, and the two do not go together.
+      tolerance is for all 23; the fp16 variant is the fast one, and its difference was measured.
+    - `do_copy_in_default_stream`: the option's page warns of data races otherwise.
     """
     options: dict[str, Any] = {
         "device_id": device.index,
@@ -118,18 +105,18 @@ def _cuda_options(device: Device, gpu: GpuOptions) -> dict[str, Any]:
         "arena_extend_strategy": "kSameAsRequested",
         "use_tf32": 0,
         "do_copy_in_default_stream": 1,
-        "enable_cuda_graph": int(gpu.cuda_graph and gpu.tensorrt is None),
+        "enable_cuda_graph": int(gpu.cuda_graph),
     }
     if gpu.memory_limit_bytes is not None:
         options["gpu_mem_limit"] = gpu.memory_limit_bytes
     return options
 
 
-def _tensorrt_options(device: Device, gpu: GpuOptions, tensorrt: TensorRT) -> dict[str, Any]:
-    """Give the options of the TensorRT provider.
+def _tensorrt_options(device: Device, tensorrt: TensorRT) -> dict[str, Any]:
+    """Return the options of the TensorRT provider.
 
-    Engines are kept between starts, and the timings of kernels that went into them too. With a profile an
-    engine is built once, when the session is made, for the whole range of shapes.
+    Engines and the timings of their kernels are kept between starts. With a profile an engine is built once,
+    when the session is made, for the whole range of shapes.
     """
     options: dict[str, Any] = {
         "device_id": device.index,
@@ -139,7 +126,6 @@ def _tensorrt_options(device: Device, gpu: GpuOptions, tensorrt: TensorRT) -> di
         "trt_engine_cache_path": tensorrt.engines,
         "trt_timing_cache_enable": 1,
         "trt_timing_cache_path": tensorrt.timings,
-        "trt_cuda_graph_enable": int(gpu.cuda_graph),
     }
     if tensorrt.profile:
         for which, shape in (("min", "least"), ("opt", "best"), ("max", "most")):
@@ -151,10 +137,10 @@ def _tensorrt_options(device: Device, gpu: GpuOptions, tensorrt: TensorRT) -> di
 
 
 def without_what_failed(gpu: GpuOptions, error: str) -> GpuOptions | None:
-    """Give options without the one that ONNX Runtime refused a session for, if it can do without.
+    """Return the options without the one because of which ONNX Runtime refused to make a session.
 
-    TensorRT takes a graph in parts if it cannot take it whole, and nobody outside knows the shapes of parts.
-    A capture needs every node on the GPU. None says that the error is another.
+    TensorRT may run a graph in parts, whose shapes are unknown here; then a profile is refused. A capture is
+    refused if a node is not on the GPU. For any other error, None.
     """
     if gpu.tensorrt and gpu.tensorrt.profile and "no associated shape profiles" in error:
         return replace(gpu, tensorrt=replace(gpu.tensorrt, profile={}))
@@ -163,7 +149,7 @@ def without_what_failed(gpu: GpuOptions, error: str) -> GpuOptions | None:
     return None
 
 
-class Placed(NamedTuple):
+class NodePlacement(NamedTuple):
     """A node of a graph and the provider that runs it."""
 
     provider: str
@@ -171,11 +157,13 @@ class Placed(NamedTuple):
     name: str
 
 
-def heavy_elsewhere(nodes: Iterable[Placed], wanted: Collection[str]) -> str:
-    """Name the convolutions, matrix products and attentions that none of the wanted providers runs.
+def heavy_elsewhere(nodes: Iterable[NodePlacement], wanted: Collection[str]) -> str:
+    """Return the heavy nodes that none of the wanted providers runs.
+
+    Heavy nodes are convolutions, matrix products, attention and recurrent networks.
 
     Returns:
-        Types of operator with names of nodes, such as `2 Conv (a, b), 1 Gemm (c)`; empty if there are none.
+        Operators with names of nodes, such as `2 Conv (a, b), 1 Gemm (c)`; empty if there are none.
     """
     names: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
@@ -184,8 +172,8 @@ def heavy_elsewhere(nodes: Iterable[Placed], wanted: Collection[str]) -> str:
     return ", ".join(f"{len(found)} {op_type} ({_some(found)})" for op_type, found in sorted(names.items()))
 
 
-def has_heavy(nodes: Iterable[Placed], provider: str) -> bool:
-    """Tell whether a provider runs at least one convolution, matrix product or attention."""
+def has_heavy(nodes: Iterable[NodePlacement], provider: str) -> bool:
+    """Return whether a provider runs at least one heavy node."""
     return any(node.provider == provider and _HEAVY.search(node.op_type) for node in nodes)
 
 
