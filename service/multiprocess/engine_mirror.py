@@ -36,11 +36,13 @@ class RemoteQueue:
     Attributes:
         queue_items: Items that wait, as the engine last told.
         predicted_wait_seconds: As the engine last told.
+        predicted_answer_seconds: As the engine last told.
     """
 
     def __init__(self, engine: RemoteEngine, model: str, version: str) -> None:
         self.queue_items = 0
         self.predicted_wait_seconds = 0.0
+        self.predicted_answer_seconds = 0.0
         self._engine = engine
         self._model = model
         self._version = version
@@ -56,6 +58,7 @@ class RemoteQueue:
         """Become as the engine says it is."""
         self.queue_items = told["queue_items"]
         self.predicted_wait_seconds = told["predicted_wait_seconds"]
+        self.predicted_answer_seconds = told["predicted_answer_seconds"]
         self._closed_there = told["closed"]
 
     def check(self, priority: int, deadline: float, coming: int) -> None:

@@ -144,9 +144,13 @@ class Batcher:
 
     @property
     def predicted_wait_seconds(self) -> float:
-        """How long a newcomer at the end of the queue would wait for its answer."""
-        own = self._admission.wait_seconds(self._order.total_work) + self._admission.full_seconds
-        return self._delays(own, math.inf)[0] + own
+        """Expected seconds until the batch of a newcomer at the end of the queue starts; 0 when idle."""
+        return self._seconds_until_done(self.backlog_seconds)
+
+    @property
+    def predicted_answer_seconds(self) -> float:
+        """Expected seconds until a newcomer at the end of the queue has its answer."""
+        return self._seconds_until_done(self.backlog_seconds + self.full_seconds)
 
     @property
     def closed(self) -> bool:
@@ -364,6 +368,9 @@ class Batcher:
         batch.saturated = len(order) > 0
         self._staging.stage(order.items[: self._admission.batch_size])
         return batch
+
+    def _seconds_until_done(self, work_seconds: float) -> float:
+        return self._delays(work_seconds, math.inf)[0] + work_seconds
 
     def _delays(self, work_seconds: float, deadline: float) -> Sequence[float]:
         now, lanes = self._clock(), self._lanes

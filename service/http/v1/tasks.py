@@ -177,7 +177,7 @@ class TaskEndpoint:
                     decoded = await self._let_in(job, stay)
                     stages = state["stages"] = {"decode": time.perf_counter() - started}
                     if job.is_quick:
-                        lane_seconds = version.batcher.predicted_wait_seconds
+                        lane_seconds = version.batcher.predicted_answer_seconds
                     outputs = await self._outputs(job)
             finally:
                 self._backlog.count -= 1

@@ -127,10 +127,12 @@ async def test_queues_tell_what_the_engine_told(models: Path, catalog: Catalog) 
     copy = copy_of(models)
     state = told(catalog)
     (version,) = [v for v in state["models"]["tiny"]["versions"] if v["number"] == 1]  # type: ignore[index]
-    version |= {"queue_items": 7, "predicted_wait_seconds": 0.25, "closed": False}
+    version |= {"queue_items": 7, "predicted_wait_seconds": 0.25, "predicted_answer_seconds": 0.5}
+    version["closed"] = False
     copy.apply(state)
     queue = copy.find(TASK).batcher
-    assert (queue.queue_items, queue.predicted_wait_seconds, queue.closed) == (7, 0.25, False)
+    assert (queue.queue_items, queue.predicted_wait_seconds) == (7, 0.25)
+    assert (queue.predicted_answer_seconds, queue.closed) == (0.5, False)
     version["closed"] = True
     copy.apply(state)
     assert queue.closed
