@@ -1,9 +1,9 @@
 """Mutation testing of the engine and of load shedding: `make mutants`, or one module with `MODULE=path`.
 
 mutmut changes one expression at a time and runs those tests of the module's own folder that reach the changed
-function. It does not change module constants and properties; the constants are changed here, upwards and
-downwards. A mutant that no test notices is a survivor. Accepted survivors are listed in `mutants_accepted.txt`,
-one change and its reason a line, separated by " # "; the run fails if more than 5% of the other mutants survive.
+function. It does not change module constants and properties; the constants are changed here, up and down. A
+mutant that no test notices is a survivor. `mutants_accepted.txt` lists accepted survivors, one change and its
+reason a line, separated by " # ". The run fails if more than 5% of the other mutants survive.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ class InferenceCore:
                 decoded = await self._admit(request, pending)
                 request.decode_seconds = time.perf_counter() - started
                 if self._is_inline(request, version):
-                    lane_seconds = version.batcher.predicted_wait_seconds
+                    lane_seconds = version.batcher.predicted_answer_seconds
                 outputs = await pending.outputs() if pending.items else []  # silence makes no items
         finally:
             waited = None

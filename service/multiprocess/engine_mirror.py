@@ -17,9 +17,9 @@ from typing import Any
 
 from service.engine.lane.lanes import Lanes, LaneState
 from service.engine.observer import Observer
-from service.engine.queue.pending_request import PendingRequest
+from service.engine.queue.pending_request import DEFAULT_PRIORITY, PendingRequest
 from service.engine.runtime.session import Device
-from service.errors import KotaeError, NotReady
+from service.errors import KotaeError, NotReady, Overloaded
 from service.multiprocess.engine_connection import RemoteEngine
 from service.repository.catalog import Catalog, Model
 from service.repository.loader import LoadOptions, Version
@@ -33,14 +33,23 @@ _log = logging.getLogger(__name__)
 class RemoteQueue:
     """A version's queue in the engine; see `service.engine.queue.request_queue.RequestQueue`.
 
+    Args:
+        engine: The connection to the engine.
+        model: The model's name; `version` likewise.
+        has_cache: Whether the model keeps answers.
+
     Attributes:
         queue_items: Items in the queue, by the engine's last state.
         predicted_wait_seconds: Predicted wait, by the engine's last state.
+        predicted_answer_seconds: Predicted time until an answer, by the engine's last state.
     """
 
-    def __init__(self, engine: RemoteEngine, model: str, version: str) -> None:
+    def __init__(self, engine: RemoteEngine, model: str, version: str, *, has_cache: bool = False) -> None:
         self.queue_items = 0
         self.predicted_wait_seconds = 0.0
+        self.predicted_answer_seconds = 0.0
+        self._predicted_at = 0.0
+        self._has_cache = has_cache
         self._engine = engine
         self._model = model
         self._version = version
@@ -56,10 +65,24 @@ class RemoteQueue:
         """Copy the engine's state of the queue."""
         self.queue_items = version["queue_items"]
         self.predicted_wait_seconds = version["predicted_wait_seconds"]
+        self.predicted_answer_seconds = version["predicted_answer_seconds"]
+        self._predicted_at = time.monotonic()
         self._is_closed_in_engine = version["closed"]
 
     def check(self, priority: int, deadline: float, coming: int) -> None:
-        """Accept every request: only the engine can predict its wait. See `service.inference.refusals`."""
+        """Reject a request that would be late, by the engine's last prediction.
+
+        The prediction is for a request at the end of the queue. So more urgent ones are not checked, nor are
+        those that the answer cache may answer.
+
+        Raises:
+            Overloaded: It would be late.
+        """
+        late = self._predicted_at + self.predicted_answer_seconds - deadline
+        if late > 0 and priority >= DEFAULT_PRIORITY and not self._has_cache:
+            raise Overloaded(
+                "it would not be answered before its deadline", reason="deadline", retry_after_seconds=late
+            )
 
     def submit(self, pending: PendingRequest, *, on_loop: bool = False) -> None:
         """Send a request's items to the engine; if the engine rejects them, the request fails later.
@@ -162,7 +185,12 @@ class RemoteCatalog(Catalog):
         if key not in self._loaded_versions:
             facts = read(version.folder / VERSION_FILE, VersionFacts)
             task = TASKS[version.manifest.task](version.folder, facts)
-            queue = RemoteQueue(self._engine, version.model, str(version.number))
+            queue = RemoteQueue(
+                self._engine,
+                version.model,
+                str(version.number),
+                has_cache=bool(version.manifest.answer_cache_bytes),
+            )
             self._loaded_versions[key] = _LoadedVersion(facts, task, queue)
         return self._loaded_versions[key]
 

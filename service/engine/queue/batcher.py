@@ -26,9 +26,15 @@ from service.engine.observer import Observer
 from service.engine.queue.admission import Admission
 from service.engine.queue.batch import Batch, BatchLimits, RowSpec
 from service.engine.queue.batch_selection import select_batch
-from service.engine.queue.deduplication import Deduplication, Sorted
-from service.engine.queue.dropping import drop_error, is_wanted
-from service.engine.queue.pending_request import Item, PendingRequest, Settlement, deliver
+from service.engine.queue.deduplication import Deduplication, ItemsByNeed
+from service.engine.queue.pending_request import (
+    Item,
+    PendingRequest,
+    Settlement,
+    deliver,
+    drop_error,
+    is_wanted,
+)
 from service.engine.queue.queue_order import QueueOrder
 from service.engine.queue.staging import Allocate, Staging
 from service.engine.runtime.memory import KnownLimit
@@ -138,9 +144,13 @@ class Batcher:
 
     @property
     def predicted_wait_seconds(self) -> float:
-        """How long a newcomer at the end of the queue would wait for its answer."""
-        own = self._admission.wait_seconds(self._order.total_work) + self._admission.full_seconds
-        return self._delays(own, math.inf)[0] + own
+        """Expected seconds until the batch of a newcomer at the end of the queue starts; 0 when idle."""
+        return self._seconds_until_done(self.backlog_seconds)
+
+    @property
+    def predicted_answer_seconds(self) -> float:
+        """Expected seconds until a newcomer at the end of the queue has its answer."""
+        return self._seconds_until_done(self.backlog_seconds + self.full_seconds)
 
     @property
     def closed(self) -> bool:
@@ -187,7 +197,7 @@ class Batcher:
         self._staging.check(pending.items)
         for item in pending.items:
             item.submitted = now
-            self._deduplication.recognise(item)
+            self._deduplication.set_content(item)
         dead: list[Item] = []
         try:
             with self._lock:
@@ -296,7 +306,7 @@ class Batcher:
         for lane in self.lanes:
             lane.wake()
 
-    def _let_in(self, pending: PendingRequest, now: float, dead: list[Item]) -> Sorted:
+    def _let_in(self, pending: PendingRequest, now: float, dead: list[Item]) -> ItemsByNeed:
         """Find out which of a request's items must run, and admit these."""
         found = self._deduplication.sort(pending.items, now)
         if found.fresh:
@@ -359,6 +369,9 @@ class Batcher:
         self._staging.stage(order.items[: self._admission.batch_size])
         return batch
 
+    def _seconds_until_done(self, work_seconds: float) -> float:
+        return self._delays(work_seconds, math.inf)[0] + work_seconds
+
     def _delays(self, work_seconds: float, deadline: float) -> Sequence[float]:
         now, lanes = self._clock(), self._lanes
         if len(lanes) == 1:
@@ -388,7 +401,7 @@ class Batcher:
         if worst:
             self._admission.note_kept(worst, now)
 
-    def _tell_shared(self, pending: PendingRequest, found: Sorted) -> None:
+    def _tell_shared(self, pending: PendingRequest, found: ItemsByNeed) -> None:
         if found.follows:
             self._observer.items_shared(self.model, self.version, len(found.follows))
         if self._deduplication.has_cache:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from service.errors import DeadlineExceeded, RequestError
+from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, RequestError
 
 Inputs = Mapping[str, NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
@@ -190,6 +190,23 @@ def deliver(settlements: Sequence[Settlement]) -> None:
 def fail(items: Iterable[Item], error: RequestError) -> None:
     """Deliver one error to many items."""
     deliver([(item, error) for item in items])
+
+
+def is_wanted(item: Item, now: float, least_seconds: float = 0.0) -> bool:
+    """Return whether a client still waits for an item and the deadline leaves it this many seconds."""
+    return any(
+        waiter.pending.dropped is None and waiter.pending.deadline > now + least_seconds
+        for waiter in item.waiters()
+    )
+
+
+def drop_error(reason: str) -> RequestError:
+    """Return the error for the waiters of an item that left the queue without running."""
+    if reason == "expired":
+        return DeadlineExceeded("the deadline passed before the item could run")
+    if reason == "gone":
+        return ClientGone("the client hung up")
+    return InferenceFailed("another item of the request failed")
 
 
 def _settle_all(settlements: Sequence[Settlement]) -> None:

@@ -45,19 +45,14 @@ class QueueOrder:
 
     def position(self, priority: int, due: float) -> int:
         """Return the position that a newcomer would get: behind those of equal urgency."""
-        keys = self.keys
-        if not keys or keys[-1] < (priority, due, 0) or keys[-1][:2] == (priority, due):
-            return len(keys)
-        return bisect.bisect_left(keys, (priority, due, next(self._sequence)))
+        return bisect.bisect_left(self.keys, (priority, due, math.inf))
 
     def work_before(self, position: int) -> float:
         """Return the work of all items before a position."""
-        return self.total_work if position == len(self.works) else sum(self.works[:position])
+        return sum(self.works[:position])
 
     def rank_end(self, priority: int) -> int:
         """Return the number of items that have this priority or a higher one."""
-        if not self.keys or self.keys[-1][0] <= priority:
-            return len(self.keys)
         return bisect.bisect_left(self.keys, (priority + 1,))
 
     def insert(self, position: int, priority: int, due: float, item: Item, work: float) -> None:

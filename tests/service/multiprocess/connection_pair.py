@@ -25,6 +25,7 @@ class HeldQueue:
 
     queue_items = 0
     predicted_wait_seconds = 0.0
+    predicted_answer_seconds = 0.0
     closed = False
 
     def __init__(self) -> None:

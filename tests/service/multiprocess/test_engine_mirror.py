@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from service.engine.lane.lanes import LaneState
-from service.errors import NotReady
+from service.errors import NotReady, Overloaded
 from service.multiprocess.engine_connection import RemoteEngine
 from service.multiprocess.engine_mirror import EngineMirror, RemoteCatalog, RemoteLanes
 from service.multiprocess.engine_state import describe
@@ -127,10 +127,12 @@ async def test_queues_have_the_engines_values(models: Path, catalog: Catalog) ->
     copy = copy_of(models)
     state = state_of(catalog)
     (version,) = [v for v in state["models"]["tiny"]["versions"] if v["number"] == 1]  # type: ignore[index]
-    version |= {"queue_items": 7, "predicted_wait_seconds": 0.25, "closed": False}
+    version |= {"queue_items": 7, "predicted_wait_seconds": 0.25, "predicted_answer_seconds": 0.5}
+    version["closed"] = False
     copy.apply(state)
     queue = copy.find(TASK).batcher
-    assert (queue.queue_items, queue.predicted_wait_seconds, queue.closed) == (7, 0.25, False)
+    assert (queue.queue_items, queue.predicted_wait_seconds) == (7, 0.25)
+    assert (queue.predicted_answer_seconds, queue.closed) == (0.5, False)
     version["closed"] = True
     copy.apply(state)
     assert queue.closed
@@ -142,6 +144,25 @@ async def test_queues_have_the_engines_values(models: Path, catalog: Catalog) ->
     with pytest.raises(NotReady, match="shutting down"):
         queue.submit(pending)
     pending.close()
+
+
+async def test_a_request_that_the_engine_would_reject_is_rejected_here(
+    models: Path, catalog: Catalog
+) -> None:
+    copy, state = copy_of(models), state_of(catalog)
+    (version,) = [v for v in state["models"]["tiny"]["versions"] if v["number"] == 1]  # type: ignore[index]
+    version |= {"predicted_answer_seconds": 5.0}
+    copy.apply(state)
+    queue, now = copy.find(TASK).batcher, time.monotonic()
+    queue.check(2, now + 6.0, coming=0)
+    queue.check(1, now + 1.0, coming=0)  # more urgent than the prediction
+    with pytest.raises(Overloaded) as rejected:
+        queue.check(2, now + 3.0, coming=0)
+    assert rejected.value.reason == "deadline"
+    assert rejected.value.retry_after_seconds == pytest.approx(2.0, abs=1.0)
+    version |= {"predicted_answer_seconds": 0.0}
+    copy.apply(state)
+    queue.check(2, time.monotonic() + 0.001, coming=0)
 
 
 async def test_a_model_added_after_the_start_is_ignored(models: Path, catalog: Catalog) -> None:

@@ -48,6 +48,14 @@ async def test_a_closed_queue_has_no_backlog() -> None:
     assert (batcher.queue_items, batcher.backlog_seconds, batcher.pressing) == (0, 0.0, math.inf)
 
 
+async def test_an_idle_queue_predicts_no_wait_and_an_answer_after_one_run() -> None:
+    batcher = batcher_of(BatchLimits(max_items=1))
+    batcher.seed(1, 0.4)
+    assert (batcher.predicted_wait_seconds, batcher.predicted_answer_seconds) == (0.0, 0.4)
+    batcher.submit(pending_of(1))
+    assert (batcher.predicted_wait_seconds, batcher.predicted_answer_seconds) == (0.4, 0.8)
+
+
 class Queue(RuleBasedStateMachine):
     """A queue to which anything may happen, compared after each step with what it contains."""
 

@@ -83,7 +83,7 @@ def test_a_request_that_fails_in_the_graph_leaves_nothing(
     def fail(*_: object) -> None:
         raise RuntimeError("forced")
 
-    monkeypatch.setattr("service.engine.lane.lane.checked", fail)
+    monkeypatch.setattr("service.engine.lane.lane.check_rows", fail)
     with no_collector():
         assert client.post(ROUTE, content=picture(1)).status_code == 500
         assert_nothing_is_left()
