@@ -1,7 +1,7 @@
-"""Load from several cores at once: one process each of the C generator, or of ours without a C compiler.
+"""Load from several cores: a process on each runs the C generator, or `kotae bench`'s without a C compiler.
 
-`python -m benchmarks.gpu.loads PORT SECONDS CLIENTS FILE` is the latter: `kotae bench`'s generator, told
-what to send in the format of `openloop.c`; it prints the number of good answers, of others, and the seconds.
+`python -m benchmarks.gpu.loads PORT SECONDS CLIENTS FILE` runs the latter on requests in the format of
+`openloop.c`. It prints the number of good answers, the number of others, and the seconds.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from service.tools.load.tally import Tally
 def closed_loops(
     port: int, requests: Sequence[bytes], clients: int, seconds: float, cores: Sequence[int]
 ) -> float:
-    """Let so many clients ask, each waiting for its answer; none of a core asks what another does.
+    """Run clients that each wait for an answer before the next request.
 
     Args:
-        port: On 127.0.0.1.
-        requests: Divided between the cores.
-        clients: Altogether.
-        seconds: How long.
-        cores: Where the load runs, a process on each.
+        port: The server's port on 127.0.0.1.
+        requests: Divided between the cores, so that no two cores send the same.
+        clients: Number of clients on all cores.
+        seconds: Duration.
+        cores: The load runs in a process on each.
 
     Returns:
-        Answers a second.
+        Answers per second.
 
     Raises:
-        SystemExit: Something else came than status 200.
+        SystemExit: An answer has another status than 200.
     """
     each = max(1, clients // len(cores))
     shares = [requests[k :: len(cores)] or requests for k in range(len(cores))]
@@ -55,7 +55,7 @@ def closed_loops(
 
 
 def has_compiler() -> bool:
-    """Tell whether the C generator can be built."""
+    """Return whether the C generator can be built."""
     return bool(shutil.which("gcc") or shutil.which("cc"))
 
 
@@ -89,7 +89,7 @@ def _read(path: Path) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Make a load from this core."""
+    """Run a load from this core."""
     port, seconds, clients, path = sys.argv[1:]
     address = Address("127.0.0.1", int(port), False, "/")
     plan = Plan(address, tuple(_read(Path(path))), float(seconds), clients=int(clients))
