@@ -26,7 +26,7 @@ async def test_rows_that_are_not_finite_in_any_output_are_set_apart() -> None:
     outputs = {"a": np.array([0.5, np.nan, 2.5, 3.5]), "b": np.array([1, 1, np.inf, 1]), "c": np.arange(4)}
     pairs, not_finite = split_rows(items, outputs)
     assert [item.index for item in not_finite] == [1, 2]
-    assert [(item.index, row["a"], row["b"], row["c"]) for item, row in pairs] == [
-        (0, 0.5, 1, 0),
-        (3, 3.5, 1, 3),
+    assert [(item.index, *(float(row[name]) for name in "abc")) for item, row in pairs] == [
+        (0, 0.5, 1.0, 0.0),
+        (3, 3.5, 1.0, 3.0),
     ]
