@@ -1,4 +1,4 @@
-"""The decode ceiling: every core of the service decodes JPEGs to the graph's size, and does nothing else.
+"""The limit of decoding: each core of the service only decodes JPEGs to the graph's size.
 
 `python -m benchmarks.gpu.decoding FOLDER SIDE SECONDS` runs on each core and prints pictures a second.
 """
@@ -19,12 +19,12 @@ _MOST_PIXELS = 10**8
 
 
 def decode_rate(folder: Path, side: int, seconds: float, cores: Sequence[int]) -> float:
-    """Decode on all cores at once: pictures a second.
+    """Decode on all cores at once; return pictures per second.
 
     Args:
         folder: JPEG files.
-        side: Of the graph's input.
-        seconds: How long.
+        side: Side of the graph's input in pixels.
+        seconds: Duration.
         cores: One process runs on each.
 
     Raises:

@@ -1,7 +1,7 @@
 """One item at a time: plain `run`, bound inputs and outputs, a CUDA graph and the service's session, in turn.
 
-A latency is the time of a run with the answer in hand: on the host for plain runs and for the service, on the
-device where it is bound there.
+A latency is the time of a run until its outputs are in memory: the host's for plain runs and the service, the
+device's where outputs are bound there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Measured:
 
     Attributes:
         error: Largest difference of its answers from those of plain fp32 on the CPU.
-        goal: What plain's p50 over its own ought to be.
+        goal: Wanted ratio of the plain p50 to its own.
     """
 
     run: Callable[[], object]
@@ -69,7 +69,7 @@ def measure_latency(plan: Plan, networks: Iterable[Network], results: Results) -
 
 
 def _candidates(network: Network, kind: Kind, precision: str) -> Mapping[str, Callable[[], Measured]]:
-    """List what is compared, plain first."""
+    """Return what is compared, plain first."""
     plain, bound = (Way(kind, precision, bound=bound) for bound in (False, True))
     graph = Way(kind, precision, graph=True)
     ways = {str(way): partial(_bare, network, way) for way in (plain, bound, graph)}

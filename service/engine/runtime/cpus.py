@@ -38,7 +38,10 @@ def _quotas(root: Path) -> Iterator[float]:
     except (OSError, UnicodeDecodeError):
         lines = []
     for line in lines or ["0::/"]:
-        _, controllers, path = [*line.split(":", 2), "?", "/"][:3]
+        fields = line.split(":", 2)
+        if len(fields) < 3:
+            continue
+        _, controllers, path = fields
         # A container may see its own cgroup at the mount's root, whatever the path is: so read all parents.
         for group in [PurePosixPath(path), *PurePosixPath(path).parents]:
             inner = str(group).lstrip("/")

@@ -42,11 +42,9 @@ class Buckets:
 
     def length(self, size: int) -> int:
         """Round a length up to a bucket, at most to `max_length`."""
-        step = max(_LEAST_STEP, 2 ** ((size - 1).bit_length() - 4)) if size > 1 else _LEAST_STEP
+        step = max(_LEAST_STEP, (1 << size.bit_length()) // 16)
         rounded = -(-size // step) * step
-        return (
-            rounded if self.max_length is None or rounded <= self.max_length else max(size, self.max_length)
-        )
+        return rounded if self.max_length is None else max(size, min(rounded, self.max_length))
 
     def lengths(self, least: int) -> list[int]:
         """Return the buckets of lengths from that of the least one to `max_length`."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,11 @@ from service.engine.runtime.session import Device, Session
 from service.errors import InferenceFailed
 from tests.service.engine.engine_tools import batcher_of, pending_of
 from tests.tiny_models import tiny_graph
+
+pytestmark = pytest.mark.skipif(
+    "MUTANT_UNDER_TEST" in os.environ,
+    reason="mutmut calls each function through one that keeps its arguments",
+)
 
 Refs = list[weakref.ref[Any]]
 
