@@ -60,7 +60,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
 
     Returns:
         The application; `app.state` has its `lifecycle`, `catalog`, `lanes`, `operations_port`, and what the
-        server uses, `early_refusal` and `count_refused_connection`.
+        server uses, `early_refusal`, `count_refused_connection` and `count_unread_request`.
 
     Raises:
         StartFailed: The models folder or the device that was asked for is not there.
@@ -92,7 +92,8 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
     app.state.catalog = backend.catalog
     app.state.lanes = backend.lanes
     app.state.operations_port = settings.operations_port
-    app.state.count_refused_connection = metrics.connection_refused
+    app.state.count_refused_connection = lambda: metrics.refused_unread("connections")
+    app.state.count_unread_request = lambda: metrics.refused_unread("event_loop")
 
     endpoints = _endpoints(settings, core)
     for endpoint in endpoints:

@@ -265,9 +265,9 @@ class Metrics(Observer):
         """Count restarts of `engine` or `http` processes."""
         self._process_restarts.labels(process).inc(times)
 
-    def connection_refused(self) -> None:
-        """Count a connection that was closed at once, because as many as allowed were open."""
-        self._rejected["", "connections"].inc()
+    def refused_unread(self, reason: str) -> None:
+        """Count a connection or a request that was refused before anything of it was read."""
+        self._rejected["", reason].inc()
 
     def request_started(self) -> None:
         """Count a request as being processed."""

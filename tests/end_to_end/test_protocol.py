@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.http.server.protocol import ArrivalTimes, BoundedProtocol
+from service.http.server.protocol import BoundedProtocol
+from service.http.server.turns import LoopTurns
 from tests.end_to_end.server import Server, serving
 from tests.tiny_models import picture
 
@@ -189,41 +190,6 @@ async def test_a_client_that_waits_to_be_told_to_send_is_refused_and_closed(serv
     writer.close()
 
 
-class FakeLoop:
-    """Collects what shall be called soon; `go_round` is one round of it."""
-
-    def __init__(self) -> None:
-        self._soon: list[tuple[Callable[..., object], tuple[object, ...]]] = []
-
-    def call_soon(self, function: Callable[..., object], *arguments: object) -> None:
-        self._soon.append((function, arguments))
-
-    def go_round(self) -> None:
-        soon, self._soon = self._soon, []
-        for function, arguments in soon:
-            function(*arguments)
-
-
-def test_what_a_busy_loop_reads_may_have_waited_since_it_read_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr("service.http.server.protocol.time.monotonic", lambda: now)
-    arrivals, loop = ArrivalTimes(), cast(Any, FakeLoop())
-    now = 5.0
-    assert arrivals.earliest(loop) == 5.0  # it was idle
-    now = 5.1
-    assert arrivals.earliest(loop) == 5.0  # read in one go with the first
-    loop.go_round()
-    now = 7.0  # its work took so long
-    assert arrivals.earliest(loop) == 5.0
-    loop.go_round()
-    now = 8.0
-    assert arrivals.earliest(loop) == 7.0
-    loop.go_round()
-    loop.go_round()  # nothing was there to read
-    now = 9.0
-    assert arrivals.earliest(loop) == 9.0
-
-
 class RefusesOnePath:
     """An early refusal of what asks for `/refused`."""
 
@@ -234,11 +200,15 @@ class RefusesOnePath:
 
 @asynccontextmanager
 async def listening(
-    app: Any, arrivals: ArrivalTimes | None = None
+    app: Any, turns: LoopTurns | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to the protocol alone."""
     config, state = uvicorn.Config(app, lifespan="off"), ServerState()
-    bounds = {"arrivals": arrivals or ArrivalTimes(), "check_early": RefusesOnePath().check}
+    bounds = {
+        "turns": turns or LoopTurns(),
+        "count_unread": staticmethod(lambda: None),
+        "check_early": RefusesOnePath().check,
+    }
     kind: Any = type("Protocol", (BoundedProtocol,), bounds)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: kind(config, state, {}), "127.0.0.1")
@@ -256,21 +226,21 @@ async def test_connections_and_answers_are_work_that_others_wait_for() -> None:
         await send({"type": "http.response.body", "body": b""})
         calls.append("answered")
 
-    class Seen(ArrivalTimes):
-        def earliest(self, loop: asyncio.AbstractEventLoop) -> float:
-            calls.append("earliest")
-            return super().earliest(loop)
+    class Seen(LoopTurns):
+        def received(self) -> float:
+            calls.append("received")
+            return super().received()
 
     calls: list[str] = []
     async with listening(app, Seen()) as (reader, writer):
         while not calls:
             await asyncio.sleep(0)
-        assert calls == ["earliest"]
+        assert calls == ["received"]
         writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
         while "answered" not in calls:
             await asyncio.sleep(0)
-    assert calls[calls.index("app") :] == ["app", "earliest", "answered"]
+    assert calls[calls.index("app") :] == ["app", "received", "answered"]
 
 
 async def test_a_refused_request_costs_the_connection_nothing() -> None:

@@ -18,7 +18,8 @@ from fastapi import FastAPI
 
 from service.http.server.acceptor import Acceptor
 from service.http.server.listeners import operations_port, stop_connections
-from service.http.server.protocol import ArrivalTimes, BoundedProtocol
+from service.http.server.protocol import BoundedProtocol
+from service.http.server.turns import LoopTurns
 from service.lifecycle import Lifecycle
 from service.settings import Settings
 
@@ -45,7 +46,8 @@ def serve(
     app.state.operations_port = operations_port(listeners)
     bounds = {
         "head_timeout_seconds": settings.body_timeout_seconds,
-        "arrivals": ArrivalTimes(),
+        "turns": LoopTurns(),
+        "count_unread": staticmethod(app.state.count_unread_request),
         "check_early": app.state.early_refusal.check,
     }
     config = uvicorn.Config(

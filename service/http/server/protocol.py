@@ -4,7 +4,8 @@
 - An upgrade is ignored, as RFC 9110, section 7.8, allows. uvicorn's parser would skip the body of such a
   request; Java's and curl's clients send them when they prefer HTTP/2.
 - The rest of a body that was answered before it arrived is read and dropped, for a limited time.
-- Each request gets the earliest time at which it can have arrived, because its deadline counts from then.
+- Each request gets the earliest time at which it can have arrived, because its deadline counts from then. One
+  turn of the event loop reads a bounded number of them; see `turns`.
 - A request for a task that would be late is refused here, before uvicorn makes a task for it.
 
 It overrides methods of a class that uvicorn does not document. So uvicorn's version is bounded in
@@ -15,13 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.http.context import Scope, attach_context, context_of
+from service.http.server.turns import LoopTurns
 
 CheckEarly = Callable[[bytes, Iterable[tuple[bytes, bytes]], int, float], bytes]
 
@@ -33,42 +34,19 @@ _TOO_LARGE = (
     b'{"error":{"message":"the head of the request is over the limit of 65536 bytes",'
     b'"type":"invalid_request_error","code":"too_large","param":null,"request_id":null}}'
 )
+_OVERLOADED_BODY = (
+    b'{"error":{"message":"the server is overloaded","type":"rate_limit_error","code":"overloaded",'
+    b'"param":null,"request_id":null}}'
+)
+_OVERLOADED = (
+    b"HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\nretry-after: 1\r\nretry-after-ms: 1000\r\n"
+    b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+    % (len(_OVERLOADED_BODY), _OVERLOADED_BODY)
+)
 _ANSWER = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
     b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(_TOO_LARGE), _TOO_LARGE)
 )
-
-
-class ArrivalTimes:
-    """The earliest time at which what is read now can have arrived in its socket.
-
-    A busy event loop reads what has arrived, works on it, and reads again. What arrived meanwhile can have
-    waited since the last reading. On an idle loop nothing has waited. New connections and responses are work
-    too, and begin a round of the loop where nothing was read.
-    """
-
-    def __init__(self) -> None:
-        self._is_reading = False
-        self._is_busy = False
-        self._began = 0.0
-        self._before = 0.0
-
-    def earliest(self, loop: asyncio.AbstractEventLoop) -> float:
-        """Return the time, in `time.monotonic()` seconds, for what is read in this round of the loop."""
-        if not self._is_reading:
-            now = time.monotonic()
-            self._before = self._began if self._is_busy else now
-            self._began = now
-            self._is_reading = self._is_busy = True
-            loop.call_soon(self._end_reading, loop)
-        return self._before
-
-    def _end_reading(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._is_reading = False
-        loop.call_soon(self._end_round)  # after the next reading, if there is one at once
-
-    def _end_round(self) -> None:
-        self._is_busy = self._is_reading
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -77,12 +55,14 @@ class BoundedProtocol(HttpToolsProtocol):
     Attributes:
         head_timeout_seconds: Longest time for a head to arrive, from the connection or its first byte; and
             for the rest of a body that was answered already.
-        arrivals: Shared by all connections of the event loop.
+        turns: Of the event loop, shared by all its connections.
+        count_unread: Called for each request that is refused without having been read.
         check_early: `EarlyRefusal.check` of the application.
     """
 
     head_timeout_seconds = 30.0
-    arrivals: ArrivalTimes
+    turns: LoopTurns
+    count_unread: Callable[[], None]
     check_early: CheckEarly
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -92,6 +72,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._pipelined_bytes = 0
         self._parser_in_head = False
         self._body_bytes = -1
+        self._received = 0.0
         self._refusal = b""
         self._head_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
@@ -99,7 +80,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time limit for the first head."""
         super().connection_made(transport)
-        self.arrivals.earliest(self.loop)
+        self.turns.received()
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -110,6 +91,29 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass data to the parser once the head that it belongs to is complete."""
+        is_new = self._collecting and not self._head and (self.cycle is None or self.cycle.response_complete)
+        if is_new and not self.turns.take(self, data):
+            self._unset_keepalive_if_required()
+            self.flow.pause_reading()
+            return
+        self._received = self.turns.received()
+        self._read(data)
+
+    def take(self, data: bytes, received: float) -> None:
+        """Go on with data that waited for its turn."""
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._received = received
+            self._read(data)
+
+    def turn_away(self) -> None:
+        """Refuse data that has waited too long, and close the connection."""
+        if not self.transport.is_closing():
+            self.count_unread()
+            self.transport.write(_OVERLOADED)
+            self.transport.close()
+
+    def _read(self, data: bytes) -> None:
         if not self._collecting:
             self._body_bytes = -1
             self._parse(data)
@@ -157,7 +161,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refusal = b""
             super().on_response_complete()
             return
-        context_of(cast(Scope, self.cycle.scope)).received = self.arrivals.earliest(self.loop)
+        context_of(cast(Scope, self.cycle.scope)).received = self._received
         if self._rest_timer is not None:
             self._stop_rest_timer()
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -167,7 +171,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Read on if the body has not ended: a client that is still sending would miss the response."""
-        self.arrivals.earliest(self.loop)
+        self.turns.received()
         super().on_response_complete()
         if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
             self._rest_timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
@@ -185,7 +189,7 @@ class BoundedProtocol(HttpToolsProtocol):
         ):
             return b""
         port = (self.server or ("", None))[1] or 0
-        return self.check_early(self.url, self.headers, port, self.arrivals.earliest(self.loop))
+        return self.check_early(self.url, self.headers, port, self._received)
 
     def _parse(self, data: bytes) -> None:
         super().data_received(data)
