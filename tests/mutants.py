@@ -13,6 +13,7 @@ import ast
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.pop("PYTHONPATH", None)  # it would make the tests import the original code
     files = [path for path in _files(options.modules) if config().should_mutate(path)]
     mutants = [name for path in files for name in _chosen(_mutants(path), options.sample)]
+    shutil.rmtree(COPY, ignore_errors=True)  # what it keeps of earlier runs may not fit the present code
+    config().only_mutate = [str(path) for path in files]
     config().pytest_add_cli_args_test_selection = sorted({f"tests/{path.parent}" for path in files})
     run_mutmut(mutants, os.cpu_count())
     changes = dict(_expression_changes(files, set(mutants)))

@@ -1,9 +1,9 @@
 """Choose the waiting items that run in the next batch.
 
 The first item of the order is always among them. Items of one shape run in their order, as many as the batch
-size allows. Ragged items are padded to the longest, so the first item runs with items of nearest cost: as many
-as make the batch's time smallest compared to the time that its items need one by one. If no batch is faster,
-the first item runs alone. Pure functions, used under the batcher's lock.
+size allows. Ragged items are padded to the longest, so the first item runs with items of nearest cost: as
+many as make the batch's time smallest compared to the time that its items need one by one. If no batch is
+faster, the first item runs alone. Pure functions, used under the batcher's lock.
 """
 
 from __future__ import annotations
