@@ -1,5 +1,5 @@
-"""Arrays and time: queues, batches, lanes and sessions. No HTTP, no tasks, no Prometheus.
+"""The inference engine: queues, batches, lanes and sessions. No HTTP, no tasks, no Prometheus.
 
-A `Batcher` (one a model) collects items, a `Lane` (one a device) claims batches and runs them on
-`Session`s. What happens is told to an `Observer` that the application hands in.
+A `Batcher` (one for each model version) collects items. A `Lane` (one for each device) claims batches and
+runs them on `Session`s. Events go to an `Observer` that the application provides.
 """

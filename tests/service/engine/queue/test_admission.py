@@ -290,9 +290,9 @@ def test_tight_deadlines_are_followed_quickly_down_and_slowly_up() -> None:
 def test_the_margin_follows_the_promises_of_the_last_ten_seconds(ratio: float, margin: float) -> None:
     admission = one_second_each(1)
     for _ in range(31):
-        admission.note_kept(ratio, NOW)
+        admission.note_ratio(ratio, NOW)
     assert admission.margin(NOW) == 1.5
-    admission.note_kept(ratio, NOW)
+    admission.note_ratio(ratio, NOW)
     assert admission.margin(NOW + 10) == margin
     assert admission.margin(NOW + 10.5) == 1.5
 
@@ -300,9 +300,9 @@ def test_the_margin_follows_the_promises_of_the_last_ten_seconds(ratio: float, m
 def test_one_broken_promise_in_a_hundred_counts_and_one_in_three_hundred_does_not() -> None:
     few, many = one_second_each(1), one_second_each(1)
     for admission, kept in ((few, 99), (many, 300)):
-        admission.note_kept(1.75, NOW)
+        admission.note_ratio(1.75, NOW)
         for _ in range(kept):
-            admission.note_kept(1.25, NOW)
+            admission.note_ratio(1.25, NOW)
     assert (few.margin(NOW), many.margin(NOW)) == (1.75, 1.25)
 
 
@@ -397,7 +397,7 @@ def test_a_size_is_kept_while_it_gives_97_percent_of_the_best_rate(share: float,
 def test_batches_grow_by_a_quarter_once_promises_were_made() -> None:
     admission = sized(s1=1.0, s2=1.0, s4=1.0, s8=1.0, s16=1.0)
     admission.batch_size = 4
-    admission.note_kept(1.0, NOW)
+    admission.note_ratio(1.0, NOW)
     sizes = []
     for _ in range(4):
         admission.refresh()
