@@ -1,8 +1,8 @@
 """Expected times of a model's batches: a table by size, updated by every batch that runs.
 
-A size is a batch's padded cost: its number of items times the largest cost of an item. Sizes fall into buckets
-of powers of two. Between the mean sizes of two buckets, the time is interpolated. Pure arithmetic: no clock, no
-lock, no queue.
+A size is a batch's padded cost: its number of items times the largest cost of an item. Sizes fall into
+buckets of powers of two. Between the mean sizes of two buckets, the time is interpolated. Pure arithmetic: no
+clock, no lock, no queue.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@
        └ the first rows are written by submitting threads while the lane runs the previous batch
 
 Items may join the next batch until a lane claims it. Rows of fixed-shape models are copied into buffers by
-the threads that submit. Rows of ragged models are padded after the claim, when the longest is known. One short
-lock guards the queue; no row is copied under it.
+the threads that submit. Rows of ragged models are padded after the claim, when the longest is known. One
+short lock guards the queue; no row is copied under it.
 """
 
 from __future__ import annotations
