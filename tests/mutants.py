@@ -92,13 +92,12 @@ def _constant_changes(path: Path) -> Iterator[tuple[str, bool]]:
     source = copy.read_text()
     for constant in _constants(path):
         for factor in (1.25, 0.8):
-            old = ast.unparse(constant)
+            name = ast.unparse(constant.targets[0])
             changed = _scaled(ast.literal_eval(constant.value), factor)
-            new = f"{old.partition(' = ')[0]} = {changed}"
-            line = next(line for line in source.splitlines() if line.startswith(old))
-            copy.write_text(source.replace(line, new, 1))
+            line = next(line for line in source.splitlines() if line.startswith(f"{name} = "))
+            copy.write_text(source.replace(line, f"{name} = {changed}", 1))
             try:
-                yield f"{path} {old} => {changed}", bool(tests) and _passes(tests)
+                yield f"{path} {line} => {changed}", bool(tests) and _passes(tests)
             finally:
                 copy.write_text(source)
 

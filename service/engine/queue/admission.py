@@ -357,8 +357,8 @@ def _done_seconds(batches: int, delays: Sequence[float], full: float) -> float:
         delays: When each lane is free, in seconds, ascending.
         full: Seconds of a batch.
     """
-    if batches <= 1 or len(delays) == 1:
-        return delays[0] + batches * full
+    if not batches:
+        return delays[0]
     return min(  # over the number of lanes that take part; a lane that is busy for long does not
         max(delays[(batches - 1) % n] + math.ceil(batches / n) * full, delays[n - 1] + batches // n * full)
         for n in range(1, min(len(delays), batches) + 1)
