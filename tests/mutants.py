@@ -13,6 +13,7 @@ import ast
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.pop("PYTHONPATH", None)  # it would make the tests import the original code
     files = [path for path in _files(options.modules) if config().should_mutate(path)]
     mutants = [name for path in files for name in _chosen(_mutants(path), options.sample)]
+    shutil.rmtree(COPY, ignore_errors=True)  # what it keeps of earlier runs may not fit the present code
+    config().only_mutate = [str(path) for path in files]
     config().pytest_add_cli_args_test_selection = sorted({f"tests/{path.parent}" for path in files})
     run_mutmut(mutants, os.cpu_count())
     changes = dict(_expression_changes(files, set(mutants)))
@@ -89,13 +92,12 @@ def _constant_changes(path: Path) -> Iterator[tuple[str, bool]]:
     source = copy.read_text()
     for constant in _constants(path):
         for factor in (1.25, 0.8):
-            old = ast.unparse(constant)
+            name = ast.unparse(constant.targets[0])
             changed = _scaled(ast.literal_eval(constant.value), factor)
-            new = f"{old.partition(' = ')[0]} = {changed}"
-            line = next(line for line in source.splitlines() if line.startswith(old))
-            copy.write_text(source.replace(line, new, 1))
+            line = next(line for line in source.splitlines() if line.startswith(f"{name} = "))
+            copy.write_text(source.replace(line, f"{name} = {changed}", 1))
             try:
-                yield f"{path} {old} => {changed}", bool(tests) and _passes(tests)
+                yield f"{path} {line} => {changed}", bool(tests) and _passes(tests)
             finally:
                 copy.write_text(source)
 

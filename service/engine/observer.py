@@ -1,4 +1,4 @@
-"""What the engine tells the outside: a seam, so that it needs no metrics library."""
+"""The engine's events, as an interface, so that the engine needs no metrics library."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Who gets into a model's queue, and when a refused client should come back.
+"""Decide which requests enter a model's queue, and how large its batches are.
 
-A newcomer takes its place by priority and due time. It is let in if neither it, nor anyone of its own
-priority whom it displaces, is then late by
+A newcomer is placed by priority and due time. It is admitted if neither it nor an item of its own priority
+behind it would then be late. The prediction, which is multiplied by a margin, is
 
-    (time until the lane is free) + margin · ⌈work ahead, itself included / a full batch⌉ · time(a full batch)
+    (time until the lane is free) + ⌈(work before it + its own work) / full batch⌉ · time of a full batch
 
-Predicted with full batches: what joins a batch later makes it slower, and must not make it late. Several
-lanes take full batches in turn, each when it is free. Until anything was timed there is only the bound on
-the queue's length. Used under the batcher's lock.
+It assumes full batches, because items that join a batch later make it slower. Several lanes take full batches
+in turn, each when it is free. Before a batch was timed, only the length of the queue is bounded. Used under
+the batcher's lock.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from service.errors import Overloaded
 
 Delays = Callable[[float, float], Sequence[float]]
 
-_GOOD_ENOUGH = 0.985  # of the best rate: larger batches than give this only make others wait
-_GOOD_BELOW = 0.95  # the same where more urgent requests must wait for those batches to end
-_STILL_GOOD = 0.97  # at less than this, another size is chosen
+_GOOD_ENOUGH = 0.985  # share of the best rate; larger batches than give this only make others wait
+_GOOD_BELOW = 0.95  # the same where requests of higher priority must wait for a batch to end
+_STILL_GOOD = 0.97  # share of the best rate; below it, another size is chosen
 _SMOOTHING = 0.2
 _REFRESH_BATCHES = 16
-_TRIAL_BATCHES = 16  # after so many, one of the next size; four times as many after each that did not pay
+_TRIAL_BATCHES = 16  # batches before one of the next size is tried; each trial multiplies it by four
 _GROWTH = 1.25
-_TIGHT_SHARE_DOWN, _TIGHT_SHARE_UP = 0.9, 1.01  # settles where about one request in ten is tighter
+_TIGHT_SHARE_DOWN, _TIGHT_SHARE_UP = 0.9, 1.01  # settle where about one request in ten is tighter
 _PROBE_SECONDS = 1.0
-_PATIENCE = 4  # times the model's own deadline, after which a request stands before those that are due then
+_PATIENCE = 4  # a request is due at most so many of the model's own deadlines after its arrival
 _MOST_SHARE = 0.9
-_LASTING_SECONDS = 10.0  # of what came of a promise: a model that refuses all would else never learn better
-_PRESSURE = 0.5  # of the time that a request has: from here on its promise is checked
+_LASTING_SECONDS = 10.0  # measured ratios expire, so that a model that refuses everything recovers
+_PRESSURE = 0.5  # share of a request's time; a longer prediction is compared with the real time
 _ROUNDING = 1e-9
 
 
 class Admission:
-    """The gate of one model, and the size of its batches.
+    """Admission to one model's queue, and the size of its batches.
 
     Args:
         limits: How items may share a run.
         uniform: Whether all items have one shape, so that a batch's size is its number of items.
 
     Attributes:
-        table: What batches cost in time.
-        batch_size: Largest padded cost of a batch: items, where they are uniform.
+        table: Expected times of batches.
+        batch_size: Largest padded cost of a batch; for uniform items, their largest number.
         full_seconds: Expected time of a full batch; 0 before any was timed.
         gain: Lane time, in seconds, of a unit of work in a full batch.
-        lanes: How many serve the model; the batcher keeps it current.
+        lanes: Number of lanes that serve the model; the batcher sets it.
         tight_seconds: About one request in ten asks for a tighter deadline.
         patience_seconds: How long a batch may take for the sake of other models on the lane.
     """
@@ -74,41 +74,41 @@ class Admission:
         self._taken: dict[int, Meter] = {}
         self._levels: dict[int, float] = {}
         self._is_mixed = False
-        self._promises = Ratios(remembered=512, fewest=32, quantile=0.995, lasting_seconds=_LASTING_SECONDS)
+        self._ratios = Ratios(remembered=512, fewest=32, quantile=0.995, lasting_seconds=_LASTING_SECONDS)
         self._since_refresh = 0
         self._probed = -math.inf
 
     def margin(self, now: float) -> float:
-        """Tell how much longer than expected answers under pressure took of late, at worst; 1.05 to 2."""
-        return self._promises.margin(self.table.margin, now)
+        """Return a high quantile of the recent ratios of real to predicted times; 1.05 to 2."""
+        return self._ratios.margin(self.table.margin, now)
 
     def newcomer(self, priority: int, deadline: float, now: float) -> Newcomer:
-        """Place a request by its deadline, or earlier where that is far away."""
+        """Return a request's urgency. It is due at its deadline, or earlier where that is far away."""
         return Newcomer(
             priority, deadline, min(deadline, now + _PATIENCE * self._limits.deadline_seconds), now
         )
 
     def work(self, cost: int) -> float:
-        """Give an item's work: 1 where all have one shape, else the seconds that it needs alone.
+        """Return an item's work: 1 for uniform items, else the seconds that it needs alone.
 
-        What waits keeps its work while the times in the table move, so that items are counted exactly.
+        Waiting items keep their work while the times in the table change.
         """
         return 1.0 if self._uniform else self.table.seconds(cost)
 
     def alone_seconds(self, work: float) -> float:
-        """Give the lane time of a request's work where nothing else waits."""
+        """Return the lane time, in seconds, of some work that runs without other items."""
         return self.table.seconds(work) if self._uniform else work
 
     def wait_seconds(self, work: float) -> float:
-        """Predict how long the lanes are busy with this much work, in full batches."""
+        """Return how long the lanes are expected to be busy with this much work, in full batches."""
         return math.ceil(self._batches(work) / self.lanes) * self.full_seconds
 
     def done_seconds(self, work: float, delays: Sequence[float]) -> float:
-        """Predict when this much work is done, in full batches.
+        """Return in how many seconds this much work is expected to be done, in full batches.
 
         Args:
-            work: As of `work`.
-            delays: What keeps each lane from it, in seconds, ascending.
+            work: In the unit of `work`.
+            delays: Seconds until each lane can start, ascending.
         """
         return _done_seconds(self._batches(work), delays, self.full_seconds)
 
@@ -122,22 +122,22 @@ class Admission:
         ahead: float = 0.0,
         is_asking: bool = False,
     ) -> tuple[int, float]:
-        """Let a request in, or refuse it at once.
+        """Admit a request, or refuse it at once.
 
         Args:
-            order: Who waits.
-            works: That of each of the request's items.
-            newcomer: Its urgency.
-            delays: Gives, for this much lane time of the model's work and its deadline, what keeps each
-                lane from doing it at once, in seconds, ascending.
-            ahead: Work that is on its way to the queue and will stand before the newcomer.
-            is_asking: Nobody is let in yet; it is only asked for.
+            order: The items that wait.
+            works: The work of each of the request's items.
+            newcomer: The request's urgency.
+            delays: Returns the seconds until each lane can start, ascending, for the lane time of some work
+                and its deadline.
+            ahead: Work that is on its way to the queue and counts as standing before the newcomer.
+            is_asking: Whether the request is not submitted yet, so that no probe is used up.
 
         Returns:
-            Its place in the order, and how long it is expected to take if that is much of its time, else 0.
+            Its position in the order, and its predicted seconds if these are much of its time, else 0.
 
         Raises:
-            Overloaded: The queue is full, or somebody would be late.
+            Overloaded: The queue is full, or an item would be late.
         """
         waiting, most = len(order), self._limits.max_queue_items
         if waiting + len(works) > most:
@@ -166,12 +166,12 @@ class Admission:
             )
         return place, expected if expected > _PRESSURE * left else 0.0
 
-    def note_kept(self, ratio: float, now: float) -> None:
-        """Learn how long a batch's worst item took, over what was expected when it was let in."""
-        self._promises.add(ratio, now)
+    def note_ratio(self, ratio: float, now: float) -> None:
+        """Add the ratio of real to predicted time of a batch's slowest item."""
+        self._ratios.add(ratio, now)
 
     def note_taken(self, priority: int, seconds: float, now: float) -> None:
-        """Note lane time that a batch of this priority took from all below."""
+        """Add lane time, in seconds, that a batch of this priority took."""
         level = min(priority, LOWEST_PRIORITY)
         meter = self._taken.get(level)
         if meter is None:
@@ -181,7 +181,7 @@ class Admission:
         self._is_mixed = sum(now - last < _LASTING_SECONDS for last in self._levels.values()) > 1
 
     def note_deadline(self, newcomer: Newcomer, work: float) -> None:
-        """Follow the tighter deadlines that are asked for, of those that can be kept under load at all."""
+        """Adjust `tight_seconds` to a request, unless its deadline is too short to be kept under load."""
         seconds = newcomer.deadline - newcomer.now
         tight = self.tight_seconds
         if seconds == tight or seconds < 2 * self.table.margin * self.alone_seconds(work):
@@ -196,9 +196,9 @@ class Admission:
 
         Args:
             size: Its padded cost.
-            works: That of its items, summed.
-            seconds: The lane's time for it.
-            saturated: Whether it was as large as it could be: others were left waiting.
+            works: The sum of its items' work.
+            seconds: Lane time that it took.
+            saturated: Whether other items were left waiting.
         """
         if saturated and not self._uniform and works > 0:
             self.gain += _SMOOTHING * (min(seconds / works, 1.0) - self.gain)
@@ -209,7 +209,7 @@ class Admission:
             self.refresh()
 
     def bound(self, size: int | None) -> None:
-        """Form no batches of more padded cost than this; None: as large as the limits allow."""
+        """Limit the padded cost of batches; None lifts the limit."""
         limits = self._limits
         allowed = limits.max_items if self._uniform else limits.max_cost or 0
         self._most = min(size, allowed or size) if size else allowed
@@ -217,13 +217,13 @@ class Admission:
         self.refresh()
 
     def be_patient(self, seconds: float) -> None:
-        """Let no batch take longer than this."""
+        """Limit the time of batches, for the sake of other models on the lane."""
         self.patience_seconds = seconds
         if self.full_seconds > seconds and self.batch_size > 1:
             self.refresh()
 
     def bounds_at(self, now: float, waiting: int) -> BatchBounds:
-        """Give what bounds the next batch, made of so many items that wait."""
+        """Return the bounds of the next batch, with this many items waiting."""
         size, limits = self.batch_size, self._limits
         if self._uniform:
             size = self._next_size(waiting)
@@ -242,7 +242,7 @@ class Admission:
         )
 
     def refresh(self) -> None:
-        """Choose the batch size anew from the table and the deadlines that clients ask for."""
+        """Choose the batch size from the table and the deadlines that clients ask for."""
         self._since_refresh = 0
         table, limits = self.table, self._limits
         if table.known < 2 and limits.max_items > 1:  # one size says nothing of what batching gives
@@ -266,10 +266,10 @@ class Admission:
         self._note_size()
 
     def _next_size(self, waiting: int) -> int:
-        """Give the size of the next batch of uniform items.
+        """Return the size of the next batch of uniform items.
 
-        Now and then, where the lanes have plenty to do, it is the next larger one that fits the deadline:
-        the time of a size that is never run is only as good as the warm-up.
+        While enough items wait, the next larger size that fits the deadline is tried from time to time,
+        because the time of a size that never runs is known from the warm-up only.
         """
         larger = min(2 * self.batch_size, self._feasible)
         if self._is_mixed or waiting < larger * (1 + self.lanes) or larger <= self.batch_size:
@@ -281,7 +281,7 @@ class Admission:
         return larger
 
     def _halve(self) -> bool:
-        """Form smaller batches, where others on the lane leave no time for one of this size."""
+        """Halve the batch size where other models on the lane leave no time for a batch of this size."""
         if not self._uniform or self.batch_size <= 1 or self.patience_seconds == math.inf:
             return False
         self.batch_size = math.ceil(self.batch_size / 2)
@@ -296,8 +296,8 @@ class Admission:
         return size / self.table.seconds(size)
 
     def _grown(self, size: int) -> int:
-        """Let batches grow slowly: those who wait were promised shorter ones."""
-        return size if self._promises.empty else min(size, math.ceil(_GROWTH * self.batch_size))
+        """Limit the growth of batches: the predictions for waiting items assumed shorter ones."""
+        return size if self._ratios.empty else min(size, math.ceil(_GROWTH * self.batch_size))
 
     def _batches(self, work: float) -> int:
         if self.full_seconds <= 0:
@@ -316,7 +316,7 @@ class Admission:
     def _displaced_lateness(
         self, order: QueueOrder, place: int, added: float, newcomer: Newcomer, delays: Delays
     ) -> float:
-        """Tell by how much somebody of the same priority would be late, who would not be otherwise."""
+        """Return by how many seconds the newcomer makes an item of its priority late; 0 if none."""
         before = order.work_before(place)
         waits, margin = delays(0.0, newcomer.deadline), self.margin(newcomer.now)
         base = newcomer.now
@@ -331,14 +331,17 @@ class Admission:
         return 0.0
 
     def _taken_by_higher(self, newcomer: Newcomer) -> float:
-        """Tell the share of the lanes that more urgent requests have taken of late."""
+        """Return the share of the lanes that requests of higher priority took recently."""
         if newcomer.priority == 1 or len(self._taken) < 2:
             return 0.0
         share = sum(meter.rate(newcomer.now) for p, meter in self._taken.items() if p < newcomer.priority)
         return min(share / self.lanes, _MOST_SHARE)
 
     def _is_probe(self, now: float, *, taken: bool) -> bool:
-        """Let one into an empty queue now and then, so that a wrong time can be found out."""
+        """Return whether a request may enter an empty queue whatever its prediction: one a second.
+
+        Without such probes, a wrong time in the table would never be corrected.
+        """
         if now < self._probed + _PROBE_SECONDS:
             return False
         if taken:
@@ -347,16 +350,16 @@ class Admission:
 
 
 def _done_seconds(batches: int, delays: Sequence[float], full: float) -> float:
-    """Tell when the last of some full batches ends, if each lane takes one whenever it is free.
+    """Return when the last of some full batches ends, if each lane takes one whenever it is free.
 
     Args:
-        batches: How many.
+        batches: Number of batches.
         delays: When each lane is free, in seconds, ascending.
         full: Seconds of a batch.
     """
-    if batches <= 1 or len(delays) == 1:
-        return delays[0] + batches * full
-    return min(  # over how many of the lanes take part: one that is busy for long does not
+    if not batches:
+        return delays[0]
+    return min(  # over the number of lanes that take part; a lane that is busy for long does not
         max(delays[(batches - 1) % n] + math.ceil(batches / n) * full, delays[n - 1] + batches // n * full)
         for n in range(1, min(len(delays), batches) + 1)
     )
@@ -367,9 +370,9 @@ class Newcomer:
 
     Args:
         priority: 1 is highest.
-        deadline: When its answer becomes worthless, in clock seconds.
-        due: Where it stands among its priority: the deadline, or earlier where that is far away.
-        now: The clock.
+        deadline: In clock seconds.
+        due: Sort key among requests of its priority: the deadline, or earlier where that is far away.
+        now: The clock, in seconds.
     """
 
     __slots__ = ("deadline", "due", "now", "priority")

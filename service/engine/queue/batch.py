@@ -42,20 +42,20 @@ class RowSpec:
 class Batch:
     """Items that run together; with buffers, their rows are written while they still wait.
 
-    Filled by several threads while it is open: `_unwritten` holds the rows that no thread has taken yet,
-    so a claiming lane copies what is left itself instead of waiting for somebody to be scheduled.
+    Several threads write rows while the batch is open. `_unwritten` holds the rows that no thread has taken
+    yet, so that a claiming lane copies the rest itself instead of waiting for a thread to be scheduled.
 
     Args:
         buffers: Arrays for the rows of fixed-shape inputs; None for ragged ones, stacked before the run.
         buckets: The shapes that batches are padded to; None where they are not.
 
     Attributes:
-        items: What runs, once it is claimed.
-        work: Of the items, in the unit of `Admission.work`.
-        lower_priority_work: The part of it that is of lower priority than the head.
-        priority: Of the head.
-        claimed: When, in clock seconds.
-        saturated: Whether others were left waiting.
+        items: The items that run, once the batch is claimed.
+        work: Work of the items, in the unit of `Admission.work`.
+        lower_priority_work: Part of `work` that has a lower priority than the first item.
+        priority: Priority of the first item.
+        claimed: When it was claimed, in clock seconds.
+        saturated: Whether other items were left waiting.
     """
 
     def __init__(self, buffers: dict[str, NDArray[Any]] | None, buckets: Buckets | None = None) -> None:
@@ -77,7 +77,7 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """Padded cost, that of the bucket where there is one."""
+        """Padded cost; of the shape bucket, where there is one."""
         if self._buckets is None:
             return padded_cost(self.items)
         cost = max(item.cost for item in self.items)
@@ -91,12 +91,12 @@ class Batch:
 
     @property
     def has_free_row(self) -> bool:
-        """Tell whether one more item's row can be staged."""
+        """Whether the row of one more item can be staged."""
         return self._buffers is not None and self._used_rows < len(next(iter(self._buffers.values())))
 
     @property
     def staged_items(self) -> Sequence[Item]:
-        """Return the items that have a row."""
+        """The items that have a row."""
         return tuple(self._rows)
 
     @property
@@ -132,7 +132,7 @@ class Batch:
                 self._late.append((item, row))
 
     def write_rows(self) -> None:
-        """Copy rows that nobody has copied yet. Any thread may help."""
+        """Copy the rows that no thread has taken yet. May be called from several threads."""
         if self._buffers is None:
             return
         while True:
@@ -149,7 +149,7 @@ class Batch:
                     self._written.notify_all()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Give the inputs of the items, batch axis first, once every row is written."""
+        """Return the inputs of the items, batch axis first, once every row is written."""
         if self._buffers is None:
             return stack([item.inputs for item in self.items])
         self._finish_writing()
@@ -161,7 +161,7 @@ class Batch:
         return {name: buffer[rows] for name, buffer in self._buffers.items()}
 
     def note_times(self, infer_seconds: float) -> None:
-        """Tell the requests how long their items waited and ran."""
+        """Set on the requests how long their items waited and ran."""
         for waiter in (waiter for item in self.items for waiter in item.waiters()):
             pending = waiter.pending
             pending.queue_seconds = max(pending.queue_seconds, self.claimed - waiter.submitted)
@@ -169,7 +169,7 @@ class Batch:
             pending.batch_items = max(pending.batch_items, len(self.items))
 
     def release_buffers(self) -> dict[str, NDArray[Any]] | None:
-        """Give the buffers back, after the run; nobody writes to them any more."""
+        """Return the buffers after the run, once no thread writes to them."""
         self._finish_writing()
         buffers, self._buffers = self._buffers, None
         return buffers
@@ -186,7 +186,7 @@ class Batch:
 
 
 def padded_cost(items: Sequence[Item]) -> int:
-    """Give the cost of items that run together: each counts as the dearest."""
+    """Return the cost of items that run together: each counts as the largest."""
     return max(item.cost for item in items) * len(items)
 
 

@@ -1,38 +1,40 @@
-"""Which waiting items run next, together: the most urgent one, and those that it pays to run with it.
+"""Choose the waiting items that run in the next batch.
 
-Items of one shape run in their order, as many as the batch size allows. Ragged ones are padded to the
-longest, so the head takes along those whose cost is nearest to its own, and as many of them as make the
-batch's time least against the time that its items would need one by one. Where that is never less, the
-head runs alone. Pure functions, used under the batcher's lock.
+The first item of the order is always among them. Items of one shape run in their order, as many as the batch
+size allows. Ragged items are padded to the longest, so the first item runs with items of nearest cost: as
+many as make the batch's time smallest compared to the time that its items need one by one. If no batch is
+faster, the first item runs alone. Pure functions, used under the batcher's lock.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from service.engine.queue.pending_request import Item
 from service.engine.queue.queue_order import QueueOrder
 
-MAX_PADDING_RATIO = 1.25  # padding may make a batch at most this much dearer than its real cost
-_COMPANY_SHARE = 0.1  # items of lower priority may make the head wait at most this much longer
-_LEAST_GAIN = 0.99  # one more is taken along only where that saves at least so much
-_WORTH_A_LOOK = 64  # how many of nearest cost are looked at on either side of the head
+MAX_PADDING_RATIO = 1.25  # largest padded cost of a batch, relative to its real cost
+_LOWER_PRIORITY_SHARE = 0.1  # how much longer a batch may take because of items of lower priority
+_WORTHWHILE_RATIO = 0.99  # a larger batch must need less than this share of the time for each unit of work
+_MOST_CANDIDATES = 64  # items of nearest cost that are considered, on either side of the first item's cost
 
 
 @dataclass(frozen=True, slots=True)
 class BatchBounds:
-    """What bounds a batch.
+    """Limits of a batch, and what is known of its time.
 
     Attributes:
         uniform: Whether all items have one shape.
-        max_items: Most items.
-        max_size: Largest padded cost; 0 is none.
+        max_items: Largest number of items.
+        max_size: Largest padded cost; 0 means no limit.
         seconds: Expected time of a batch, by its padded cost; 0 where it is not known.
         full_seconds: Expected time of a full batch.
-        margin: How much longer than expected a batch may take.
+        margin: Largest expected ratio of a batch's time to the prediction.
         gain: Lane time, in seconds, of a unit of work in a full batch.
-        now: The clock.
+        now: The clock, in seconds.
     """
 
     uniform: bool
@@ -45,121 +47,154 @@ class BatchBounds:
     now: float
 
     def longest_with_others(self, seconds: float) -> float:
-        """Give the longest batch that an urgent head's own batch may become by less urgent items.
+        """Return the longest time of a batch that items of lower priority may join.
 
-        The head has waited for a full batch to end, which could not be helped; it shall not wait much more.
+        The first item may have waited for a full batch to end already. It must not wait much longer.
         """
-        return seconds + _COMPANY_SHARE * (seconds + self.full_seconds)
+        return seconds + _LOWER_PRIORITY_SHARE * (seconds + self.full_seconds)
 
 
 def select_batch(order: QueueOrder, bounds: BatchBounds) -> Sequence[int]:
-    """Choose the positions, ascending, of those that run together; the first is always among them."""
-    return range(_uniform(order, bounds)) if bounds.uniform else _ragged(order, bounds)
+    """Return the positions, ascending, of the items that run together."""
+    return range(_uniform_count(order, bounds)) if bounds.uniform else _ragged_positions(order, bounds)
 
 
-def _uniform(order: QueueOrder, bounds: BatchBounds) -> int:
-    """Tell how many from the order's beginning run together."""
+def _uniform_count(order: QueueOrder, bounds: BatchBounds) -> int:
     cost = order.items[0].cost
     most = min(len(order), bounds.max_items)
     if bounds.max_size:
         most = min(most, max(1, bounds.max_size // cost))
-    alike = order.rank_end(order.keys[0][0])
-    if alike >= most:
-        return most
-    limit = bounds.longest_with_others(bounds.seconds(alike * cost))
-    count = alike
+    count = min(order.rank_end(order.keys[0][0]), most)
+    limit = bounds.longest_with_others(bounds.seconds(count * cost))
     while count < most and bounds.seconds((count + 1) * cost) <= limit:
         count += 1
     return count
 
 
-def _ragged(order: QueueOrder, bounds: BatchBounds) -> list[int]:
-    alike = order.rank_end(order.keys[0][0])
-    group = _Group(order, bounds)
-    group.grow(range(1, alike), limit=float("inf"))
-    if alike < len(order):
-        group.grow(range(alike, len(order)), limit=bounds.longest_with_others(bounds.seconds(group.size)))
-    return sorted(group.chosen)
+def _ragged_positions(order: QueueOrder, bounds: BatchBounds) -> Sequence[int]:
+    same_priority = order.rank_end(order.keys[0][0])
+    selection = _Selection(order, bounds)
+    group = selection.grow(selection.first, range(1, same_priority), limit=math.inf)
+    limit = bounds.longest_with_others(group.seconds)
+    group = selection.grow(group, range(same_priority, len(order)), limit=limit)
+    return sorted(group.positions)
 
 
+@dataclass(frozen=True, slots=True)
 class _Group:
-    """A batch under construction around the order's first item."""
+    """Items that may run together.
 
-    def __init__(self, order: QueueOrder, bounds: BatchBounds) -> None:
-        self.chosen = [0]
-        self._order = order
-        self._bounds = bounds
-        self._largest = self._total = order.items[0].cost
-        self._work = order.works[0]
-        self._extra = 0.0
-        self._slack = _slack(order, bounds)
+    Attributes:
+        positions: Where they stand in the order.
+        largest: Largest cost of an item.
+        total: Sum of the costs.
+        work: Sum of the work: the time that they need one by one, in seconds.
+        seconds: Expected time of the batch.
+        delay: Part of `seconds` that was added after the first item.
+    """
+
+    positions: tuple[int, ...]
+    largest: int
+    total: int
+    work: float
+    seconds: float
+    delay: float
 
     @property
-    def size(self) -> int:
-        return self._largest * len(self.chosen)
+    def padded_cost(self) -> int:
+        return self.largest * len(self.positions)
 
-    def grow(self, positions: Iterable[int], *, limit: float) -> None:
-        """Take along whom it pays to, nearest cost first.
+    @property
+    def time_ratio(self) -> float:
+        return self.seconds / self.work if self.work > 0 else 0.0
+
+
+class _Selection:
+    """Grows a batch of ragged items around the first item of the order."""
+
+    def __init__(self, order: QueueOrder, bounds: BatchBounds) -> None:
+        cost = order.items[0].cost
+        self.first = _Group((0,), cost, cost, order.works[0], bounds.seconds(cost), 0.0)
+        self._order = order
+        self._bounds = bounds
+        self._slack = _slack(order, bounds)
+
+    def grow(self, group: _Group, positions: Iterable[int], *, limit: float) -> _Group:
+        """Return the best batch that contains a group and some of the other items.
 
         Args:
-            positions: Who may come.
-            limit: Longest time of the batch in seconds.
+            group: The items that are chosen already.
+            positions: The other items.
+            limit: Longest time of the batch, in seconds.
         """
-        items, works = self._order.items, self._order.works
-        smaller, larger = self._near(positions)
-        chosen, largest, total, work = list(self.chosen), self._largest, self._total, self._work
-        longest = self._bounds.seconds(self.size)
-        ends = self._order.items[0].pending.deadline
-        best, extra = _over(longest, work), self._extra
-        s = g = 0
-        while len(chosen) < self._bounds.max_items and (s < len(smaller) or g < len(larger)):
-            down = items[smaller[s]].cost if s < len(smaller) else 0
-            up = items[larger[g]].cost if g < len(larger) else 0
-            count = len(chosen) + 1
-            if not up or (down and count * largest * (total + up) <= count * up * (total + down)):
-                position, new_largest, s = smaller[s], largest, s + 1
-            else:
-                position, new_largest, g = larger[g], up, g + 1
-            total += items[position].cost
-            padded = count * new_largest
-            if padded > MAX_PADDING_RATIO * total or (
-                self._bounds.max_size and padded > self._bounds.max_size
-            ):
+        best = group
+        candidates = _Candidates(self._order.items, positions)
+        while len(group.positions) < self._bounds.max_items and candidates:
+            position = candidates.pop(group)
+            larger = self._joined(group, position)
+            if not self._fits(larger, limit):
                 break
-            seconds = self._bounds.seconds(padded)
-            if seconds > limit:
-                break
-            if self._bounds.margin * seconds > ends - self._bounds.now:
-                break
-            longer = max(0.0, seconds - longest)
-            if self._bounds.margin * (extra + longer) > self._slack[position - 1]:
-                total -= items[position].cost
+            if self._bounds.margin * larger.delay > self._slack[position - 1]:
                 continue
-            extra, longest = extra + longer, max(seconds, longest)
-            chosen.append(position)
-            largest = new_largest
-            work += works[position]
-            ratio = _over(seconds, work)
-            if ratio <= best * _LEAST_GAIN or not work:
-                best = ratio
-                self.chosen, self._extra = list(chosen), extra
-                self._largest, self._total, self._work = largest, total, work
+            group = larger
+            if group.time_ratio <= best.time_ratio * _WORTHWHILE_RATIO:
+                best = group
+        return best
 
-    def _near(self, positions: Iterable[int]) -> tuple[Sequence[int], Sequence[int]]:
-        """Split into those that cost no more than the head and those that cost more, nearest first."""
-        items = self._order.items
-        head = items[0].cost
-        smaller = [i for i in positions if items[i].cost <= head]
-        larger = [i for i in positions if items[i].cost > head]
-        smaller.sort(key=lambda i: -items[i].cost)
-        larger.sort(key=lambda i: items[i].cost)
-        return smaller[:_WORTH_A_LOOK], larger[:_WORTH_A_LOOK]
+    def _joined(self, group: _Group, position: int) -> _Group:
+        cost = self._order.items[position].cost
+        largest = max(group.largest, cost)
+        padded_cost = largest * (len(group.positions) + 1)
+        seconds = max(group.seconds, self._bounds.seconds(padded_cost))
+        return _Group(
+            positions=(*group.positions, position),
+            largest=largest,
+            total=group.total + cost,
+            work=group.work + self._order.works[position],
+            seconds=seconds,
+            delay=group.delay + seconds - group.seconds,
+        )
+
+    def _fits(self, group: _Group, limit: float) -> bool:
+        bounds = self._bounds
+        left = self._order.items[0].pending.deadline - bounds.now
+        return (
+            group.padded_cost <= MAX_PADDING_RATIO * group.total
+            and (not bounds.max_size or group.padded_cost <= bounds.max_size)
+            and group.seconds <= limit
+            and bounds.margin * group.seconds <= left
+        )
 
 
-def _slack(order: QueueOrder, bounds: BatchBounds) -> list[float]:
-    """Tell by how much all up to each position, but the head, could start later and still be in time.
+class _Candidates:
+    """Items in the order in which they are tried: the one that adds the least padding first."""
 
-    Those who are late already ask for nothing.
+    def __init__(self, items: Sequence[Item], positions: Iterable[int]) -> None:
+        first = items[0].cost
+        by_distance = sorted(positions, key=lambda i: abs(items[i].cost - first))
+        self._items = items
+        self._smaller = deque([i for i in by_distance if items[i].cost <= first][:_MOST_CANDIDATES])
+        self._larger = deque([i for i in by_distance if items[i].cost > first][:_MOST_CANDIDATES])
+
+    def __bool__(self) -> bool:
+        return bool(self._smaller or self._larger)
+
+    def pop(self, group: _Group) -> int:
+        """Remove the item that adds the least padding to a group, and return its position."""
+        if not self._larger:
+            return self._smaller.popleft()
+        if not self._smaller:
+            return self._larger.popleft()
+        down, up = self._items[self._smaller[0]].cost, self._items[self._larger[0]].cost
+        if group.largest * (group.total + up) <= max(group.largest, up) * (group.total + down):
+            return self._smaller.popleft()
+        return self._larger.popleft()
+
+
+def _slack(order: QueueOrder, bounds: BatchBounds) -> Sequence[float]:
+    """Return how much later all items up to each position could start and still be in time, in seconds.
+
+    The first item counts for nothing here, and neither does an item that is late in any case.
     """
     done = bounds.now + bounds.seconds(order.items[0].cost)
     least = math.inf
@@ -171,8 +206,3 @@ def _slack(order: QueueOrder, bounds: BatchBounds) -> list[float]:
             least = spare
         slack.append(least)
     return slack
-
-
-def _over(seconds: float, work: float) -> float:
-    """Give a batch's time over the time of its items one by one; 1 where neither is known."""
-    return seconds / work if work > 0 else 1.0

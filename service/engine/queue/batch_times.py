@@ -1,7 +1,8 @@
-"""What batches of one model cost in time: a table by size, kept current by every batch that runs.
+"""Expected times of a model's batches: a table by size, updated by every batch that runs.
 
-A size is a batch's padded cost: items times the cost of the dearest. Sizes fall into buckets of powers
-of two; between their means the table interpolates. Pure arithmetic: no clock, no lock, no queue.
+A size is a batch's padded cost: its number of items times the largest cost of an item. Sizes fall into
+buckets of powers of two. Between the mean sizes of two buckets, the time is interpolated. Pure arithmetic: no
+clock, no lock, no queue.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections import deque
 _SMOOTHING = 0.2  # weight of the newest batch in its own bucket
 _STALE_SMOOTHING = 0.8  # where that bucket has not been seen for _STALE batches
 _STALE = 16
-_SPREAD = 0.5  # how far all other buckets follow: a machine that slows down slows every size
-_MOST_SURPRISE = 2.0  # one batch counts as at most this much slower, or faster, than was expected
+_SPREAD = 0.5  # share of a change that other buckets follow: a machine that slows down slows every size
+_MOST_SURPRISE = 2.0  # a batch counts as at most this many times slower, or faster, than expected
 LEAST_MARGIN, FIRST_MARGIN, MOST_MARGIN = 1.05, 1.5, 2.0
 
 
 class TimeTable:
-    """Expected seconds of a batch by its size, and how far the truth strays above it."""
+    """Expected seconds of a batch by its size, and how much longer batches may take."""
 
     def __init__(self) -> None:
         self._buckets: dict[int, _Bucket] = {}
@@ -30,7 +31,7 @@ class TimeTable:
 
     @property
     def known(self) -> int:
-        """How many sizes, by powers of two, were timed."""
+        """Number of sizes, by powers of two, that were timed."""
         return len(self._points)
 
     @property
@@ -44,10 +45,10 @@ class TimeTable:
         return self._ratios.margin(FIRST_MARGIN)
 
     def seconds(self, size: float) -> float:
-        """Expect a batch of this size to take so long; 0 before anything was timed.
+        """Return the expected time of a batch of this size; 0 before anything was timed.
 
-        Beyond the largest size the line through the smallest and the largest goes on. Below the smallest,
-        its whole time stands: what a run costs whatever is in it is not known yet.
+        Above the largest size, the line through the smallest and the largest is continued. Below the smallest
+        size, the time is that of the smallest: the fixed cost of a run is not known.
         """
         points, sizes = self._points, self._sizes
         if not points:
@@ -64,12 +65,12 @@ class TimeTable:
         return high.seconds + _slope(low, high) * (size - high.size)
 
     def seed(self, size: float, seconds: float) -> None:
-        """Set a size's time, measured apart from the traffic."""
+        """Set the time of a size, measured outside of the traffic."""
         self._buckets[_bucket_of(size)] = _Bucket(size, seconds)
         self._rebuild()
 
     def record(self, size: float, seconds: float) -> None:
-        """Learn from a batch that just ran; a single outlier moves little."""
+        """Learn from a batch that just ran. A single outlier changes little."""
         expected = self.seconds(size)
         if expected <= 0:
             self.seed(size, seconds)
@@ -90,7 +91,7 @@ class TimeTable:
         self._rebuild()
 
     def largest_within(self, seconds: float, most: int) -> int:
-        """Find the largest size, 1 to `most`, that is expected to end within some seconds; 1 if none."""
+        """Return the largest size, 1 to `most`, whose expected time is within some seconds; 1 if none."""
         if self.seconds(most) <= seconds:
             return most
         low, high = 1, most
@@ -108,13 +109,13 @@ class TimeTable:
 
 
 class Ratios:
-    """What came of what was expected: the last ratios, and a high quantile of them.
+    """The last ratios of real to expected times, and a high quantile of them.
 
     Args:
-        remembered: How many are kept.
-        fewest: How many there must be before they are believed.
-        quantile: Which one counts, 0 to 1.
-        lasting_seconds: How long one is kept.
+        remembered: Largest number of ratios that are kept.
+        fewest: Number of ratios from which on the quantile is used.
+        quantile: Between 0 and 1.
+        lasting_seconds: Age at which a ratio is removed.
     """
 
     def __init__(
@@ -129,18 +130,18 @@ class Ratios:
 
     @property
     def empty(self) -> bool:
-        """Whether there is none yet."""
+        """Whether there are no ratios."""
         return not self._sorted
 
     def add(self, ratio: float, now: float = 0.0) -> None:
-        """Note one."""
+        """Add a ratio."""
         self._ratios.append((now, ratio))
         bisect.insort(self._sorted, ratio)
         if len(self._ratios) > self._remembered:
             self._forget()
 
     def margin(self, otherwise: float, now: float = 0.0) -> float:
-        """Give the quantile, within the bounds of a margin; something else while there are too few."""
+        """Return the quantile, limited to 1.05 to 2, or `otherwise` while there are too few ratios."""
         while self._ratios and self._ratios[0][0] < now - self._lasting_seconds:
             self._forget()
         if len(self._sorted) < self._fewest:
@@ -153,7 +154,7 @@ class Ratios:
 
 
 class _Bucket:
-    """Mean size and mean time of the batches of like size."""
+    """Mean size and mean time of batches of similar size."""
 
     __slots__ = ("seconds", "seen", "size")
 
@@ -164,10 +165,10 @@ class _Bucket:
 
 
 class Meter:
-    """How much of something came in a second, of late. Not for concurrent use.
+    """Recent rate of something, in amounts a second, with exponential decay. Not for concurrent use.
 
     Args:
-        memory_seconds: What is this old counts a third as much as what is new.
+        memory_seconds: Time constant of the decay.
     """
 
     __slots__ = ("_amount", "_memory_seconds", "_then")
@@ -178,12 +179,12 @@ class Meter:
         self._then = 0.0
 
     def add(self, amount: float, now: float) -> None:
-        """Note that so much came."""
+        """Add an amount."""
         self._amount = self._faded(now) + amount
         self._then = now
 
     def rate(self, now: float) -> float:
-        """Tell how much comes in a second."""
+        """Return the amount a second."""
         return self._faded(now) / self._memory_seconds
 
     def _faded(self, now: float) -> float:

@@ -1,15 +1,15 @@
-"""A model's queue, and how its next batch is formed and staged.
+"""A model's queue: admission, order, and the next batch.
 
-    submit ─ equal item waits or runs? follow it
+    submit ─ does an equal item wait or run? then share its answer
        │
-       ├─ admission: late? 429
+       ├─ admission: would an item be late? then 429
        ▼
-    order, by priority and due time ──── claim: the head and those that pay ──▶ lane runs them ─▶ settle
-       └ rows of the first ones written by submitters while the lane runs the batch before
+    order, by priority and due time ──── claim: the next batch ──▶ a lane runs it ─▶ settle
+       └ the first rows are written by submitting threads while the lane runs the previous batch
 
-The order stays open until a lane claims from it: late bound. Rows of fixed-shape models are copied into
-buffers by the threads that submit; rows of ragged models are padded after the claim, when the longest is
-known. One short lock guards the queue; no copy of a row happens under it.
+Items may join the next batch until a lane claims it. Rows of fixed-shape models are copied into buffers by
+the threads that submit. Rows of ragged models are padded after the claim, when the longest is known. One
+short lock guards the queue; no row is copied under it.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from service.engine.runtime.memory import KnownLimit
 from service.engine.runtime.shape_buckets import Buckets
 from service.errors import DeadlineExceeded, NotReady, Overloaded, TooLarge
 
-_QUICK_SECONDS = 0.005  # of a run: waking its lane for each request of a turn would cost more than it gains
-_LATELY_SECONDS = 0.1
+_QUICK_SECONDS = 0.005  # for shorter runs, waking the lane for each request costs more than it gains
+_REFUSAL_SECONDS = 0.1  # how long after a refusal `check` looks at the queue
 
 
 class LaneSeam(Protocol):
     """What a queue needs of a lane that serves it."""
 
     def wake(self) -> None:
-        """Tell the lane that there may be work."""
+        """Signal that there may be work."""
 
     def delay(self, queue: Batcher, work_seconds: float, deadline: float, now: float) -> float:
-        """Predict what keeps the lane from doing a model's work at once, in seconds."""
+        """Return the seconds until the lane is expected to start a model's work."""
 
 
 class Batcher:
@@ -158,15 +158,15 @@ class Batcher:
         return self._closed is not None
 
     def seed(self, size: int, seconds: float) -> None:
-        """Learn a batch's time from a run apart from the traffic."""
+        """Set the time of a batch size, measured outside of the traffic."""
         with self._lock:
             self._admission.table.seed(size, seconds)
             self._admission.refresh()
 
     def check(self, priority: int, deadline: float, coming: int) -> None:
-        """Refuse what `submit` would, where somebody was refused of late; see `Queue.check`."""
+        """Refuse what `submit` would refuse, shortly after a refusal; see `RequestQueue.check`."""
         now = self._clock()
-        if now > self._refused + _LATELY_SECONDS or self._deduplication.has_cache:
+        if now > self._refused + _REFUSAL_SECONDS or self._deduplication.has_cache:
             return
         least = self._admission.work(1)
         with self._lock:
@@ -174,16 +174,16 @@ class Batcher:
             self._admission.check(self._order, [least], asking, self._delays, ahead=ahead, is_asking=True)
 
     def submit(self, pending: PendingRequest, *, on_loop: bool = False) -> None:
-        """Let a request's items in, all or none, and write their rows.
+        """Admit a request's items, all or none, and write their rows.
 
         Args:
             pending: The request.
-            on_loop: Called on the pending's event loop. The lanes of a quick model are then woken at the end
-                of the loop's turn, once for all that came in it: they would fight it for its core.
+            on_loop: Whether this is called on the request's event loop. The lanes of a quick model are then
+                woken once, at the end of the loop's iteration, because they compete with it for a core.
 
         Raises:
             TooLarge: More items than the queue ever holds.
-            Overloaded: The queue has no room, or somebody would be late.
+            Overloaded: The queue has no room, or an item would be late.
             NotReady: The model is being unloaded or its device is gone.
             DeadlineExceeded: The deadline has already passed.
         """
@@ -219,10 +219,9 @@ class Batcher:
         self._tell_shared(pending, found)
 
     def head(self) -> tuple[float, float] | None:
-        """Tell about the next batch.
+        """Return when the next batch may be claimed and its first item's deadline, in clock seconds.
 
-        Returns:
-            When it may be claimed and its first item's deadline, in clock seconds; None without work.
+        None if nothing waits.
         """
         with self._lock:
             items = self._order.items
@@ -234,14 +233,14 @@ class Batcher:
             return claimable, items[0].pending.deadline
 
     def claim(self, patience_seconds: float = math.inf) -> Batch | None:
-        """Take the most urgent item and those that it pays to run with it; then stage the next batch.
+        """Take the next batch out of the queue, and stage the one after it.
 
         Args:
-            patience_seconds: How long a batch may take for the sake of other models on the lane.
+            patience_seconds: Longest time of a batch, for the sake of other models on the lane.
 
         Returns:
-            What shall run; None where nothing is left. Items of expired and hung-up requests, and those
-            that could not be in time any more, are left out and have been told.
+            The batch; None if no item is left. Items whose requests expired or were abandoned, and items that
+            cannot be in time any more, are dropped and their waiters get an error.
         """
         now = self._clock()
         dead: list[Item] = []
@@ -258,7 +257,7 @@ class Batcher:
         return batch
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Hand results to all who wait for them, in one wake-up."""
+        """Deliver results to all waiters, in one wake-up of the event loop."""
         copies = self._deduplication.copies(settlements)
         now = self._clock()
         with self._lock:
@@ -269,7 +268,7 @@ class Batcher:
             self._tell_cache_size()
 
     def recycle(self, batch: Batch, seconds: float | None = None) -> None:
-        """Take a finished batch's buffers back, and learn from the time it took."""
+        """Reuse the buffers of a finished batch, and learn from its time."""
         buffers = batch.release_buffers()
         with self._lock:
             self._staging.reuse(buffers, len(self._lanes))
@@ -279,7 +278,7 @@ class Batcher:
                 self._admission.note_taken(batch.priority, net_seconds, self._clock())
 
     def note_out_of_memory(self, size: int) -> None:
-        """Form batches of at most half this padded cost for some minutes: it did not fit the device."""
+        """Limit batches to half this padded cost for some minutes, because it did not fit the device."""
         with self._lock:
             self._admission.bound(self._memory.note_failure(size, self._clock()))
 
@@ -298,7 +297,7 @@ class Batcher:
         self._tell_cache_size()
 
     def expected_seconds(self, batch: Batch) -> float:
-        """Expect a claimed batch to take so long."""
+        """Return the expected time of a claimed batch."""
         return self._admission.table.seconds(batch.size)
 
     def _wake(self) -> None:
@@ -307,7 +306,7 @@ class Batcher:
             lane.wake()
 
     def _let_in(self, pending: PendingRequest, now: float, dead: list[Item]) -> ItemsByNeed:
-        """Find out which of a request's items must run, and admit these."""
+        """Sort a request's items by what has to be done for them, and admit those that must run."""
         found = self._deduplication.sort(pending.items, now)
         if found.fresh:
             try:
@@ -399,7 +398,7 @@ class Batcher:
             if item.promised_seconds:
                 worst = max(worst, (now - item.submitted) / item.promised_seconds)
         if worst:
-            self._admission.note_kept(worst, now)
+            self._admission.note_ratio(worst, now)
 
     def _tell_shared(self, pending: PendingRequest, found: ItemsByNeed) -> None:
         if found.follows:

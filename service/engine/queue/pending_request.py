@@ -58,7 +58,7 @@ class Item:
         self.promised_seconds = 0.0
 
     def waiters(self) -> Sequence[Item]:
-        """Give the item and its followers."""
+        """Return the item and its followers."""
         return (self,) if self.followers is None else (self, *self.followers)
 
 
@@ -99,13 +99,13 @@ class PendingRequest:
         self._timer = self.loop.call_later(max(0.0, deadline - time.monotonic()), self._expire)
 
     def fill(self, inputs: Sequence[Inputs], costs: Sequence[int]) -> None:
-        """Give the pending its items, in the request's order."""
+        """Set the items, in the request's order."""
         self.items = tuple(
             Item(self, i, arrays, cost) for i, (arrays, cost) in enumerate(zip(inputs, costs, strict=True))
         )
 
     def expired(self, now: float) -> bool:
-        """Tell whether the deadline has passed."""
+        """Return whether the deadline has passed."""
         return now >= self.deadline
 
     async def outputs(self) -> list[Outputs]:

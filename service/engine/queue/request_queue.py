@@ -27,7 +27,7 @@ class RequestQueue(Protocol):
         """Whether newcomers are refused for good."""
 
     def check(self, priority: int, deadline: float, coming: int) -> None:
-        """Refuse, before it is decoded, a request that is known to be refused when it is submitted.
+        """Refuse a request before it is decoded, if `submit` would refuse it.
 
         Args:
             priority: 1 is highest.
@@ -35,11 +35,11 @@ class RequestQueue(Protocol):
             coming: Items that are being decoded.
 
         Raises:
-            Overloaded: Even the least item would not be let in.
+            Overloaded: Even the smallest item would not be admitted.
         """
 
     def submit(self, pending: PendingRequest, *, on_loop: bool = False) -> None:
-        """Let a request's items in, all or none, or raise the `RequestError` that the request shall get."""
+        """Admit a request's items, all or none, or raise the `RequestError` that the client gets."""
 
     def close(self, reason: str) -> None:
-        """Refuse newcomers from now on and fail all that wait."""
+        """Refuse new requests from now on, and fail all that wait."""

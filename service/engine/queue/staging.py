@@ -1,6 +1,6 @@
-"""Where the next batch's rows stand while the lane runs the one before.
+"""The next batch, whose rows are written while the lane runs the previous one.
 
-Only models of a fixed shape are staged: ragged rows are padded after the claim, when the longest is known.
+Only models of a fixed shape are staged; ragged rows are padded after the claim, when the longest is known.
 Used under the batcher's lock, except for `check` and for writing rows, which `Batch` guards itself.
 """
 
@@ -23,7 +23,7 @@ Allocate = Callable[[tuple[int, ...], str], NDArray[Any]]
 
 
 class Staging:
-    """The batch that is open, and the buffers that go round.
+    """The open batch, and the buffers that are reused.
 
     Args:
         rows: Inputs of a fixed-shape model; None for a ragged one, of which nothing is staged.
@@ -32,7 +32,7 @@ class Staging:
         allocate: Makes zeros of a shape and dtype, where the device copies them from fastest.
 
     Attributes:
-        open: The next batch: rows are written to it, and nobody has claimed it.
+        open: The next batch, which no lane has claimed.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Staging:
         self.open = Batch(self._buffers(), self._buckets)
 
     def check(self, items: Sequence[Item]) -> None:
-        """Stop at an item that the graph does not take: our own mistake, never a client's."""
+        """Assert that the graph takes the items. A wrong shape is a fault of the task, not of a client."""
         for name, row in (self._rows or {}).items():
             for item in items:
                 array = item.inputs[name]
@@ -59,21 +59,21 @@ class Staging:
                 )
 
     def stage(self, items: Sequence[Item]) -> None:
-        """Give items a row of the open batch while there are any."""
+        """Give items a row of the open batch while it has free ones."""
         for item in items:
             if not self.open.has_free_row:
                 return
             self.open.stage(item)
 
     def close(self, items: Sequence[Item]) -> Batch:
-        """Settle what runs in the open batch, and open another."""
+        """Set the items that run in the open batch, return it, and open another."""
         batch = self.open
         batch.close(items)
         self.open = Batch(self._buffers(), self._buckets)
         return batch
 
     def reuse(self, buffers: Buffers | None, lanes: int) -> None:
-        """Take the buffers of a batch that is over; each lane may hold two batches."""
+        """Keep the buffers of a finished batch for another one; each lane may hold two batches."""
         if buffers is not None and len(self._spare) < _MOST_SPARE * max(1, lanes):
             self._spare.append(buffers)
 

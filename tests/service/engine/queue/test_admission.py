@@ -239,7 +239,8 @@ async def test_the_work_of_all_who_stand_before_counts_for_those_who_are_displac
 
 async def test_a_newcomer_counts_the_share_that_higher_priorities_took() -> None:
     admission = one_second_each(1)
-    admission.note_taken(1, 0.5, NOW)
+    admission.note_taken(1, 0.25, NOW)
+    admission.note_taken(1, 0.25, NOW)
     assert admission._taken_by_higher(Newcomer(2, 0, 0, NOW)) == 0.0  # nobody else came yet
     admission.note_taken(3, 0.25, NOW)
     shares = [admission._taken_by_higher(Newcomer(priority, 0, 0, NOW)) for priority in (1, 2, 3, 4)]
@@ -290,9 +291,9 @@ def test_tight_deadlines_are_followed_quickly_down_and_slowly_up() -> None:
 def test_the_margin_follows_the_promises_of_the_last_ten_seconds(ratio: float, margin: float) -> None:
     admission = one_second_each(1)
     for _ in range(31):
-        admission.note_kept(ratio, NOW)
+        admission.note_ratio(ratio, NOW)
     assert admission.margin(NOW) == 1.5
-    admission.note_kept(ratio, NOW)
+    admission.note_ratio(ratio, NOW)
     assert admission.margin(NOW + 10) == margin
     assert admission.margin(NOW + 10.5) == 1.5
 
@@ -300,9 +301,9 @@ def test_the_margin_follows_the_promises_of_the_last_ten_seconds(ratio: float, m
 def test_one_broken_promise_in_a_hundred_counts_and_one_in_three_hundred_does_not() -> None:
     few, many = one_second_each(1), one_second_each(1)
     for admission, kept in ((few, 99), (many, 300)):
-        admission.note_kept(1.75, NOW)
+        admission.note_ratio(1.75, NOW)
         for _ in range(kept):
-            admission.note_kept(1.25, NOW)
+            admission.note_ratio(1.25, NOW)
     assert (few.margin(NOW), many.margin(NOW)) == (1.75, 1.25)
 
 
@@ -312,15 +313,13 @@ def test_ragged_batches_teach_the_gain_and_the_time_of_a_full_batch() -> None:
         admission.table.seed(size, size / 100)
     admission.refresh()
     assert (admission.batch_size, admission.full_seconds, admission.gain) == (400, 2.0, 1.0)
-    assert [admission.work(100), admission.alone_seconds(3)] == [1.0, 3]
+    assert [admission.work(200), admission.alone_seconds(3)] == [2.0, 3]
     admission.record(200, 4.0, 2.0, saturated=False)
     assert (admission.full_seconds, admission.gain) == (2.0, 1.0)
     admission.record(200, 4.0, 2.0, saturated=True)
-    assert admission.full_seconds == 2.0
-    assert admission.gain == pytest.approx(0.9)
+    assert [admission.full_seconds, admission.gain] == pytest.approx([2.0, 0.9])
     admission.record(200, 2.0, 4.0, saturated=True)  # never dearer than one by one
-    assert admission.full_seconds == pytest.approx(2.4)
-    assert admission.gain == pytest.approx(0.92)
+    assert [admission.full_seconds, admission.gain] == pytest.approx([2.4, 0.92])
     bounds = admission.bounds_at(NOW, 10)
     assert (bounds.max_items, bounds.max_size, bounds.now, bounds.uniform) == (8, 400, NOW, False)
 
@@ -399,7 +398,7 @@ def test_a_size_is_kept_while_it_gives_97_percent_of_the_best_rate(share: float,
 def test_batches_grow_by_a_quarter_once_promises_were_made() -> None:
     admission = sized(s1=1.0, s2=1.0, s4=1.0, s8=1.0, s16=1.0)
     admission.batch_size = 4
-    admission.note_kept(1.0, NOW)
+    admission.note_ratio(1.0, NOW)
     sizes = []
     for _ in range(4):
         admission.refresh()
@@ -429,8 +428,64 @@ def test_halving_makes_room_for_others_on_the_lane() -> None:
     newcomer = Newcomer(2, NOW + 100, NOW, NOW)
 
     def shared(work_seconds: float, deadline: float) -> Sequence[float]:
-        return (20 * work_seconds,)
+        return (40 * work_seconds,)
 
     admission.be_patient(50)
     admission.check(QueueOrder(), [1], newcomer, shared)
-    assert (admission.batch_size, admission.full_seconds) == (8, 3.0)
+    assert (admission.batch_size, admission.full_seconds) == (2, 1.5)
+
+
+async def test_batches_of_one_item_are_not_halved() -> None:
+    admission = sized(s1=1.25, s2=1.5, s4=2.0, s8=3.0, s16=5.0)
+    admission.be_patient(50)
+    order = order_with(NOW + 1000)
+    with pytest.raises(Overloaded):
+        admission.check(order, [1], Newcomer(2, NOW + 100, NOW, NOW), lambda work, deadline: (100 * work,))
+    assert admission.batch_size == 1
+
+
+async def test_batches_are_not_halved_where_no_other_model_needs_the_lane() -> None:
+    admission = sized(s1=1.25, s2=1.5, s4=2.0, s8=3.0, s16=5.0)
+    order = order_with(NOW + 1000)
+    with pytest.raises(Overloaded):
+        admission.check(order, [1], Newcomer(2, NOW + 100, NOW, NOW), lambda work, deadline: (90.0,))
+    assert admission.batch_size == 16
+
+
+async def test_items_behind_a_newcomer_are_not_delayed_by_their_own_work_on_the_lane() -> None:
+    admission, order = one_second_each(1), order_with(NOW + 3)
+    newcomer = Newcomer(2, NOW + 100, NOW, NOW)
+    assert admission.check(order, [1], newcomer, lambda work, deadline: (work,)) == (0, 0.0)
+
+
+def test_two_lanes_share_the_batches() -> None:
+    admission = Admission(BatchLimits(max_items=1, deadline_seconds=100), uniform=True)
+    admission.record(1, 1, 4.0, saturated=False)  # the first batch that was timed
+    assert admission.full_seconds == 4.0
+    assert [admission.done_seconds(work, [0.0, 1.0]) for work in (0, 1, 2, 3, 4)] == [0, 4, 5, 8, 9]
+
+
+def test_one_size_says_nothing_of_what_batching_gives() -> None:
+    admission = Admission(BatchLimits(max_items=2), uniform=True)
+    admission.table.seed(1, 0.1)
+    admission.refresh()
+    assert (admission.full_seconds, admission.batch_size) == (0.0, 2)
+
+
+def test_patience_turns_pairs_into_single_items() -> None:
+    admission = sized(s1=1.0, s2=1.5)
+    admission.batch_size = 2
+    admission.refresh()
+    admission.be_patient(1.25)
+    assert admission.batch_size == 1
+
+
+def test_the_size_is_chosen_again_every_16_batches() -> None:
+    admission = sized(s1=1.0, s2=1.0, s4=1.0, s8=1.0, s16=1.0)
+    admission.batch_size = 4
+    sizes = []
+    for _ in range(32):
+        admission.record(4, 4, 1.0, saturated=True)
+        sizes.append(admission.batch_size)
+        admission.batch_size = 4
+    assert [i + 1 for i, size in enumerate(sizes) if size != 4] == [16, 32]

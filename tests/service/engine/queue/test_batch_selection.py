@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -43,8 +44,8 @@ def order_of(
 
 
 def table(**seconds_by_size: float) -> Callable[[float], float]:
-    """Times given as `s10=1.0`."""
-    return lambda size: seconds_by_size[f"s{int(size)}"]
+    """Times given as `s10=1.0`; all other sizes take for ever."""
+    return lambda size: seconds_by_size.get(f"s{int(size)}", math.inf)
 
 
 def chosen(order: QueueOrder, **changes: object) -> list[int]:
@@ -177,3 +178,8 @@ async def test_only_the_nearest_64_costs_on_each_side_are_looked_at() -> None:
 
 async def test_of_two_costs_that_pad_alike_the_smaller_one_is_chosen() -> None:
     assert chosen(order_of([100, 125, 80]), max_items=2) == [0, 2]
+
+
+async def test_padding_stays_bounded_where_lower_priority_joins_a_larger_item() -> None:
+    order = order_of([25, 38, 35, 20, 22], priorities=[1, 1, 2, 2, 2], works=[0] * 5)
+    assert chosen(order, seconds=lambda size: 0.0) == [0, 1, 2]

@@ -125,3 +125,16 @@ def test_what_is_old_is_forgotten_when_it_is_asked_for() -> None:
     assert ratios.margin(1.5, now=4) == 1.9
     assert ratios.margin(1.5, now=6) == 1.2
     assert ratios.margin(1.5, now=60) == 1.5 and ratios.empty
+
+
+def test_exactly_as_many_ratios_as_asked_for_are_kept() -> None:
+    ratios = Ratios(remembered=2, fewest=1, quantile=0.0)
+    for ratio in (1.1, 1.2, 1.9):
+        ratios.add(ratio)
+    assert ratios.margin(1.5) == 1.2
+
+
+def test_a_meter_with_a_longer_memory_decays_more_slowly() -> None:
+    meter = Meter(memory_seconds=2.0)
+    meter.add(4.0, 0.0)
+    assert [meter.rate(0.0), meter.rate(2.0)] == pytest.approx([2.0, 2.0 / math.e])

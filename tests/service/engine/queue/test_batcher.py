@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.queue.batch import BatchLimits, stack
@@ -231,6 +231,7 @@ def test_ragged_rows_are_padded_with_zeros_at_their_ends() -> None:
     assert stack(rows)["x"].tolist() == [[[1, 0, 0], [1, 0, 0]], [[1, 1, 1], [0, 0, 0]]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=60), st.integers(1, 16), st.integers(1, 3000))
 def test_no_batch_ever_breaks_a_limit(costs: list[int], max_items: int, max_cost: int) -> None:
     async def run() -> None:
