@@ -7,14 +7,18 @@ import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
+import pytest
+
 from docs.make_tables import DOCS, metrics_page, settings_page
 from service.errors import RequestError
+from tests.service.test_imports import ALLOWED
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = [
     REPOSITORY / "README.md",
     REPOSITORY / "CHANGELOG.md",
+    REPOSITORY / "CONTRIBUTING.md",
     REPOSITORY / "benchmarks/README.md",
     REPOSITORY / "helm/kotae/README.md",
     *DOCS.glob("*.md"),
@@ -80,6 +84,29 @@ def test_the_tree_in_the_readme_equals_the_folders() -> None:
     assert all((REPOSITORY / path).exists() for path in shown)
     packages = {f"service/{init.parent.name}" for init in REPOSITORY.glob("service/*/__init__.py")}
     assert packages <= shown
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_paths_of_code_on_a_page_for_developers_exist(page: str) -> None:
+    packages = "|".join(init.parent.name for init in REPOSITORY.glob("service/*/__init__.py"))
+    pattern = rf"(?<![\w./-])(?:service|tests|helm|{packages})/[\w./-]*[\w/]"
+    paths = set(re.findall(pattern, (REPOSITORY / page).read_text(encoding="utf-8")))
+    assert len(paths) > 20
+    folders = (REPOSITORY, REPOSITORY / "service")  # inside of `service`, its name may be left out
+    assert {path for path in paths if not any((folder / path).exists() for folder in folders)} == set()
+
+
+def test_the_table_of_layers_equals_the_imports_that_are_allowed() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition("| part |")[2].partition("\n\n")[0]
+    shown = {
+        part: set(re.findall(r"`([\w.]+)`", imports))
+        for part, imports in re.findall(r"(?m)^\| `([\w.]+)` \| .* \| (.*) ?\|$", table)
+    }
+    assert shown == {
+        part: {name for name in names if not names & {name.rpartition(".")[0]}}  # a package says all of it
+        for part, names in ALLOWED.items()
+    }
 
 
 def test_constraints_pin_every_dependency_exactly() -> None:

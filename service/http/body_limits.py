@@ -26,12 +26,18 @@ class BodyLimits:
         self._body_timeout_seconds = body_timeout_seconds
         self._held_bytes = 0
 
-    def body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> RequestBody:
-        """Return a request's body, to be read within the limits.
+    def body(self, receive: Receive) -> RequestBody:
+        """Return a request's body, to be read within the limits."""
+        return RequestBody(self, receive)
+
+    def check_head(self, headers: Mapping[bytes, bytes]) -> int:
+        """Check what the head of a request says of its body.
 
         Args:
-            receive: The request's.
             headers: By name, in lower case.
+
+        Returns:
+            The stated length in bytes; 0 where none is stated.
 
         Raises:
             TooLarge: The stated length is over the limit.
@@ -42,8 +48,11 @@ class BodyLimits:
         if encoding is not None and encoding.lower() not in (b"", b"identity"):
             name = encoding.decode("latin-1")
             raise UnsupportedMedia(f"content encoding {name} is not decoded here; send the body as it is")
-        self._check(stated_bytes(headers))
-        return RequestBody(self, receive)
+        stated = headers.get(b"content-length", b"0")
+        if not stated.isdigit():
+            raise InvalidInput("Content-Length is not a number")
+        self._check(int(stated))
+        return int(stated)
 
     def _check(self, size: int) -> None:
         if size > self._max_body_bytes:
@@ -118,18 +127,3 @@ class RequestBody:
     def _give_back(self) -> None:
         self._limits._held_bytes -= self._size
         self._size = 0
-
-
-def stated_bytes(headers: Mapping[bytes, bytes]) -> int:
-    """Read `Content-Length`.
-
-    Returns:
-        0 where none is stated.
-
-    Raises:
-        InvalidInput: It is not a number.
-    """
-    stated = headers.get(b"content-length", b"0")
-    if not stated.isdigit():
-        raise InvalidInput("Content-Length is not a number")
-    return int(stated)

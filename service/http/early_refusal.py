@@ -17,6 +17,7 @@ from service.http.errors import render_for
 from service.http.request_log import RequestLog
 from service.http.v1.tasks import TaskEndpoint
 from service.inference.core import InferenceCore
+from service.telemetry.logs import request_id as current_request_id
 
 _STATUS = 429
 
@@ -80,8 +81,10 @@ class EarlyRefusal:
 
     def _refuse(self, context: RequestContext, error: Overloaded, begun: float) -> bytes:
         self._log.begin(context)
+        token = current_request_id.set(context.request_id)
         response = render_for(context, error)
         self._log.end("POST", context.route, context, _STATUS, time.perf_counter() - begun)
+        current_request_id.reset(token)
         headers = [*response.raw_headers, (b"x-request-id", context.request_id.encode("latin-1"))]
         lines = [b"%b: %b\r\n" % header for header in headers]
         self._core.shedding.loop_load.note_refusal(time.perf_counter() - begun)

@@ -157,7 +157,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Write an early refusal, or note when the request was complete. Another head comes next."""
         self._collecting = True
         if self._refusal:
-            self.transport.write(self._refusal)
+            line, _, rest = self._refusal.partition(b"\r\n")
+            headers = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
+            self.transport.write(b"%b\r\n%b%b" % (line, headers, rest))
             self._refusal = b""
             super().on_response_complete()
             return

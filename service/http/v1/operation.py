@@ -34,6 +34,12 @@ def describe_task(task: type[Task]) -> dict[str, Any]:
                 "schema": {"type": "number", "exclusiveMinimum": 0},
                 "description": "Deadline in milliseconds, counted from when the body has arrived.",
             },
+            {
+                "name": "X-Priority",
+                "in": "header",
+                "schema": {"type": "integer", "minimum": 0},
+                "description": "1 is the highest priority, 9 the lowest. Without it, or with 0, it is 2.",
+            },
         ],
         "requestBody": {"required": True, "content": _request_content(task, fields)},
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import BaseModel, ValidationError
 
-from service.engine.queue.pending_request import DEFAULT_PRIORITY
+from service.engine.queue.pending_request import DEFAULT_PRIORITY, LOWEST_PRIORITY
 from service.errors import InvalidInput, ValidationFailed
 
 
@@ -83,7 +83,8 @@ def parse_priority(header: bytes | None) -> int:
     """Read `X-Priority`.
 
     Returns:
-        1 is the highest. The default where there is no header, and for 0, as in the Open Inference Protocol.
+        1 is the highest, 9 the lowest; larger numbers count as 9. The default where there is no header, and
+        for 0, as in the Open Inference Protocol.
 
     Raises:
         ValidationFailed: Not a whole number, or negative.
@@ -92,7 +93,7 @@ def parse_priority(header: bytes | None) -> int:
         return DEFAULT_PRIORITY
     if not (header.isdigit() and len(header) < 10):
         raise ValidationFailed("X-Priority must be a whole number, 1 the highest", param="X-Priority")
-    return int(header) or DEFAULT_PRIORITY
+    return min(int(header) or DEFAULT_PRIORITY, LOWEST_PRIORITY)
 
 
 def _text(value: object, name: str) -> str | None:

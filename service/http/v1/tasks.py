@@ -19,7 +19,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.http.body_limits import BodyLimits, RequestBody, stated_bytes
+from service.http.body_limits import BodyLimits, RequestBody
 from service.http.context import RequestContext, context_of
 from service.http.disconnect_watch import DisconnectWatch
 from service.http.json_response import JsonResponse
@@ -76,7 +76,7 @@ class TaskEndpoint:
             The request for the core. Without parameters, where the body holds them.
 
         Raises:
-            RequestError: A header or a parameter is wrong.
+            RequestError: A header or a parameter is wrong, or the stated body cannot be taken.
         """
         headers = context.headers
         asked = InferenceRequest(
@@ -84,7 +84,7 @@ class TaskEndpoint:
             timeout_seconds=parse_timeout(headers.get(b"x-timeout-ms")),
             priority=parse_priority(headers.get(b"x-priority")),
             request_id=context.request_id,
-            size_bytes=stated_bytes(headers),
+            size_bytes=self._body_limits.check_head(headers),
             received=context.received or time.monotonic(),
         )
         if not self.is_enveloped(_content_type(context)):
@@ -96,7 +96,7 @@ class TaskEndpoint:
         await self.core.ready()
         context, query = context_of(request.scope), request.scope["query_string"]
         asked = context.inference = self.read_head(context, query)
-        body = self._body_limits.body(request.receive, context.headers)
+        body = self._body_limits.body(request.receive)
         try:
             if asked.parameters is None:
                 await self._read_envelope(context, asked, body, query)
