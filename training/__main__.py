@@ -15,8 +15,8 @@ import typer
 from service.errors import KotaeError
 
 if TYPE_CHECKING:
-    from training.steps import Steps
-    from training.version_folder import Place
+    from training.core.registry import Steps
+    from training.core.version_folder import Place
 
 app = typer.Typer(
     help="Train a model, measure it and export it for `kotae serve`.",
@@ -149,7 +149,7 @@ def quantize(
     """
     from rich.console import Console
 
-    from training.quantize import Order, quantize_model
+    from training.core.quantize import Order, quantize_model
 
     steps = _steps(recipe or model.resolve().name, data, None, None, runs)
     place = _place(model.resolve().parent, version, overwrite)
@@ -162,7 +162,7 @@ def wallpapers(
     folder: Annotated[Path, typer.Argument(help="Where to save them; recipes look in runs/wallpapers.")],
 ) -> None:
     """Fetch photographs out of Debian's wallpaper packages, to put behind composed scenes."""
-    from training.detection.wallpapers import fetch_wallpapers
+    from training.detection.scenes.wallpapers import fetch_wallpapers
 
     sys.stdout.write(f"{len(fetch_wallpapers(folder))} pictures in {folder}\n")
 
@@ -181,7 +181,7 @@ def package_descriptions(
     Reads the Packages and Translation lists of this machine's apt sources, with apt and without any
     privilege; apt's own state is not touched. Needs Debian or a relative of it, and the network.
     """
-    from training.data.package_descriptions import LANGUAGES, write_package_descriptions
+    from training.data.debian_descriptions import LANGUAGES, write_package_descriptions
 
     codes = languages.split(",") if languages else list(dict.fromkeys(LANGUAGES.values()))
     counts = write_package_descriptions(folder, codes, most)
@@ -197,7 +197,7 @@ def recorded_speech(
     `kotae-train evaluate keywords --recordings FOLDER/words.csv` and `evaluate spoken-commands --recordings
     FOLDER/sentences.csv` do so. The sounds come with the packages' own licences.
     """
-    from training.speech.recorded_speech import write_recorded_speech
+    from training.speech.debian_recordings import write_recorded_speech
 
     counts = write_recorded_speech(folder)
     typer.echo("\n".join(f"{folder / name}\t{count}" for name, count in counts.items()))
@@ -210,7 +210,7 @@ def speech(recipe: RecipeName, *, runs: Runs = Path("runs")) -> None:
     It can be stopped at any time and goes on where it was. Training does it too, where it was not done.
     """
     from training.recipes.load import load_recipe
-    from training.speech.speak_ahead import speak_ahead
+    from training.speech.sources import speak_ahead
 
     typer.echo(speak_ahead(load_recipe(recipe), runs))
 
@@ -227,8 +227,8 @@ def _steps(
 ) -> Steps:
     from rich.console import Console
 
+    from training.core.registry import steps_for
     from training.recipes.load import load_recipe
-    from training.steps import steps_for
 
     # Both set their own levels when they are imported, so this comes after it: Lightning tells of devices
     # nobody asked for, and torch's exporter of torchvision, which is neither installed nor needed.
@@ -246,7 +246,7 @@ def _typed() -> str:
 
 
 def _place(models: Path, version: int | None, overwrite: bool) -> Place:
-    from training.version_folder import Place
+    from training.core.version_folder import Place
 
     return Place(models, version, overwrite)
 

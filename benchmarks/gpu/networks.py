@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from benchmarks import graphs
-from training.fp16 import halve_graph
+from training.core.fp16 import halve_graph
 
 Arrays = dict[str, NDArray[Any]]
 PRECISIONS = ("fp32", "fp16")

@@ -23,10 +23,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from tests.end_to_end.server import serving
-from training.job import newest_version
-from training.speech.language import COMMANDS, draw_sentence
-from training.speech.synthesis import Order, speak
-from training.speech.voices import Manner, Voice
+from training.core.job import newest_version
+from training.speech.synthetic.grammar import COMMANDS, draw_sentence
+from training.speech.synthetic.synthesis import Order, speak
+from training.speech.synthetic.voices import Manner, Voice
 
 MODEL = Path(__file__).parents[2] / "models" / "spoken-commands"
 RATE = 16_000

@@ -12,13 +12,13 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from service.repository.manifest import ImageInput, ModelManifest
-from training.build import Data, open_data, run_export, run_fit
-from training.evaluate import HeldOut, held_out
-from training.fit import load_checkpoint
-from training.job import Job
-from training.networks.learner import Learner
+from training.core.job import Job
+from training.core.version_folder import Place
+from training.images.fit import load_checkpoint
+from training.images.learner import Learner
+from training.images.metrics import HeldOut, held_out
+from training.images.steps import Data, open_data, run_export, run_fit
 from training.recipes.recipe import FolderData, NetworkSize, Optimisation, PictureRecipe, Split
-from training.version_folder import Place
 
 COUNTS = {"cross": 36, "disc": 24, "stripe": 14}
 

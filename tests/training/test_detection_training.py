@@ -15,22 +15,22 @@ from service.tasks import TASKS, Limits
 from tests.training.conftest import silent_console
 from tests.training.detection_fixtures import SIDE, tiny_detection_recipe, write_coco_folder
 from training import __main__ as command_line
-from training.detection.annotated import AnnotatedFile, decoded
-from training.detection.answers import Found, answers_of_checkpoint, answers_of_version
-from training.detection.calibrate import best_threshold, calibrate
+from training.core.job import Job
+from training.core.trainer import load_learner
+from training.core.version_folder import Place
+from training.detection.calibration import best_threshold, calibrate
 from training.detection.coco import CocoFolder
-from training.detection.decoder import check_parity, unambiguous
-from training.detection.detector_learner import DetectorLearner
-from training.detection.detector_steps import DetectorSteps
-from training.detection.figures import measure
+from training.detection.dataset import AnnotatedFile, decoded
+from training.detection.learner import DetectorLearner
+from training.detection.metrics import measure
 from training.detection.misses import draw_misses, find_misses
+from training.detection.predict import Found, answers_of_checkpoint, answers_of_version
+from training.detection.reference_decoder import check_parity, unambiguous
+from training.detection.steps import DetectorSteps
 from training.detection.version import export_detector
 from training.errors import ExportFailed
-from training.job import Job
 from training.networks.detector import STRIDE
 from training.recipes.detection_recipe import DetectionRecipe
-from training.trainer import load_learner
-from training.version_folder import Place
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.tasks.image.detection import COUNTED_SCORE
-from training.detection.decoder import decode
-from training.detection.targets import Truth, losses, overlaps, patches_of
-from training.detection.variation import move, relight
+from training.detection.augmentation import move, relight
+from training.detection.losses import Truth, losses, overlaps, patches_of
+from training.detection.reference_decoder import decode
 from training.networks.detector import STRIDE, Detector, Heads, pick_peaks
 from training.recipes.detection_recipe import DetectorSize
 

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from service.repository.manifest import ImageInput
-from training.data.digits import Digits
 from training.data.drawn_digits import draw_digits
-from training.data.redraw import redraw
-from training.data.source import decode_files
+from training.images.digits import Digits
+from training.images.redraw import redraw
+from training.images.source import decode_files
 from training.recipes.recipe import DigitsData
 
 SPEC = ImageInput(width=32, height=32, channels=1)

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from tests.training.conftest import Trained, fill_folder, tiny_recipe
-from training.build import PictureSteps
-from training.data.redraw import redraw
 from training.errors import DataRejected
-from training.evaluate import accuracy_by_look, answers_of_checkpoint, answers_of_version, measure
+from training.images.metrics import accuracy_by_look, answers_of_checkpoint, answers_of_version, measure
+from training.images.redraw import redraw
+from training.images.steps import PictureSteps
 
 CLASSES = ("a", "b", "c")
 

@@ -19,13 +19,13 @@ from service.repository.manifest import (
 )
 from service.tasks import TASKS, Limits
 from tests.training.conftest import Trained
-from training import version_folder
-from training.build import run_export
+from training.core import version_folder
+from training.core.export import OPSET, export_graph
+from training.core.job import newest_version
+from training.core.version_folder import Place
 from training.errors import DataRejected, ExportFailed
-from training.export import OPSET, export_graph
-from training.job import newest_version
+from training.images.steps import run_export
 from training.networks.resnet import PictureClassifier
-from training.version_folder import Place
 
 
 def export_again(trained: Trained, place: Place) -> Path:

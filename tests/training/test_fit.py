@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tests.training.conftest import Trained, silent_console, tiny_recipe
-from training.build import open_data, run_fit
+from training.core.job import Job
+from training.core.warm_start import open_start
 from training.errors import DataRejected
-from training.fit import EpochOrder, load_checkpoint
-from training.job import Job
-from training.networks.learner import Learner
+from training.images.fit import EpochOrder, load_checkpoint
+from training.images.learner import Learner
+from training.images.steps import open_data, run_fit
 from training.recipes.recipe import PictureRecipe
-from training.start import open_start
 
 
 class PowerCut(Exception):

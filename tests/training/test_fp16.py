@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import graphs
 from service.engine.runtime.session import Device, Session
+from training.core.fp16 import halve_graph
+from training.core.int8 import Batch, ancestors
 from training.errors import ExportFailed
-from training.fp16 import halve_graph
-from training.int8 import Batch, ancestors
 
 ENCODER = graphs.EncoderSize(layers=2, width=32, heads=2, inner=64, vocabulary=500, positions=64)
 SAMPLES = 800  # of a sound

@@ -8,8 +8,8 @@ import torch
 from service.repository.manifest import ImageInput
 from service.tasks.image.preprocessing import decode_image
 from tests.training.conftest import COUNTS, fill_folder
-from training.data.image_folder import ImageFolder
 from training.errors import DataRejected
+from training.images.image_folder import ImageFolder
 from training.recipes.recipe import FolderData
 
 RGB = ImageInput(width=16, height=12, channels=3)

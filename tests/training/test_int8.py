@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import graphs
 from service.engine.runtime.session import Device, Session
-from training import int8
-from training.int8 import Batch, choose_nodes, quantize_graph
+from training.core import int8
+from training.core.int8 import Batch, choose_nodes, quantize_graph
 
 ENCODER = graphs.EncoderSize(layers=2, width=32, heads=2, inner=64, vocabulary=500, positions=64)
 

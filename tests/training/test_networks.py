@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.networks.learner import learning_rate_factor
+from training.images.learner import learning_rate_factor
 from training.networks.resnet import PictureClassifier
 from training.recipes.recipe import NetworkSize
 

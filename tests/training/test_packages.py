@@ -3,7 +3,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tests.training.package_fixtures import packages_hold
-from training.data.packages import package_files, run
+from training.data.debian_packages import package_files, run
 from training.errors import DataRejected
 
 

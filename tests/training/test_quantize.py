@@ -20,13 +20,13 @@ from service.repository.manifest import VERSION_FILE, VersionFacts, read, sha256
 from service.repository.overrides import ModelOverrides, Overrides
 from tests.training.conftest import Trained, silent_console, tiny_recipe
 from training import __main__ as command_line
-from training import measured_graph, quantize
-from training.build import picture_subject
-from training.comparison import Comparison, lost_points
+from training.core import quantize, session
+from training.core.comparison import Comparison, lost_points
+from training.core.quantize import FP16_FILE, INT8_FILE, Order, Precision, Subject, quantize_model
+from training.core.session import open_graph
+from training.core.version_folder import Place
 from training.errors import DataRejected, ExportFailed
-from training.measured_graph import open_graph
-from training.quantize import FP16_FILE, INT8_FILE, Order, Precision, Subject, quantize_model
-from training.version_folder import Place
+from training.images.steps import picture_subject
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +200,9 @@ def test_figures_are_measured_where_they_were_measured_before_if_that_is_there(
 ) -> None:
     facts = read(halved / "2" / VERSION_FILE, VersionFacts)
     half = facts.variants[1].model_copy(update={"measured_on": measured_on})
-    monkeypatch.setattr(measured_graph, "cuda_problem", lambda: problem)
+    monkeypatch.setattr(session, "cuda_problem", lambda: problem)
     opened: list[tuple[Path, Device]] = []
-    monkeypatch.setattr(measured_graph, "Session", lambda path, device, **_: opened.append((path, device)))
+    monkeypatch.setattr(session, "Session", lambda path, device, **_: opened.append((path, device)))
     open_graph(halved / "2", facts.model_copy(update={"variants": (half,)}))
     assert opened == [(halved / "2" / FP16_FILE, Device(kind))]
 

@@ -11,13 +11,11 @@ from service.repository.manifest import ImageInput
 from service.tasks.image.detection import unletterbox
 from tests.training.detection_fixtures import tiny_scenes_recipe
 from tests.training.package_fixtures import packages_hold
-from training.detection import wallpapers
-from training.detection.annotated import letterboxed
-from training.detection.backgrounds import LUMINANCE, bundled_photograph
-from training.detection.clutter import SIGNS
-from training.detection.digit_ink import HALF, Hand, smooth_field, write_digit
-from training.detection.digit_scenes import DigitScenes, seen
-from training.detection.scenes import (
+from training.detection.dataset import letterboxed
+from training.detection.scenes import wallpapers
+from training.detection.scenes.backgrounds import LUMINANCE, bundled_photograph
+from training.detection.scenes.clutter import SIGNS
+from training.detection.scenes.compose import (
     LARGEST_OVERLAP,
     LARGEST_SIDE,
     MOST,
@@ -28,6 +26,8 @@ from training.detection.scenes import (
     Stock,
     compose,
 )
+from training.detection.scenes.digit_ink import HALF, Hand, smooth_field, write_digit
+from training.detection.scenes.source import DigitScenes, seen
 
 
 @pytest.fixture(scope="module")

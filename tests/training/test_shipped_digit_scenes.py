@@ -26,9 +26,9 @@ from service.tasks.image.detection import (
     overlap,
 )
 from tests.service.tasks.pictures import TO_STORE
-from training.detection.annotated import AnnotatedFile
-from training.detection.digit_scenes import DigitScenes
-from training.job import newest_version
+from training.core.job import newest_version
+from training.detection.dataset import AnnotatedFile
+from training.detection.scenes.source import DigitScenes
 from training.recipes.detection_recipe import DetectionRecipe, ScenesData
 from training.recipes.load import load_recipe
 

@@ -15,7 +15,7 @@ from service.engine.runtime.session import Device, Session
 from service.repository.golden import check_arrays, check_cases, check_files
 from service.repository.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
 from service.tasks import TASKS, Limits, answer_one
-from training.job import newest_version
+from training.core.job import newest_version
 
 MODEL = Path(__file__).parents[2] / "models" / "digits"
 

@@ -16,15 +16,15 @@ from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import TASKS
 from service.tasks.task import Outputs
 from tests.training.conftest import Trained
-from training.detection.detector_learner import DetectorLearner
+from training.core.warm_start import Start, open_start, settle_norms, take_weights
+from training.detection.learner import DetectorLearner
 from training.errors import DataRejected
-from training.networks.learner import Learner
+from training.images.learner import Learner
 from training.recipes.load import load_recipe
 from training.recipes.recipe import Recipe
 from training.speech.keywords.learner import KeywordLearner
 from training.speech.recognition.learner import SpeechLearner
-from training.start import Start, open_start, settle_norms, take_weights
-from training.text.label_learner import LabelLearner
+from training.text.classification.learner import LabelLearner
 
 MODELS = Path(__file__).parents[2] / "models"
 HEADS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.card import CardText
+from training.core.card import CardText
 
 MISSES_FILE = "misses.jpg"
 _MEASURED = """\

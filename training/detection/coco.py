@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.errors import RequestError
 from service.tasks import Limits
 from service.tasks.image.image_file import open_picture
-from training.detection.annotated import AnnotatedFile, LearningSet, learning_set
-from training.detection.coco_files import find_parts, find_pictures
+from training.detection.coco_layout import find_parts, find_pictures
+from training.detection.dataset import AnnotatedFile, LearningSet, learning_set
 from training.errors import DataRejected
 from training.recipes.detection_recipe import CocoData, DetectionRecipe
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from training.detection.annotated import DetectionSource, LearningSet, learning_set
-from training.detection.detector_learner import DetectorLearner
+from training.core.job import Job
+from training.core.trainer import begin, train
+from training.core.warm_start import open_start, settle_norms, take_weights
+from training.detection.dataset import DetectionSource, LearningSet, learning_set
+from training.detection.learner import DetectorLearner
 from training.errors import DataRejected
-from training.fit import EpochOrder
-from training.job import Job
+from training.images.fit import EpochOrder
 from training.recipes.detection_recipe import DetectionRecipe
-from training.start import open_start, settle_norms, take_weights
-from training.trainer import begin, train
 
 _VALIDATION_BATCH = 8
 

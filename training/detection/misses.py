@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from training.detection.annotated import AnnotatedFile
-from training.detection.answers import Found
-from training.detection.figures import THRESHOLD, matches
+from training.detection.dataset import AnnotatedFile
+from training.detection.metrics import THRESHOLD, matches
+from training.detection.predict import Found
 
 _TILE, _CAPTION = 120, 16  # pixels
 _COLUMNS, _MOST = 8, 32

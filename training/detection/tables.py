@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.detection.figures import THRESHOLD, DetectionFigures, Slice
+from training.detection.metrics import THRESHOLD, DetectionFigures, Slice
 
 
 def figure_tables(figures: DetectionFigures) -> str:

@@ -28,16 +28,16 @@ from service.repository.manifest import (
     VersionFacts,
     write,
 )
-from training.detection.annotated import AnnotatedFile, decoded
-from training.detection.answers import Found, answers_of_checkpoint, answers_of_version
-from training.detection.calibrate import calibrate
-from training.detection.decoder import TOLERANCES, check_parity, unambiguous
-from training.detection.detector_learner import DetectorLearner
-from training.detection.figures import THRESHOLD, DetectionFigures, matches, measure
+from training.core.export import EXPORT_BATCH, write_graph
+from training.core.version_folder import GRAPH_FILE, LABELS_FILE, hashes, quantiles
+from training.detection.calibration import calibrate
+from training.detection.dataset import AnnotatedFile, decoded
+from training.detection.learner import DetectorLearner
+from training.detection.metrics import THRESHOLD, DetectionFigures, matches, measure
+from training.detection.predict import Found, answers_of_checkpoint, answers_of_version
+from training.detection.reference_decoder import TOLERANCES, check_parity, unambiguous
 from training.errors import ExportFailed
-from training.export import EXPORT_BATCH, write_graph
 from training.networks.detector import STRIDE
-from training.version_folder import GRAPH_FILE, LABELS_FILE, hashes, quantiles
 
 _GOLDEN = 6
 _PUBLISHED_ARRAYS = 3

@@ -38,7 +38,7 @@ class CocoData(Strict):
     """Pictures with boxes in COCO's format.
 
     Attributes:
-        path: The data set's folder, in one of the layouts that `training.detection.coco_files` knows, or its
+        path: The data set's folder, in one of the layouts that `training.detection.coco_layout` knows, or its
             JSON file; relative to where the command runs.
         images: What the names of pictures to learn from are relative to; None looks for it.
         validation: JSON file of the pictures to stop by; None takes the folder's own, or else a share.

@@ -22,8 +22,8 @@ from service.repository.manifest import AudioInput
 from service.tasks import Limits
 from training.data.split import Parts
 from training.errors import DataRejected
-from training.speech.sounds import decoded
-from training.speech.utterances import SpokenFile, SpokenSet
+from training.speech.dataset import SpokenFile, SpokenSet
+from training.speech.decoding import decoded
 
 _UNSPOKEN = set('.,;:!?"“”„…()')  # punctuation that nobody pronounces
 _APART = "-\u2013\u2014/"  # hyphens, dashes and strokes stand between words

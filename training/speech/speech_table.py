@@ -12,7 +12,7 @@ from training.errors import DataRejected
 from training.recipes.recipe import Split
 from training.recipes.speech_recipes import KeywordsRecipe, SpeechRecipe, SpeechTableData
 from training.speech.recordings import Recording, Recordings, transcript_of
-from training.text.table import columns_of, read_rows
+from training.text.dataset import columns_of, read_rows
 
 _LEAST = 3  # sound files of a label
 SPEAKER = "speaker"  # the column that keeps speakers apart where the recipe names none

@@ -28,10 +28,10 @@ from service.repository.manifest import (
     VersionFacts,
 )
 from service.tasks import TASKS
-from training.card import CardText
-from training.export import EXPORT_BATCH, PARITY_BATCHES, TOLERANCE, differences, write_graph
+from training.core.card import CardText
+from training.core.export import EXPORT_BATCH, PARITY_BATCHES, TOLERANCE, differences, write_graph
+from training.core.version_folder import GRAPH_FILE, LABELS_FILE, hashes, write_golden_files
 from training.text.tokens import Ids, pad
-from training.version_folder import GRAPH_FILE, LABELS_FILE, hashes, write_golden_files
 
 TEXT_CARD = CardText(
     "Measured on texts that the training did not see, from raw text to answer through ONNX Runtime."

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.speech.synthesis import Order
-from training.speech.voices import Voice
+from training.speech.synthetic.synthesis import Order
+from training.speech.synthetic.voices import Voice
 
 INSTALLED = (
     *[Voice("espeak", f"{accent}+{name}") for accent in ("en-gb", "en-us") for name in ("f1", "f2", "m3")],

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from training.speech.conditions import CONDITIONS, heard_file
+from training.speech.synthetic.conditions import CONDITIONS, heard_file
 
 RATE = 16_000
 

@@ -6,10 +6,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.training.speech.synthesisers import hum
-from training.speech import corpus
-from training.speech.corpus import corpus_folder, spoken_corpus
-from training.speech.synthesis import Order
-from training.speech.voices import Manner, Voice
+from training.speech.synthetic import corpus
+from training.speech.synthetic.corpus import corpus_folder, spoken_corpus
+from training.speech.synthetic.synthesis import Order
+from training.speech.synthetic.voices import Manner, Voice
 
 RATE = 8000
 ORDERS = [Order("a" * (1 + number % 5), Voice("flite", "slt"), Manner()) for number in range(23)]

@@ -3,8 +3,8 @@ from collections import Counter
 
 import numpy as np
 
-from training.speech.language import COMMANDS, KINDS, draw_sentence, spelling_to_speak, words
-from training.speech.other_words import other_words
+from training.speech.synthetic.grammar import COMMANDS, KINDS, draw_sentence, spelling_to_speak, words
+from training.speech.synthetic.unknown_words import other_words
 
 SENTENCES = [draw_sentence(np.random.default_rng((1, number))) for number in range(8000)]
 

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 
 from tests.training.package_fixtures import packages_hold
-from training.speech.language import words
-from training.speech.recorded_speech import SENTENCES_FILE, WORDS_FILE, write_recorded_speech
+from training.speech.debian_recordings import SENTENCES_FILE, WORDS_FILE, write_recorded_speech
+from training.speech.synthetic.grammar import words
 
 Rows = dict[str, dict[str, str]]
 UNITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -14,8 +14,8 @@ from training.recipes.speech_recipes import (
     SpeechRecipe,
     SpeechTableData,
 )
+from training.speech.decoding import decoded
 from training.speech.recordings import transcript_of
-from training.speech.sounds import decoded
 from training.speech.speech_folder import SpeechFolder
 from training.speech.speech_table import SpeechTable
 

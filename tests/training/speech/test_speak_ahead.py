@@ -6,7 +6,7 @@ import yaml
 from tests.training.speech.synthesisers import INSTALLED, hum
 from training import __main__ as command_line
 from training.recipes.load import load_recipe
-from training.speech import corpus, voices
+from training.speech.synthetic import corpus, voices
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

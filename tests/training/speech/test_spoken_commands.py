@@ -9,9 +9,9 @@ from service.repository.manifest import AudioInput, ModelManifest
 from tests.training.speech.synthesisers import INSTALLED, hum
 from training.recipes.load import load_recipe
 from training.recipes.speech_recipes import SpeechRecipe, SpokenCommandsData, SpokenVoices
-from training.speech import corpus, spoken_commands, voices
-from training.speech.conditions import CONDITIONS
-from training.speech.spoken_commands import SpokenCommands
+from training.speech.synthetic import corpus, spoken_commands, voices
+from training.speech.synthetic.conditions import CONDITIONS
+from training.speech.synthetic.spoken_commands import SpokenCommands
 
 
 def recipe(train: int = 40, test: int = 9) -> SpeechRecipe:

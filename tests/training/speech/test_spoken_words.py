@@ -9,9 +9,9 @@ import soundfile
 from service.repository.manifest import AudioInput, ModelManifest
 from tests.training.speech.synthesisers import INSTALLED, hum
 from training.recipes.speech_recipes import KeywordsRecipe, SpokenVoices, SpokenWordsData
-from training.speech import corpus, spoken_words, voices
-from training.speech.spoken_words import LABELS, SILENCE, UNKNOWN, SpokenWords
-from training.speech.utterances import SpokenFile
+from training.speech.dataset import SpokenFile
+from training.speech.synthetic import corpus, spoken_words, voices
+from training.speech.synthetic.spoken_words import LABELS, SILENCE, UNKNOWN, SpokenWords
 
 TEST = len(LABELS) * 2 * 3  # labels, voices, conditions
 

@@ -3,9 +3,9 @@ import pytest
 
 from tests.training.speech.synthesisers import need_synthesisers
 from training.errors import DataRejected
-from training.speech import voices
-from training.speech.synthesis import Order, speak
-from training.speech.voices import Manner, Voice
+from training.speech.synthetic import voices
+from training.speech.synthetic.synthesis import Order, speak
+from training.speech.synthetic.voices import Manner, Voice
 
 RATE = 16_000
 ESPEAK, FLITE = Voice("espeak", "en-gb+f2"), Voice("flite", "slt")

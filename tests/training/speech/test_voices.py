@@ -5,8 +5,8 @@ import pytest
 
 from training.errors import DataRejected
 from training.recipes.speech_recipes import SpokenVoices
-from training.speech import voices
-from training.speech.voices import Voice, cast, draw_held_out_manner, draw_manner, draw_voice
+from training.speech.synthetic import voices
+from training.speech.synthetic.voices import Voice, cast, draw_held_out_manner, draw_manner, draw_voice
 
 INSTALLED = (
     *[Voice("espeak", f"{accent}+{variant}") for accent in ("en-gb", "en-us") for variant in

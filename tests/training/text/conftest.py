@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from service.repository.manifest import ModelManifest, TextInput
-from training.job import Job, RecipeKind
+from training.core.job import Job, RecipeKind
+from training.core.version_folder import Place
 from training.recipes.recipe import Optimisation, Split
 from training.recipes.text_recipes import (
     ByteNetworkSize,
@@ -25,9 +26,8 @@ from training.recipes.text_recipes import (
     TextTableData,
     Windows,
 )
-from training.text.label_steps import LabelSteps
-from training.text.pair_steps import PairSteps
-from training.version_folder import Place
+from training.text.classification.steps import LabelSteps
+from training.text.embedding.steps import PairSteps
 
 WORDS = {
     "de": "und nicht auch wieder schön über Straße können möchte jetzt heute Haus Wetter sprechen ganz",

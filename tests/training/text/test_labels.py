@@ -16,21 +16,27 @@ from service.repository.manifest import VERSION_FILE, GoldenCases, VersionFacts,
 from service.tasks import TASKS, Limits, answer_one
 from tests.training.text.conftest import Shipped, job_in, label_recipe, said_by
 from training import __main__ as command_line
-from training.card import figures_of_card
+from training.core.card import figures_of_card
+from training.core.job import Job
+from training.core.trainer import Run, load_learner
+from training.core.version_folder import Place
+from training.core.warm_start import open_start
 from training.errors import DataRejected
-from training.job import Job
 from training.recipes.text_recipes import TextLabelsRecipe
-from training.start import open_start
-from training.text.calibrate import best_temperature, calibrate, threshold_for
-from training.text.label_figures import Answer, tally
-from training.text.label_learner import LabelLearner, soft_targets
-from training.text.label_steps import LabelSteps
-from training.text.labels import open_labelled
-from training.text.table import LabelledTexts
+from training.text.classification.calibration import best_temperature, calibrate, threshold_for
+from training.text.classification.fit import open_labelled
+from training.text.classification.learner import LabelLearner, soft_targets
+from training.text.classification.metrics import Answer, tally
+from training.text.classification.steps import LabelSteps
+from training.text.classification.windows import (
+    StepNumbers,
+    WindowBatches,
+    cut_window,
+    draw_windows,
+    vary_case,
+)
+from training.text.dataset import LabelledTexts
 from training.text.tokens import byte_tokenizer
-from training.text.windows import StepNumbers, WindowBatches, cut_window, draw_windows, vary_case
-from training.trainer import Run, load_learner
-from training.version_folder import Place
 
 
 class PowerCut(Exception):

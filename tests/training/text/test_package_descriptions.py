@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training.data import package_descriptions, package_index
-from training.data.package_descriptions import (
+from training.data import debian_descriptions, debian_index
+from training.data.debian_descriptions import (
     Description,
     choose_texts,
     pairs_of,
@@ -16,7 +16,7 @@ from training.data.package_descriptions import (
     texts_of,
     write_package_descriptions,
 )
-from training.data.package_index import IndexFile, fetch_index, parse_stanzas
+from training.data.debian_index import IndexFile, fetch_index, parse_stanzas
 from training.errors import DataRejected
 
 LISTS: dict[tuple[str, str], str] = {
@@ -51,9 +51,9 @@ def index(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.extend(languages)
         return [IndexFile(kind, language, folder) for kind, language in LISTS]
 
-    monkeypatch.setattr(package_descriptions, "fetch_index", fetch)
+    monkeypatch.setattr(debian_descriptions, "fetch_index", fetch)
     monkeypatch.setattr(
-        package_descriptions, "read_index", lambda file: parse_stanzas(LISTS[file.kind, file.language])
+        debian_descriptions, "read_index", lambda file: parse_stanzas(LISTS[file.kind, file.language])
     )
     return asked
 
@@ -103,7 +103,7 @@ def test_the_last_line_of_a_failing_apt_is_told(monkeypatch: pytest.MonkeyPatch,
     script.write_text("#!/bin/sh\necho reading >&2\necho 'E: no mirror answers' >&2\nexit 100\n")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(script.parent))
-    monkeypatch.setattr(package_index, "_HELPER", script)
+    monkeypatch.setattr(debian_index, "_HELPER", script)
     with pytest.raises(DataRejected, match="apt-get failed: E: no mirror answers"):
         fetch_index(tmp_path / "lists", ["en"])
 
@@ -119,10 +119,10 @@ def test_the_lists_that_apt_names_are_found_and_read(monkeypatch: pytest.MonkeyP
     for program in (script, helper):
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(package_index, "_HELPER", helper)
+    monkeypatch.setattr(debian_index, "_HELPER", helper)
     found = fetch_index(tmp_path / "lists", ["de"])
     assert [(file.kind, file.language) for file in found] == [("Packages", ""), ("Translations", "de")]
-    assert list(package_index.read_index(found[0])) == [{"Package": "a"}]
+    assert list(debian_index.read_index(found[0])) == [{"Package": "a"}]
 
 
 def test_a_package_without_a_source_is_its_own() -> None:

@@ -12,18 +12,18 @@ from service.repository.golden import check_arrays, check_cases, check_files
 from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import TASKS, Limits
 from tests.training.text.conftest import Shipped, job_in, pair_recipe, said_by
-from training.card import figures_of_card
+from training.core.card import figures_of_card
+from training.core.trainer import load_learner
 from training.errors import DataRejected
 from training.networks.text_encoder import TextEncoder
 from training.recipes.text_recipes import Contrast, EncoderSize
-from training.text.pair_batches import PairBatches, nearest_centres
-from training.text.pair_figures import embed, ranks_of, recall
-from training.text.pair_learner import PairLearner, contrast, encode_by_length
-from training.text.pair_steps import PairSteps
-from training.text.pairs import TokenPairs, frequencies, open_pairs, split_sentences
+from training.text.classification.windows import StepNumbers
+from training.text.embedding.batches import PairBatches, nearest_centres
+from training.text.embedding.learner import PairLearner, contrast, encode_by_length
+from training.text.embedding.metrics import embed, ranks_of, recall
+from training.text.embedding.pairs import TokenPairs, frequencies, open_pairs, split_sentences
+from training.text.embedding.steps import PairSteps
 from training.text.tokens import pad
-from training.text.windows import StepNumbers
-from training.trainer import load_learner
 
 
 class PowerCut(Exception):

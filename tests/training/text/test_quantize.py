@@ -9,10 +9,10 @@ import pytest
 
 from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from tests.training.text.conftest import Shipped, job_in, label_recipe, pair_recipe
-from training.quantize import Order, Subject, quantize_model
-from training.text.label_steps import LabelSteps
-from training.text.pair_steps import PairSteps
-from training.version_folder import Place
+from training.core.quantize import Order, Subject, quantize_model
+from training.core.version_folder import Place
+from training.text.classification.steps import LabelSteps
+from training.text.embedding.steps import PairSteps
 
 
 def quantised(shipped: Shipped, subject: Subject, folder: Path) -> VersionFacts:

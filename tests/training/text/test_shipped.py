@@ -14,11 +14,11 @@ from service.engine.runtime.session import Device, Session
 from service.repository.golden import check_arrays, check_cases, check_files
 from service.repository.manifest import MANIFEST_FILE, VERSION_FILE, ModelManifest, VersionFacts, read
 from service.tasks import TASKS, Limits, answer_one
-from training.card import figures_of_card
-from training.job import newest_version
+from training.core.card import figures_of_card
+from training.core.job import newest_version
 from training.recipes.load import RECIPES_FOLDER, load_recipe
-from training.text.answers import answer_texts
-from training.text.pair_figures import embed, ranks_of
+from training.text.embedding.metrics import embed, ranks_of
+from training.text.predict import answer_texts
 
 MODELS = Path(__file__).parents[3] / "models"
 NAMES = ("languages", "descriptions")

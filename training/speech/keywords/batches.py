@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from training.errors import DataRejected
 from training.speech.batches import shared_out, side_by_side
-from training.speech.utterances import SpokenSet
+from training.speech.dataset import SpokenSet
 
 _SORTED_TOGETHER = 16  # batches' worth of sounds that are drawn, then put in order of length
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -8,18 +8,18 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from training.core.curves import LEARNING_RATE, Panels, draw_curves
+from training.core.job import Job
+from training.core.trainer import begin, train
+from training.core.warm_start import open_start, settle_norms, take_weights
 from training.errors import DataRejected
-from training.job import Job
 from training.recipes.speech_recipes import KeywordsRecipe
-from training.speech.curves import LEARNING_RATE, Panels, draw_curves
+from training.speech.dataset import SpeechSource, SpokenFile
+from training.speech.decoding import decoded
 from training.speech.keywords.batches import Batch, KeywordBatches, batch_of, labels_of
 from training.speech.keywords.learner import KeywordLearner
 from training.speech.recognition.learner import FULL_SCALE
-from training.speech.sounds import decoded
-from training.speech.utterances import SpeechSource, SpokenFile
-from training.start import open_start, settle_norms, take_weights
-from training.text.windows import StepNumbers
-from training.trainer import begin, train
+from training.text.classification.windows import StepNumbers
 
 _VALIDATED_TOGETHER = 64
 _PANELS: Panels = (

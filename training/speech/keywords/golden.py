@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from service.repository.manifest import GoldenCase
 from service.tasks.audio.classification import AudioClassification
 from service.tasks.classification import Classification
+from training.core.version_folder import Golden
 from training.errors import ExportFailed
-from training.speech.graphs import Run
-from training.speech.keywords.answers import answer_to
-from training.speech.utterances import SpokenFile, golden_name
-from training.version_folder import Golden
+from training.speech.dataset import SpokenFile, golden_name
+from training.speech.export import Run
+from training.speech.keywords.predict import answer_to
 
 _GOLDEN = 8
 _ALWAYS = ("silence", "unknown")

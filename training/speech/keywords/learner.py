@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.nn import functional
 
-from training.networks.learner import make_optimiser
+from training.images.learner import make_optimiser
 from training.networks.sound_classifier import SoundClassifier, SoundFront
 from training.recipes.speech_recipes import KeywordsRecipe
 from training.speech.augmentation import mask_features, vary

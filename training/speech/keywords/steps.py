@@ -7,23 +7,23 @@ from pathlib import Path
 
 from service.repository.manifest import VersionFacts
 from service.tasks.classification import read_labels
-from training.card import CardText, write_card
-from training.common_steps import CommonSteps
-from training.job import write_json
-from training.quantize import CALIBRATION_ITEMS, Subject
+from training.core.card import CardText, write_card
+from training.core.curves import keep_curves
+from training.core.job import write_json
+from training.core.quantize import CALIBRATION_ITEMS, Subject
+from training.core.steps import CommonSteps
+from training.core.trainer import load_learner
+from training.core.version_folder import Place, publish
 from training.recipes.speech_recipes import KeywordsRecipe, SpeechTableData
-from training.speech.curves import keep_curves
-from training.speech.keywords.answers import heard_by_version
-from training.speech.keywords.figures import KeywordFigures, measure_keywords, rates
+from training.speech.dataset import SpeechSource
 from training.speech.keywords.fit import fit_keywords
 from training.speech.keywords.learner import KeywordLearner
+from training.speech.keywords.metrics import KeywordFigures, measure_keywords, rates
+from training.speech.keywords.predict import heard_by_version
 from training.speech.keywords.tables import keyword_tables
 from training.speech.keywords.version import fill_version
 from training.speech.speech_table import SpeechTable
-from training.speech.spoken_words import SpokenWords
-from training.speech.utterances import SpeechSource
-from training.trainer import load_learner
-from training.version_folder import Place, publish
+from training.speech.synthetic.spoken_words import SpokenWords
 
 _MEASURED = "Measured on sounds that the training did not hear, from raw file to answer through ONNX Runtime."
 _LIMITS = "## Limits\n\nEvery sound is answered with one of the labels, also one that is none of them."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from training.speech.keywords.figures import OTHERS, Counted, KeywordFigures, Trusted
-from training.tables import markdown_table
+from training.core.tables import markdown_table
+from training.speech.keywords.metrics import OTHERS, Counted, KeywordFigures, Trusted
 
 _TITLES = {"condition": "condition", "engine": "synthesiser", "voice": "voice"}
 

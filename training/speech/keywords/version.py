@@ -9,15 +9,8 @@ import numpy as np
 
 from service.repository.manifest import VERSION_FILE, Baseline, Provenance, Variant, VersionFacts, write
 from service.tasks.audio.classification import AudioClassification
-from training.export import TOLERANCE, differences
-from training.recipes.speech_recipes import KeywordsRecipe
-from training.speech.graphs import Arrays, run_by_torch, write_sound_graph
-from training.speech.keywords.answers import heard_by_version
-from training.speech.keywords.figures import KeywordFigures, measure_keywords, rates
-from training.speech.keywords.golden import choose_golden_sounds
-from training.speech.keywords.learner import KeywordLearner
-from training.speech.utterances import SpeechSource
-from training.version_folder import (
+from training.core.export import TOLERANCE, differences
+from training.core.version_folder import (
     GRAPH_FILE,
     LABELS_FILE,
     hashes,
@@ -25,6 +18,13 @@ from training.version_folder import (
     with_figures,
     write_golden_files,
 )
+from training.recipes.speech_recipes import KeywordsRecipe
+from training.speech.dataset import SpeechSource
+from training.speech.export import Arrays, run_by_torch, write_sound_graph
+from training.speech.keywords.golden import choose_golden_sounds
+from training.speech.keywords.learner import KeywordLearner
+from training.speech.keywords.metrics import KeywordFigures, measure_keywords, rates
+from training.speech.keywords.predict import heard_by_version
 
 
 def fill_version(
@@ -75,5 +75,5 @@ def fill_version(
 
 
 def difference(expected: Arrays, got: Arrays, where: str) -> float:
-    """Give the largest absolute difference of a probability; see `training.export.differences`."""
+    """Give the largest absolute difference of a probability; see `training.core.export.differences`."""
     return max(differences(expected, got, where).values())

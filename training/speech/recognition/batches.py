@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from training.errors import DataRejected
 from training.speech.batches import shared_out, side_by_side
-from training.speech.recognition.letters import numbers_of
-from training.speech.utterances import SpokenSet
+from training.speech.dataset import SpokenSet
+from training.speech.recognition.tokens import numbers_of
 
 _ALIKE_SECONDS = 0.1  # utterances whose lengths differ by less are shuffled
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from training.job import Job
+from training.core.curves import LEARNING_RATE, Panels, draw_curves
+from training.core.job import Job
+from training.core.trainer import begin, train
+from training.core.warm_start import open_start, take_weights
 from training.recipes.speech_recipes import SpeechRecipe
-from training.speech.curves import LEARNING_RATE, Panels, draw_curves
+from training.speech.dataset import SpeechSource, SpokenFile
+from training.speech.decoding import decoded
 from training.speech.recognition.batches import Batch, BatchSize, SpeechBatches, batch_bounds, batch_of
 from training.speech.recognition.learner import SpeechLearner
-from training.speech.recognition.letters import numbers_of, tokens_of
-from training.speech.sounds import decoded
-from training.speech.utterances import SpeechSource, SpokenFile
-from training.start import open_start, take_weights
-from training.text.windows import StepNumbers
-from training.trainer import begin, train
+from training.speech.recognition.tokens import numbers_of, tokens_of
+from training.text.classification.windows import StepNumbers
 
 _PANELS: Panels = (
     ("loss per letter", {"train_loss_epoch": "learnt from", "validation_loss": "validation"}),

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from service.repository.manifest import GoldenCase
 from service.tasks.audio.speech_recognition import SpeechRecognition, Transcript
+from training.core.version_folder import Golden
 from training.errors import ExportFailed
-from training.speech.graphs import Run
-from training.speech.recognition.answers import listen, transcript_of
-from training.speech.recognition.figures import errors_of
-from training.speech.utterances import SpokenFile, golden_name
-from training.version_folder import Golden
+from training.speech.dataset import SpokenFile, golden_name
+from training.speech.export import Run
+from training.speech.recognition.metrics import errors_of
+from training.speech.recognition.predict import listen, transcript_of
 
 _GOLDEN = 6
 _LARGEST_BYTES = 120_000  # of a golden file: a model folder is kept in a repository

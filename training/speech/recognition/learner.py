@@ -13,12 +13,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.nn import functional
 
-from training.networks.learner import make_optimiser
+from training.images.learner import make_optimiser
 from training.networks.speech_encoder import SpeechEncoder
 from training.recipes.speech_recipes import SpeechRecipe
 from training.speech.augmentation import mask_features, vary
 from training.speech.batches import place_among_processes
-from training.speech.recognition.letters import BETWEEN_WORDS, best_path
+from training.speech.recognition.tokens import BETWEEN_WORDS, best_path
 
 Batch = Sequence[torch.Tensor]
 FULL_SCALE = 32768.0

@@ -6,24 +6,24 @@ import dataclasses
 from pathlib import Path
 
 from service.repository.manifest import VersionFacts
-from training.card import CardText, write_card
-from training.common_steps import CommonSteps
-from training.job import write_json
-from training.quantize import CALIBRATION_ITEMS, Subject
+from training.core.card import CardText, write_card
+from training.core.curves import keep_curves
+from training.core.job import write_json
+from training.core.quantize import CALIBRATION_ITEMS, Subject
+from training.core.steps import CommonSteps
+from training.core.trainer import load_learner
+from training.core.version_folder import Place, publish
 from training.recipes.speech_recipes import SpeechFolderData, SpeechRecipe, SpeechTableData
-from training.speech.curves import keep_curves
-from training.speech.recognition.answers import answers_of_version
-from training.speech.recognition.figures import SpeechFigures, measure, rates
+from training.speech.dataset import SpeechSource
 from training.speech.recognition.fit import fit_speech
 from training.speech.recognition.learner import SpeechLearner
+from training.speech.recognition.metrics import SpeechFigures, measure, rates
+from training.speech.recognition.predict import answers_of_version
 from training.speech.recognition.tables import speech_tables
 from training.speech.recognition.version import fill_version
 from training.speech.speech_folder import SpeechFolder
 from training.speech.speech_table import SpeechTable
-from training.speech.spoken_commands import SpokenCommands
-from training.speech.utterances import SpeechSource
-from training.trainer import load_learner
-from training.version_folder import Place, publish
+from training.speech.synthetic.spoken_commands import SpokenCommands
 
 _MEASURED = """\
 Measured on speech that the training did not hear, from raw file to answer through ONNX Runtime. The word

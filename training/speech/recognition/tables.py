@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from training.speech.recognition.figures import Slice, SpeechFigures
-from training.tables import markdown_table
+from training.core.tables import markdown_table
+from training.speech.recognition.metrics import Slice, SpeechFigures
 
 _TITLES = {
     "condition": "condition",

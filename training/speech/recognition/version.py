@@ -18,18 +18,18 @@ from service.repository.manifest import (
     write,
 )
 from service.tasks.audio.speech_recognition import SpeechRecognition
+from training.core.version_folder import GRAPH_FILE, hashes, quantiles, with_figures, write_golden_files
 from training.errors import ExportFailed
 from training.recipes.speech_recipes import SpeechRecipe, WordSearch
-from training.speech.graphs import Arrays, run_by_torch, write_sound_graph
-from training.speech.recognition.answers import answers_of_version
-from training.speech.recognition.figures import SpeechFigures, measure, rates
+from training.speech.dataset import SpeechSource
+from training.speech.export import Arrays, run_by_torch, write_sound_graph
+from training.speech.recognition.decoder_tuning import tuned
 from training.speech.recognition.golden import choose_golden_speech
+from training.speech.recognition.language_model import arpa, word_list
 from training.speech.recognition.learner import SpeechLearner
-from training.speech.recognition.letters import plain
-from training.speech.recognition.tuning import tuned
-from training.speech.recognition.word_model import arpa, word_list
-from training.speech.utterances import SpeechSource
-from training.version_folder import GRAPH_FILE, hashes, quantiles, with_figures, write_golden_files
+from training.speech.recognition.metrics import SpeechFigures, measure, rates
+from training.speech.recognition.predict import answers_of_version
+from training.speech.recognition.tokens import plain
 
 TOKENS_FILE, WORDS_FILE, MODEL_FILE = "tokens.txt", "words.txt", "words.arpa"
 TOLERANCES = {"log_probs": 5e-3, "frames": 0.5}  # unlikely letters, at -15, differ most

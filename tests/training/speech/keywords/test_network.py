@@ -4,8 +4,8 @@ import torch
 
 from training.errors import DataRejected
 from training.networks.sound_classifier import SoundClassifier, SoundFront
+from training.speech.dataset import SpokenSet
 from training.speech.keywords.batches import KeywordBatches, labels_of
-from training.speech.utterances import SpokenSet
 
 RATE = 16_000
 

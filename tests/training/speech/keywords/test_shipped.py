@@ -24,11 +24,11 @@ from service.repository.manifest import (
 from service.tasks import Limits
 from service.tasks.audio.classification import AudioClassification, AudioClassificationParameters
 from service.tasks.classification import Prediction
-from training.card import figures_of_card
-from training.job import newest_version
+from training.core.card import figures_of_card
+from training.core.job import newest_version
 from training.recipes.load import load_recipe
-from training.speech.keywords.answers import answer_to
-from training.speech.spoken_words import LABELS
+from training.speech.keywords.predict import answer_to
+from training.speech.synthetic.spoken_words import LABELS
 
 MODEL = Path(__file__).parents[4] / "models" / "keywords"
 pytestmark = pytest.mark.skipif(newest_version(MODEL) is None, reason="the model is not in this checkout")

@@ -24,8 +24,12 @@ from service.repository.manifest import (
 from service.tasks import TASKS, Limits
 from tests.training.conftest import silent_console
 from tests.training.speech.tones import RATE, WORDS, melody
+from training.core.job import Job
+from training.core.registry import steps_for
+from training.core.trainer import load_learner
+from training.core.version_folder import Place
+from training.core.warm_start import open_start
 from training.errors import DataRejected, ExportFailed
-from training.job import Job
 from training.recipes.load import load_recipe
 from training.recipes.recipe import Optimisation, Split
 from training.recipes.speech_recipes import (
@@ -34,20 +38,16 @@ from training.recipes.speech_recipes import (
     SpokenVoices,
     SpokenWordsData,
 )
-from training.speech.graphs import check_sound_parity, run_by_torch
-from training.speech.keywords.answers import Heard
-from training.speech.keywords.figures import measure_keywords, rates
+from training.speech.dataset import SpokenFile
+from training.speech.export import check_sound_parity, run_by_torch
 from training.speech.keywords.fit import fit_keywords
 from training.speech.keywords.learner import KeywordLearner
+from training.speech.keywords.metrics import measure_keywords, rates
+from training.speech.keywords.predict import Heard
 from training.speech.keywords.steps import KeywordSteps
 from training.speech.keywords.tables import keyword_tables
 from training.speech.keywords.version import difference
 from training.speech.speech_table import SpeechTable
-from training.speech.utterances import SpokenFile
-from training.start import open_start
-from training.steps import steps_for
-from training.trainer import load_learner
-from training.version_folder import Place
 
 SILENCE = "silence"
 VOICES = SpokenVoices(validation=("espeak:en-us+f1",), test=("flite:rms",))

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from training.errors import DataRejected
+from training.speech.dataset import SpokenSet
 from training.speech.recognition.batches import BatchSize, SpeechBatches, batch_bounds
-from training.speech.recognition.letters import best_path, numbers_of, tokens_of
-from training.speech.utterances import SpokenSet
+from training.speech.recognition.tokens import best_path, numbers_of, tokens_of
 
 TOKENS = tokens_of(["a b"])
 SIZE = BatchSize(samples=5000, sample_rate=1000)

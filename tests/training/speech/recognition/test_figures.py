@@ -1,9 +1,9 @@
 import pytest
 
-from training.speech.recognition.answers import Answer
-from training.speech.recognition.figures import errors_of, measure, rates
+from training.speech.dataset import SpokenFile
+from training.speech.recognition.metrics import errors_of, measure, rates
+from training.speech.recognition.predict import Answer
 from training.speech.recognition.tables import speech_tables
-from training.speech.utterances import SpokenFile
 
 
 def heard(said: str, text: str, letters: str, *traits: str) -> tuple[SpokenFile, Answer]:

@@ -25,10 +25,10 @@ from service.repository.manifest import (
 )
 from service.tasks import Limits, answer_one
 from service.tasks.audio.speech_recognition import SpeechParameters, SpeechRecognition, Transcript
-from training.card import figures_of_card
-from training.job import newest_version
+from training.core.card import figures_of_card
+from training.core.job import newest_version
 from training.recipes.load import load_recipe
-from training.speech.recognition.figures import errors_of
+from training.speech.recognition.metrics import errors_of
 
 MODEL = Path(__file__).parents[4] / "models" / "spoken-commands"
 pytestmark = pytest.mark.skipif(newest_version(MODEL) is None, reason="the model is not in this checkout")

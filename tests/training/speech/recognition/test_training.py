@@ -16,21 +16,21 @@ from service.tasks import TASKS, Limits
 from service.tasks.audio.speech_recognition import SpeechRecognition
 from tests.training.conftest import silent_console
 from tests.training.speech.tones import RATE, WORDS, melody, tiny_speech_recipe, write_melodies
+from training.core.curves import read_curves
+from training.core.job import Job
+from training.core.registry import steps_for
+from training.core.trainer import load_learner
+from training.core.version_folder import Place
 from training.errors import DataRejected, ExportFailed
-from training.job import Job
 from training.recipes.load import load_recipe
 from training.recipes.speech_recipes import SpeechRecipe, WordSearch
-from training.speech.curves import read_curves
-from training.speech.graphs import Arrays, check_sound_parity, run_by_torch
+from training.speech.export import Arrays, check_sound_parity, run_by_torch
 from training.speech.recognition.fit import fit_speech
 from training.speech.recognition.golden import choose_golden_speech
 from training.speech.recognition.learner import SpeechLearner
 from training.speech.recognition.steps import SpeechSteps
 from training.speech.recognition.version import difference, transcription_of, write_words
 from training.speech.speech_table import SpeechTable
-from training.steps import steps_for
-from training.trainer import load_learner
-from training.version_folder import Place
 
 
 @pytest.fixture(scope="module", autouse=True)

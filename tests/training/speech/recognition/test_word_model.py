@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.speech.recognition.word_model import arpa, word_list
+from training.speech.recognition.language_model import arpa, word_list
 
 kenlm = pytest.importorskip("flashlight.lib.text.decoder.kenlm")
 TEXTS = ["a b", "a b a", "c", "b a"]

@@ -1,0 +1,311 @@
+"""`kotae-train quantize`: a version with a smaller variant beside the fp32 one, measured, or nothing.
+
+The new version holds every file of the model's newest one and the smaller graph: int8 for CPUs, its scales
+found on the validation part, or fp16 for GPUs. What is lost is measured on the held-out part as the card's
+figures are, from raw file to answer. If that is more than is allowed, nothing is written.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.console import Console
+
+from service.engine.runtime.session import Device, Session, cuda_problem
+from service.repository.golden import Run, read_golden_arrays
+from service.repository.manifest import (
+    GOLDEN_CASES_FILE,
+    MANIFEST_FILE,
+    VERSION_FILE,
+    GoldenCases,
+    ModelManifest,
+    Variant,
+    VersionFacts,
+    read,
+    write,
+)
+from service.tasks import TASKS, Limits, Task, answer_one
+from service.tasks.task import Raw
+from training.core.card import CARD_FILE
+from training.core.comparison import Comparison, comparison_table, extend_card, lost_points, measure_speeds
+from training.core.fp16 import halve_graph
+from training.core.int8 import Batch, quantize_graph
+from training.core.job import current_commit, newest_version
+from training.core.version_folder import Place, hashes, publish
+from training.errors import DataRejected, ExportFailed
+
+INT8_FILE = "model.int8.onnx"
+FP16_FILE = "model.fp16.onnx"
+CALIBRATION_ITEMS = 200
+_LARGEST_ANSWER_DIFFERENCE = 0.25  # of a score; a graph further off than that is another model
+_HALVINGS = 10
+
+
+Precision = Literal["int8", "fp16"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What is particular to a precision.
+
+    Attributes:
+        device: The kind of device it is for; elsewhere its graph is right, but slow.
+        margin: A tolerance over the difference that was seen, for machines that round otherwise.
+    """
+
+    file: str
+    device: Literal["cpu", "cuda"]
+    margin: float
+
+
+# A GPU keeps sums in fp16 that a CPU, which has no arithmetic of it, rounds only when they are complete.
+_KINDS: dict[Precision, _Kind] = {
+    "int8": _Kind(INT8_FILE, "cpu", margin=2.0),
+    "fp16": _Kind(FP16_FILE, "cuda", margin=4.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a smaller variant is made with and judged by.
+
+    Attributes:
+        items: Raw items of the validation part; some of them are used.
+        measure: Gives the figures of the first variant of the facts on the held-out part.
+        guarded: The figures that count, by name, and whether more of them is better.
+    """
+
+    items: Sequence[Raw]
+    measure: Callable[[Path, VersionFacts], Mapping[str, float]]
+    guarded: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked for.
+
+    Attributes:
+        model: The model's folder.
+        place: Where the version goes.
+        most_loss: Points that a guarded figure may lose.
+        command: What was typed, for provenance.
+        precision: Of the variant.
+    """
+
+    model: Path
+    place: Place
+    most_loss: float
+    command: str
+    precision: Precision = "int8"
+
+
+def quantize_model(order: Order, subject: Subject, console: Console) -> Path:
+    """Give a model a version with a smaller variant.
+
+    Args:
+        order: Which model, which precision, and how much it may lose.
+        subject: The recipe's data and figures.
+        console: Where to say how it goes.
+
+    Returns:
+        The new version's folder.
+
+    Raises:
+        DataRejected: The model has no version with an fp32 variant, or the place is taken.
+        ExportFailed: It loses more than is allowed, or fails its golden check; nothing was written.
+    """
+    source = newest_version(order.model)
+    if source is None:
+        raise DataRejected(f"there is no version of {order.model}: export one first")
+    manifest = read(order.model / MANIFEST_FILE, ModelManifest)
+    facts = read(source / VERSION_FILE, VersionFacts)
+    plain = next((variant for variant in facts.variants if variant.precision == "fp32"), None)
+    if plain is None:
+        raise DataRejected(f"{source} has no fp32 variant to start from")
+    precision, device = order.precision, _measuring_device(order.precision)
+
+    def fill(folder: Path) -> tuple[VersionFacts, Comparison]:
+        _copy_version(source, folder, facts, precision)
+        task = TASKS[manifest.task](folder, facts)
+        batches = _batches(task, subject.items)
+        console.print(f"{precision} out of {source}, measured on {device}", highlight=False)
+        small = _variant(folder, task, plain, precision, batches)
+        before, after = (
+            subject.measure(folder, facts.model_copy(update={"variants": (variant,)}))
+            for variant in (plain.model_copy(update={"measured_on": device.kind}), small)
+        )
+        _refuse_losses(precision, before, after, subject.guarded, order.most_loss)
+        comparison = Comparison(
+            precision,
+            device.kind,
+            before,
+            after,
+            _speeds(folder, plain, small, batches),
+            small.fp32_operators,
+        )
+        made = _facts(folder, facts, small, comparison, order.command)
+        write(folder / VERSION_FILE, made)
+        return made, comparison
+
+    folder, comparison = publish(manifest, order.place, fill)
+    card = order.model / CARD_FILE
+    if card.exists() and folder.parent.resolve() == order.model.resolve():
+        extend_card(card, folder.name, source.name, comparison, order.command)
+    console.print(comparison_table(comparison, f"{manifest.name}: {precision} beside fp32"))
+    if not comparison.worth_it:
+        why = "is hardly faster here" if comparison.speeds else "was not timed, for want of a GPU"
+        console.print(f"{precision} {why}: fp32 stays the first choice", highlight=False)
+    console.print(f"quantised and checked: {folder}", highlight=False)
+    return folder
+
+
+def _measuring_device(precision: Precision) -> Device:
+    """Choose the kind of device that a variant is for if there is one, else the CPU."""
+    kind = _KINDS[precision].device
+    return Device("cpu" if kind == "cpu" or cuda_problem() else kind)
+
+
+def _speeds(folder: Path, plain: Variant, small: Variant, batches: Sequence[Batch]) -> dict[int, float]:
+    """Time both on the kind of device that the smaller one is for; nothing where there is none."""
+    if small.measured_on is None or small.measured_on not in small.devices:
+        return {}
+    slow, fast = (Session(folder / variant.file, Device(small.measured_on)) for variant in (plain, small))
+    return measure_speeds(slow, fast, batches)
+
+
+def _refuse_losses(
+    precision: Precision,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    guarded: Mapping[str, bool],
+    most_loss: float,
+) -> None:
+    for name, points in lost_points(before, after, guarded).items():
+        if not points <= most_loss:  # also refuses NaN
+            raise ExportFailed(
+                f"{precision} loses {points:.2f} points of {name} "
+                f"({before[name]:.2%} becomes {after[name]:.2%}), and --most-loss allows {most_loss:g}. "
+                "Nothing was written"
+            )
+
+
+def _copy_version(source: Path, folder: Path, facts: VersionFacts, precision: Precision) -> None:
+    """Copy what a version consists of, without the variant of the precision that is made anew."""
+    dropped = {variant.file for variant in facts.variants if variant.precision == precision}
+    for name in facts.files.keys() - dropped:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+
+
+def _batches(task: Task, items: Sequence[Raw]) -> list[Batch]:
+    """Decode raw items as the service does, long ones cut; every part is a batch of one."""
+    cut = {"truncate": True} if "truncate" in task.parameters.model_fields else {}
+    parameters = task.parameters(**cut)
+    return [
+        {name: array[np.newaxis] for name, array in part.items()}
+        for item in items[:CALIBRATION_ITEMS]
+        for part in task.decode(item, Limits(), parameters).parts
+    ]
+
+
+def _variant(
+    folder: Path, task: Task, plain: Variant, precision: Precision, batches: Sequence[Batch]
+) -> Variant:
+    """Write the smaller graph and describe it; its tolerances follow from what it answers to golden inputs.
+
+    Raises:
+        ExportFailed: Its answers are too far from those of PyTorch.
+    """
+    kind, device = _KINDS[precision], _measuring_device(precision)
+    fp32_operators = None
+    if precision == "fp16":
+        fp32_operators = halve_graph(folder / plain.file, folder / kind.file)
+    else:
+        quantize_graph(folder / plain.file, folder / kind.file, batches)
+    run = Session(folder / kind.file, device).run
+    inputs, expected = read_golden_arrays(folder)
+    tolerance = {}
+    for name, difference in task.differences(expected, run(inputs)).items():
+        if not math.isfinite(difference):
+            raise ExportFailed(f"output {name} of the {precision} graph is another one. Nothing was written")
+        tolerance[name] = _rounded_up(max(plain.tolerance[name], difference * kind.margin))
+    seen = _largest_answer_difference(folder, task, run, precision)
+    return Variant(
+        file=kind.file,
+        precision=precision,
+        devices=(kind.device,),
+        tolerance=tolerance,
+        answer_tolerance=_rounded_up(max(1e-3, seen * kind.margin)),
+        measured_on="cpu" if device.kind == "cpu" else "cuda",
+        fp32_operators=fp32_operators,
+    )
+
+
+def _largest_answer_difference(folder: Path, task: Task, run: Run, precision: Precision) -> float:
+    """Find the least tolerance with which all golden answers agree, and a little more.
+
+    Raises:
+        ExportFailed: There is none worth the name.
+    """
+    parameters = task.parameters()
+    largest = 0.0
+    for case in read(folder / GOLDEN_CASES_FILE, GoldenCases).cases:
+        raw = (folder / "golden" / case.file).read_bytes()
+        answer = answer_one(task, run, raw, Limits(), parameters)
+        if problem := task.agrees(case.answer, answer, _LARGEST_ANSWER_DIFFERENCE):
+            raise ExportFailed(
+                f"the {precision} graph fails golden/{case.file}: {problem}. Nothing was written"
+            )
+        low, high = largest, max(largest, _LARGEST_ANSWER_DIFFERENCE)
+        if task.agrees(case.answer, answer, low) is None:
+            continue
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if task.agrees(case.answer, answer, middle) is None else (middle, high)
+        largest = high
+    return largest
+
+
+def _rounded_up(number: float) -> float:
+    """Round up to two digits."""
+    unit = 10.0 ** (math.floor(math.log10(number)) - 1)
+    return float(f"{math.ceil(number / unit - 1e-9) * unit:.2g}")
+
+
+def _facts(
+    folder: Path, facts: VersionFacts, small: Variant, comparison: Comparison, command: str
+) -> VersionFacts:
+    """Add the variant to what is known of the version, in front if it is the faster one."""
+    measured = {"fp32": comparison.before, small.precision: comparison.after}
+    others = [variant for variant in facts.variants if variant.precision != small.precision]
+    ordered = tuple(
+        variant.model_copy(
+            update={"metrics": _rounded(measured[variant.precision]), "measured_on": small.measured_on}
+        )
+        if variant.precision in measured
+        else variant
+        for variant in ([small, *others] if comparison.worth_it else [*others, small])
+    )
+    provenance = facts.provenance.model_copy(
+        update={"command": f"{facts.provenance.command}\n{command}", "commit": current_commit()}
+    )
+    return facts.model_copy(
+        update={
+            "created": datetime.now(UTC).replace(microsecond=0),
+            "provenance": provenance,
+            "variants": ordered,
+            "metrics": {**facts.metrics, **ordered[0].metrics},
+            "files": hashes(folder),
+        }
+    )
+
+
+def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 5) for name, value in figures.items()}

@@ -1,0 +1,208 @@
+"""A scene: several digits of any size, dark on light or light on dark, over a background with clutter.
+
+A digit's box is the tight ink, the smallest rectangle of whole pixels that holds every pixel that the
+ink covers by at least half. All numbers come from one generator: same stock, same generator, same scene.
+
+Letters in shapes: `H` height, `W` width, `M` digits in the scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from training.detection.scenes.backgrounds import LUMINANCE, Photograph, Picture, make_background
+from training.detection.scenes.clutter import draw_clutter
+from training.detection.scenes.digit_ink import Field, Hand, write_digit
+
+SMALLEST_SIDE, LARGEST_SIDE = 256, 512  # pixels
+FEWEST, MOST = 1, 12  # digits
+SHORTEST, TALLEST = 14, 120  # pixels of a digit
+LARGEST_OVERLAP = 0.3  # of the smaller of two boxes
+CONTRASTS = {"low": (0.2, 0.4), "medium": (0.4, 0.6), "high": (0.6, 0.95)}  # of the range of grey
+_LEGIBLE = 1.6  # contrast to deviation of what is behind a digit, at least
+_TRIES = 25
+PHOTOGRAPHS = 0.4  # share of scenes over a piece of a photograph
+_OTHERS = {"texture": 0.25, "lines": 0.1, "plain": 0.25}  # in proportion
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is notable about a scene, for figures by look.
+
+    Attributes:
+        background: As in `make_background`.
+        contrast: Name of the range in `CONTRASTS` that every digit's contrast with the mean of what is
+            behind it lies in.
+    """
+
+    background: str
+    contrast: str
+    dark_on_light: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A picture and what is in it.
+
+    Attributes:
+        picture: u8 [H, W, 3].
+        boxes_xyxy: i64 [M, 4], pixel edges.
+        labels: i64 [M], the digits.
+    """
+
+    picture: NDArray[np.uint8]
+    boxes_xyxy: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    look: Look
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What scenes are composed of.
+
+    Attributes:
+        fields: Of the digits, from `smooth_field`.
+        labels: i64, one a field.
+        photographs: May be empty; then no scene has one.
+        sides: Least and largest side of a scene, in pixels.
+        photograph_share: Of the scenes that show a piece of a photograph.
+    """
+
+    fields: Sequence[Field]
+    labels: NDArray[np.int64]
+    photographs: Sequence[Photograph]
+    sides: tuple[int, int] = (SMALLEST_SIDE, LARGEST_SIDE)
+    photograph_share: float = PHOTOGRAPHS
+
+
+def compose(stock: Stock, random: np.random.Generator) -> Scene:
+    """Compose a scene."""
+    share = stock.photograph_share if stock.photographs else 0.0
+    kinds = ["photograph", *_OTHERS]
+    others = np.array(list(_OTHERS.values()))
+    look = Look(
+        background=kinds[random.choice(len(kinds), p=[share, *((1 - share) * others / others.sum())])],
+        contrast=list(CONTRASTS)[random.integers(len(CONTRASTS))],
+        dark_on_light=bool(random.random() < 0.5),
+    )
+    size = (int(random.integers(stock.sides[0], stock.sides[1] + 1)) for _ in range(2))
+    width, height = size
+    canvas = make_background(look.background, (width, height), stock.photographs, random)
+    _add_clutter(canvas, random)
+    canvas = _toned(canvas, look, random)
+    wanted = int(random.integers(FEWEST, MOST + 1))
+    boxes: list[tuple[int, int, int, int]] = []
+    labels: list[int] = []
+    for _ in range(wanted):
+        chosen = int(random.integers(len(stock.labels)))
+        box = _add_digit(canvas, stock.fields[chosen], boxes, look, random)
+        if box is not None:
+            boxes.append(box)
+            labels.append(int(stock.labels[chosen]))
+    if not boxes:  # nothing was legible there: begin anew, with the next numbers of the same generator
+        return compose(stock, random)
+    return Scene(
+        _photographed(canvas, random),
+        np.array(boxes, dtype=np.int64),
+        np.array(labels, dtype=np.int64),
+        look,
+    )
+
+
+def _add_clutter(canvas: Picture, random: np.random.Generator) -> None:
+    if random.random() < 0.3:
+        return
+    height, width, _ = canvas.shape
+    for mask in draw_clutter((width, height), int(random.integers(1, 8)), random):
+        box = mask.getbbox()
+        if box is None:
+            continue
+        left, top, right, bottom = box
+        part = canvas[top:bottom, left:right]
+        cover = np.asarray(mask.crop(box), dtype=np.float32)[..., None] / np.float32(255)
+        colour = random.random(3) if random.random() < 0.3 else np.full(3, random.random())
+        # Seldom as strong as ink: mixed with what is there.
+        colour = part.mean(axis=(0, 1)) + random.uniform(0.3, 1.0) * (colour - part.mean(axis=(0, 1)))
+        part += cover * (colour.astype(np.float32) - part)
+
+
+def _toned(canvas: Picture, look: Look, random: np.random.Generator) -> Picture:
+    """Fade a background until ink of the scene's contrast can be read on most of it, and make room for it."""
+    low, high = CONTRASTS[look.contrast]
+    grey = canvas @ LUMINANCE
+    mean, deviation = float(grey.mean()), float(grey.std())
+    strength = min(1.0, random.uniform(0.6, 1.1) * high / (1.5 * deviation + 1e-6))
+    room = 1 - low - 0.05
+    level = np.clip(mean, 1 - room, 0.97) if look.dark_on_light else np.clip(mean, 0.03, room)
+    toned = level + strength * (canvas - mean)
+    light: Picture = np.clip(toned, 0, 1).astype(np.float32)
+    return light
+
+
+def _add_digit(
+    canvas: Picture,
+    field: Field,
+    boxes: Sequence[tuple[int, int, int, int]],
+    look: Look,
+    random: np.random.Generator,
+) -> tuple[int, int, int, int] | None:
+    """Write a digit where it is legible and overlaps little; returns its box, or None without room."""
+    height, width, _ = canvas.shape
+    tallest = min(TALLEST, int(0.8 * height))
+    for attempt in range(_TRIES):
+        if attempt % 5 == 0:
+            tall = round(np.exp(random.uniform(np.log(SHORTEST), np.log(tallest))))
+            ink = write_digit(field, tall, Hand.draw(random))
+        rows, columns = ink.shape
+        if rows < SHORTEST or columns > width:
+            continue
+        left, top = int(random.integers(0, width - columns + 1)), int(random.integers(0, height - rows + 1))
+        box = (left, top, left + columns, top + rows)
+        part = canvas[top : top + rows, left : left + columns]
+        colour = _ink_colour(part, look, random)
+        if colour is not None and all(_overlap(box, other) <= LARGEST_OVERLAP for other in boxes):
+            part += (ink.astype(np.float32) / np.float32(255))[..., None] * (colour - part)
+            return box
+    return None
+
+
+def _ink_colour(part: Picture, look: Look, random: np.random.Generator) -> NDArray[np.float32] | None:
+    """Choose ink for what is behind it: f32 [3], or None where no ink of the scene's contrast is legible."""
+    grey = part @ LUMINANCE
+    mean, deviation = float(grey.mean()), float(grey.std())
+    low, high = CONTRASTS[look.contrast]
+    room = mean if look.dark_on_light else 1 - mean
+    least, most = max(low, _LEGIBLE * deviation), min(high, room)
+    if least > most:
+        return None
+    contrast = random.uniform(least, most)
+    level = mean - contrast if look.dark_on_light else mean + contrast
+    tint = random.uniform(-0.2, 0.2, 3) * random.integers(2)
+    colour = np.clip(level + tint - tint @ LUMINANCE, 0, 1)
+    return (colour + (level - colour @ LUMINANCE)).clip(0, 1).astype(np.float32)
+
+
+def _overlap(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
+    """Tell which share of the smaller box is common to both."""
+    across = min(box[2], other[2]) - max(box[0], other[0])
+    down = min(box[3], other[3]) - max(box[1], other[1])
+    if across <= 0 or down <= 0:
+        return 0.0
+    areas = [(a[2] - a[0]) * (a[3] - a[1]) for a in (box, other)]
+    return across * down / min(areas)
+
+
+def _photographed(canvas: Picture, random: np.random.Generator) -> NDArray[np.uint8]:
+    """Lose a little sharpness and add grain, as a camera does: u8 [H, W, 3]."""
+    if random.random() < 0.5:
+        grain = random.standard_normal(canvas.shape[:2], dtype=np.float32)
+        canvas = canvas + np.float32(random.uniform(0, 0.04)) * grain[..., None]
+    picture = Image.fromarray((canvas * 255).round().clip(0, 255).astype(np.uint8))
+    if random.random() < 0.4:
+        picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 0.8)))
+    return np.asarray(picture, dtype=np.uint8)
