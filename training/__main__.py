@@ -8,15 +8,15 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from service.errors import KotaeError
 
 if TYPE_CHECKING:
-    from training.core.registry import Steps
-    from training.core.version_folder import Place
+    from training.core.steps import Steps
+    from training.core.version_folder import Destination
 
 app = typer.Typer(
     help="Train a model, measure it and export it for `kotae serve`.",
@@ -62,7 +62,7 @@ def build(
     overwrite: Overwrite = False,
 ) -> None:
     """Fit, export and evaluate: from data to a model folder that can be served."""
-    _steps(recipe, data, name, seed, runs, start=start).build(_place(models, version, overwrite))
+    _steps(recipe, data, name, seed, runs, start=start).build(_destination(models, version, overwrite))
 
 
 @app.command()
@@ -123,7 +123,7 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a checkpoint into a version of a model folder, proven to answer as PyTorch does."""
-    _steps(recipe, data, name, seed, runs).export(checkpoint, _place(models, version, overwrite))
+    _steps(recipe, data, name, seed, runs).export(checkpoint, _destination(models, version, overwrite))
 
 
 @app.command()
@@ -149,12 +149,12 @@ def quantize(
     """
     from rich.console import Console
 
-    from training.core.quantize import Order, quantize_model
+    from training.core.quantize import QuantizationRequest, quantize_model
 
     steps = _steps(recipe or model.resolve().name, data, None, None, runs)
-    place = _place(model.resolve().parent, version, overwrite)
-    order = Order(model, place, most_loss, _typed(), precision)
-    quantize_model(order, steps.subject(), Console())
+    destination = _destination(model.resolve().parent, version, overwrite)
+    request = QuantizationRequest(model, destination, most_loss, _typed(), precision)
+    quantize_model(request, steps.quantization_data(), Console())
 
 
 @data_app.command()
@@ -210,9 +210,9 @@ def speech(recipe: RecipeName, *, runs: Runs = Path("runs")) -> None:
     It can be stopped at any time and goes on where it was. Training does it too, where it was not done.
     """
     from training.recipes.load import load_recipe
-    from training.speech.sources import speak_ahead
+    from training.speech.sources import synthesize_training_set
 
-    typer.echo(speak_ahead(load_recipe(recipe), runs))
+    typer.echo(synthesize_training_set(load_recipe(recipe), runs))
 
 
 def _steps(
@@ -224,7 +224,7 @@ def _steps(
     *,
     start: Path | None = None,
     recordings: Path | None = None,
-) -> Steps:
+) -> Steps[Any, Any, Any, Any]:
     from rich.console import Console
 
     from training.core.registry import steps_for
@@ -245,10 +245,10 @@ def _typed() -> str:
     return " ".join(["kotae-train", *sys.argv[1:]])
 
 
-def _place(models: Path, version: int | None, overwrite: bool) -> Place:
-    from training.core.version_folder import Place
+def _destination(models: Path, version: int | None, overwrite: bool) -> Destination:
+    from training.core.version_folder import Destination
 
-    return Place(models, version, overwrite)
+    return Destination(models, version, overwrite)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ def packages_hold(monkeypatch: pytest.MonkeyPatch, folders: Mapping[str, Path]) 
         monkeypatch: Of the test.
         folders: By the package's name; what is in a folder would be installed at the root.
     """
-    real = debian_packages.run
+    real = debian_packages.run_command
 
     def run(command: Sequence[str], folder: Path | None = None) -> bytes:
         assert folder is not None
@@ -28,4 +28,4 @@ def packages_hold(monkeypatch: pytest.MonkeyPatch, folders: Mapping[str, Path]) 
         name = Path(command[-1]).name.partition("_")[0]
         return real(["tar", "-c", "-C", str(folders[name]), "."])
 
-    monkeypatch.setattr(debian_packages, "run", run)
+    monkeypatch.setattr(debian_packages, "run_command", run)

@@ -17,15 +17,15 @@ from tests.training.detection_fixtures import SIDE, tiny_detection_recipe, write
 from training import __main__ as command_line
 from training.core.job import Job
 from training.core.trainer import load_learner
-from training.core.version_folder import Place
-from training.detection.calibration import best_threshold, calibrate
+from training.core.version_folder import Destination
+from training.detection.calibration import best_threshold, calibrate_scores
 from training.detection.coco import CocoFolder
-from training.detection.dataset import AnnotatedFile, decoded
+from training.detection.dataset import AnnotatedImage, decode_annotated
 from training.detection.learner import DetectorLearner
 from training.detection.metrics import measure
 from training.detection.misses import draw_misses, find_misses
-from training.detection.predict import Found, answers_of_checkpoint, answers_of_version
-from training.detection.reference_decoder import check_parity, unambiguous
+from training.detection.predict import Predicted, predict_with_checkpoint, predict_with_version
+from training.detection.reference_decoder import check_parity, is_unambiguous
 from training.detection.steps import DetectorSteps
 from training.detection.version import export_detector
 from training.errors import ExportFailed
@@ -57,7 +57,7 @@ def steps(annotations: Path, tmp_path_factory: pytest.TempPathFactory) -> Detect
 def built(steps: DetectorSteps, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of version 1; not to be changed."""
     models = tmp_path_factory.mktemp("models")
-    steps.build(Place(models))
+    steps.build(Destination(models))
     return models / "things" / "1"
 
 
@@ -110,8 +110,8 @@ def test_a_graph_that_is_not_the_network_is_refused_box_by_box(
     session = Session(built / "model.onnx", Device("cpu"))
     source = CocoFolder(tiny_detection_recipe(annotations))
     files = source.held_out_files()
-    calibrate(learner, source.validation_files())
-    images = np.stack([decoded(file, learner.recipe.input)[0] for file in files[:4]])
+    calibrate_scores(learner, source.validation_files())
+    images = np.stack([decode_annotated(file, learner.recipe.input)[0] for file in files[:4]])
     assert check_parity(learner.graph, session, images, STRIDE)["boxes"] < 1e-4
     with torch.no_grad():
         assert learner.graph.box.bias is not None
@@ -153,7 +153,7 @@ def test_a_network_that_is_unsure_of_plain_pictures_can_be_exported(
     learner.graph.score_power.fill_(0.2)  # its even doubt counts everywhere, so that rounding makes the peaks
     export_detector(learner, tmp_path / "model.onnx")
     plain = np.stack([np.full((SIDE, SIDE, 3), level, np.uint8) for level in (0, 128)])
-    assert not unambiguous(learner.graph, plain, STRIDE).any()
+    assert not is_unambiguous(learner.graph, plain, STRIDE).any()
     check_parity(learner.graph, Session(tmp_path / "model.onnx", Device("cpu")), plain, STRIDE)
 
 
@@ -163,7 +163,7 @@ def test_scores_are_raised_until_the_default_threshold_is_the_best_one(annotatio
     for file in files:  # right at 0.4, wrong at 0.2
         boxes = np.concatenate([file.boxes_xyxy, file.boxes_xyxy + 30])
         scores = np.repeat([0.4, 0.2], len(file.labels))
-        found.append(Found(boxes, scores, np.concatenate([file.labels] * 2), (SIDE, SIDE)))
+        found.append(Predicted(boxes, scores, np.concatenate([file.labels] * 2), (SIDE, SIDE)))
     assert 0.2 < best_threshold(files, found) <= 0.4
 
 
@@ -174,7 +174,7 @@ def test_training_starts_from_a_checkpoint_or_a_version_of_ours(
     recipe, runs = tmp_path / "mine.yaml", tmp_path / "runs"
     recipe.write_text(yaml.safe_dump(content.model_dump(mode="json")), encoding="utf-8")
     files = CocoFolder(content).held_out_files()
-    expected = answers_of_version(built, files)
+    expected = predict_with_version(built, files)
     for start in (steps.job.run.best, built.parent):
         words = ["fit", str(recipe), "--from", str(start), "--runs", str(runs)]
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
@@ -183,10 +183,10 @@ def test_training_starts_from_a_checkpoint_or_a_version_of_ours(
         assert not stopped.value.code
         assert "weights of" in capsys.readouterr().out
         learner = load_learner(runs / "things" / "checkpoints" / "best.ckpt", DetectorLearner)
-        calibrate(learner, CocoFolder(content).validation_files())
-        pictures = list(zip(files, answers_of_checkpoint(learner, files), strict=True))
-        before = measure(list(zip(files, expected, strict=True)), learner.classes)
-        assert measure(pictures, learner.classes).ap == pytest.approx(before.ap, abs=0.05)
+        calibrate_scores(learner, CocoFolder(content).validation_files())
+        pictures = list(zip(files, predict_with_checkpoint(learner, files), strict=True))
+        before = measure(list(zip(files, expected, strict=True)), learner.labels)
+        assert measure(pictures, learner.labels).ap == pytest.approx(before.ap, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_a_recipe_that_the_network_cannot_halve_is_refused(
 def test_a_box_of_exactly_a_slices_end_is_in_the_slice_above_only(annotations: Path) -> None:
     file = CocoFolder(tiny_detection_recipe(annotations)).held_out_files()[0]
     boxes = np.array([[0.0, 0, 30, 24]])
-    file = AnnotatedFile(file.name, file.file, boxes, np.array([0]))
-    found = Found(boxes, np.array([0.9]), np.array([0]), (SIDE, SIDE))
+    file = AnnotatedImage(file.name, file.file, boxes, np.array([0]))
+    found = Predicted(boxes, np.array([0.9]), np.array([0]), (SIDE, SIDE))
     heights = measure([(file, found)], ("block", "disc")).heights
     assert (heights["below 24 px"].things, heights["below 24 px"].ap) == (0, None)
     assert (heights["24 to 47 px"].things, heights["24 to 47 px"].ap) == (1, 1)
@@ -214,14 +214,14 @@ def test_a_box_of_exactly_a_slices_end_is_in_the_slice_above_only(annotations: P
 
 def test_figures_are_1_for_the_truth_and_tell_every_kind_of_miss(tmp_path: Path, annotations: Path) -> None:
     file = CocoFolder(tiny_detection_recipe(annotations)).held_out_files()[0]
-    file = AnnotatedFile(file.name, file.file, file.boxes_xyxy, file.labels, ("light: day",))
+    file = AnnotatedImage(file.name, file.file, file.boxes_xyxy, file.labels, ("light: day",))
     size = (SIDE, SIDE)
-    right = Found(file.boxes_xyxy, np.array([0.9, 0.8]), file.labels, size)
+    right = Predicted(file.boxes_xyxy, np.array([0.9, 0.8]), file.labels, size)
     figures = measure([(file, right)], ("block", "disc"))
     assert (figures.ap, figures.ap50, figures.precision, figures.recall) == (1, 1, 1, 1)
     assert figures.traits["light: day"].things == 2
     assert sum(part.things for part in figures.heights.values()) == 2
-    wrong = Found(file.boxes_xyxy[:1], np.array([0.9]), 1 - file.labels[:1], size)
+    wrong = Predicted(file.boxes_xyxy[:1], np.array([0.9]), 1 - file.labels[:1], size)
     figures = measure([(file, wrong)], ("block", "disc"))
     assert figures.precision == figures.recall == 0
     misses = find_misses([file], [wrong], ("block", "disc"))

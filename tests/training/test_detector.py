@@ -7,20 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.tasks.image.detection import COUNTED_SCORE
-from training.detection.augmentation import move, relight
-from training.detection.losses import Truth, losses, overlaps, patches_of
-from training.detection.reference_decoder import decode
+from training.detection.augmentation import change_colors, move_images
+from training.detection.losses import Targets, losses, overlaps, spread_over_points
+from training.detection.reference_decoder import decode_heads
 from training.networks.detector import STRIDE, Detector, Heads, pick_peaks
 from training.recipes.detection_recipe import DetectorSize
 
 SIZE = DetectorSize(stem=8, widths=(8, 12, 16, 16), blocks=(1, 1, 1, 1), neck=12, slots=20)
 
 
-def perfect_heads(truth: Truth, classes: int, points: int) -> Heads:
+def perfect_heads(truth: Targets, classes: int, points: int) -> Heads:
     """Heads that say at every point about a thing what is true of it."""
     heat = torch.full((len(truth.labels), classes, points, points), -12.0)
     distances = torch.full((len(truth.labels), 4, points, points), 8.0)
-    patches = patches_of(truth, points, points)
+    patches = spread_over_points(truth, points, points)
     for picture, thing in (truth.labels >= 0).nonzero().tolist():
         box, label = truth.boxes_xyxy[picture, thing], int(truth.labels[picture, thing])
         for place, weight in zip(
@@ -36,11 +36,11 @@ def perfect_heads(truth: Truth, classes: int, points: int) -> Heads:
     return Heads(heat, distances, torch.full((len(truth.labels), 1, points, points), 12.0))
 
 
-def example_truth() -> Truth:
+def example_truth() -> Targets:
     boxes = torch.tensor(
         [[[4.0, 6.0, 30.0, 50.0], [40.0, 8.0, 60.0, 30.0]], [[10.0, 20.0, 22.0, 31.0], [0] * 4]]
     )
-    return Truth(boxes, torch.tensor([[1, 0], [2, -1]]))
+    return Targets(boxes, torch.tensor([[1, 0], [2, -1]]))
 
 
 def test_saying_what_is_true_costs_next_to_nothing_and_is_found_again() -> None:
@@ -70,7 +70,7 @@ def test_any_mistake_costs_more() -> None:
 
 def test_losses_have_the_values_that_their_papers_formulas_give() -> None:
     # One thing, 8 x 8 pixels, about the point of column 1 and row 1: only its own point has box weight.
-    truth = Truth(torch.tensor([[[2.0, 2.0, 10.0, 10.0]]]), torch.zeros(1, 1, dtype=torch.long))
+    truth = Targets(torch.tensor([[[2.0, 2.0, 10.0, 10.0]]]), torch.zeros(1, 1, dtype=torch.long))
     heads = Heads(torch.zeros(1, 1, 4, 4), torch.full((1, 4, 4, 4), 2.0), torch.zeros(1, 1, 4, 4))
     found = losses(heads, truth)
     # Heat is 1/2 everywhere: (1/2)^2 ln 2 at the centre, (1 - target)^4 (1/2)^2 ln 2 at each other point,
@@ -89,7 +89,7 @@ def test_losses_have_the_values_that_their_papers_formulas_give() -> None:
 
 
 def test_a_picture_with_nothing_in_it_can_be_learnt_from() -> None:
-    truth = Truth(torch.zeros(1, 1, 4), torch.full((1, 1), -1))
+    truth = Targets(torch.zeros(1, 1, 4), torch.full((1, 1), -1))
     heads = Heads(*(torch.zeros(1, n, 8, 8, requires_grad=True) for n in (3, 4, 1)))
     total = losses(heads, truth).total
     total.backward()  # type: ignore[no-untyped-call]
@@ -115,7 +115,7 @@ def test_peaks_are_those_of_the_independent_decoder_box_by_box() -> None:
     heat[0, 0, 0, 1] = 39.0
     heads = Heads(heat, torch.rand(3, 4, 12, 12) * 20, torch.randn(3, 1, 12, 12))
     boxes, scores, labels = pick_peaks(heads, 90, torch.tensor(0.6))
-    for number, peaks in enumerate(decode(heads, 90, STRIDE, 0.6)):
+    for number, peaks in enumerate(decode_heads(heads, 90, STRIDE, 0.6)):
         assert len(peaks) > 10
         assert all(peak.sure for peak in peaks)
         assert int((scores[number] >= COUNTED_SCORE).sum()) == len(peaks)
@@ -130,9 +130,9 @@ def test_what_rounding_decides_is_not_sure() -> None:
     heat[0, 0, 1, 1] = heat[0, 0, 1, 2] = 3.0  # neighbours that are alike
     heat[0, 0, 5, 1], heat[0, 0, 5, 5], heat[0, 0, 7, 3] = 2.0, 1.0, 1.0001  # the last two for one slot
     heads = Heads(heat, torch.full((1, 4, 8, 8), 6.0), torch.full((1, 1, 8, 8), 9.0))
-    (peaks,) = decode(heads, 4, STRIDE, 1.0)
+    (peaks,) = decode_heads(heads, 4, STRIDE, 1.0)
     assert [peak.sure for peak in peaks] == [False, False, True, False, False]
-    assert [peak.sure for peak in decode(heads, 5, STRIDE, 1.0)[0]] == [False, False, True, True, True]
+    assert [peak.sure for peak in decode_heads(heads, 5, STRIDE, 1.0)[0]] == [False, False, True, True, True]
 
 
 def test_a_picture_alone_is_answered_as_in_a_batch() -> None:
@@ -149,7 +149,7 @@ def test_a_picture_alone_is_answered_as_in_a_batch() -> None:
 
 def test_relighting_keeps_pixels_in_range_and_is_repeatable() -> None:
     images = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8)
-    first, again = (relight(images, torch.Generator().manual_seed(5), invert=True) for _ in range(2))
+    first, again = (change_colors(images, torch.Generator().manual_seed(5), invert=True) for _ in range(2))
     assert torch.equal(first, again)
     assert 0 <= float(first.min()) <= float(first.max()) <= 255
     assert torch.equal(first, first.round())
@@ -159,10 +159,10 @@ def test_relighting_keeps_pixels_in_range_and_is_repeatable() -> None:
 def test_moved_pictures_take_their_boxes_along(mirror: bool) -> None:
     images = torch.full((16, 64, 64, 3), 120.0)
     images[:, 20:44, 16:36] = 250.0
-    truth = Truth(
+    truth = Targets(
         torch.tensor([[[16.0, 20.0, 36.0, 44.0]]]).repeat(16, 1, 1), torch.zeros(16, 1, dtype=torch.long)
     )
-    moved, boxes = move(images, truth, torch.Generator().manual_seed(2), mirror=mirror)
+    moved, boxes = move_images(images, truth, torch.Generator().manual_seed(2), mirror=mirror)
     kept = boxes.labels[:, 0] >= 0
     assert int(kept.sum()) > 8
     for picture, box in zip(moved[kept], boxes.boxes_xyxy[kept, 0], strict=True):

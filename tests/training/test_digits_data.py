@@ -10,7 +10,7 @@ from training.data.drawn_digits import draw_digits
 from training.images.digits import Digits
 from training.images.redraw import redraw
 from training.images.source import decode_files
-from training.recipes.recipe import DigitsData
+from training.recipes.image_recipe import DigitsData
 
 SPEC = ImageInput(width=32, height=32, channels=1)
 

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from tests.training.conftest import Trained, fill_folder, tiny_recipe
 from training.errors import DataRejected
-from training.images.metrics import accuracy_by_look, answers_of_checkpoint, answers_of_version, measure
+from training.images.metrics import accuracy_by_look, measure
+from training.images.predict import predict_with_checkpoint, predict_with_version
 from training.images.redraw import redraw
-from training.images.steps import PictureSteps
+from training.images.steps import ImageSteps
 
 CLASSES = ("a", "b", "c")
 
@@ -56,14 +57,14 @@ def test_accuracy_is_split_by_how_pictures_look() -> None:
 
 
 def test_the_network_learns_the_small_folder(trained: Trained) -> None:
-    answers = answers_of_checkpoint(trained.learner, trained.pictures)
-    figures = measure(answers.plain, trained.pictures.labels, trained.learner.classes)
+    answers = predict_with_checkpoint(trained.learner, trained.pictures)
+    figures = measure(answers.plain, trained.pictures.labels, trained.learner.labels)
     assert figures.accuracy >= 0.8
 
 
 def test_the_exported_graph_answers_files_as_the_checkpoint_does(trained: Trained, exported: Path) -> None:
-    expected = answers_of_checkpoint(trained.learner, trained.pictures)
-    got = answers_of_version(exported, trained.pictures)
+    expected = predict_with_checkpoint(trained.learner, trained.pictures)
+    got = predict_with_version(exported, trained.pictures)
     np.testing.assert_allclose(got.plain, expected.plain, atol=1e-4)
 
 
@@ -71,8 +72,8 @@ def test_the_figures_in_version_yaml_are_those_of_the_exported_graph(
     trained: Trained, exported: Path
 ) -> None:
     facts = read(exported / VERSION_FILE, VersionFacts)
-    answers = answers_of_version(exported, trained.pictures)
-    figures = measure(answers.plain, trained.pictures.labels, trained.learner.classes)
+    answers = predict_with_version(exported, trained.pictures)
+    figures = measure(answers.plain, trained.pictures.labels, trained.learner.labels)
     assert facts.metrics["accuracy"] == pytest.approx(figures.accuracy, abs=1e-5)
     assert facts.metrics["held_out_items"] == figures.items == len(trained.data.parts.test)
     assert sum(facts.baseline.class_mix.values()) == pytest.approx(1.0, abs=1e-3)
@@ -84,7 +85,7 @@ def test_a_version_is_measured_without_a_checkpoint_and_a_checkpoint_by_itself(
     job = replace(trained.job, runs=tmp_path)
     accuracy = read(exported / VERSION_FILE, VersionFacts).metrics["accuracy"]
     for checkpoint, measured in ((None, exported), (trained.job.run.best, trained.job.run.best)):
-        PictureSteps(job).evaluate(checkpoint, exported.parent, 0)
+        ImageSteps(job).evaluate(checkpoint, exported.parent, 0)
         written = json.loads((job.run.folder / "evaluation.json").read_text(encoding="utf-8"))
         assert list(written) == [str(measured)]
         assert written[str(measured)]["plain"]["items"] == len(trained.pictures.files)
@@ -94,10 +95,10 @@ def test_a_version_is_measured_without_a_checkpoint_and_a_checkpoint_by_itself(
 
 def test_what_cannot_be_measured_is_told(trained: Trained, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(DataRejected, match="there is no version of shapes: export one first"):
-        PictureSteps(trained.job).evaluate(None, tmp_path, 0)
+        ImageSteps(trained.job).evaluate(None, tmp_path, 0)
     fill_folder(tmp_path / "other")
     (tmp_path / "other" / "disc").rename(tmp_path / "other" / "ring")
     job = replace(trained.job, recipe=tiny_recipe(tmp_path / "other"))
     for checkpoint in (None, trained.job.run.best):
         with pytest.raises(DataRejected, match="has other labels than"):
-            PictureSteps(job).evaluate(checkpoint, exported.parent, 0)
+            ImageSteps(job).evaluate(checkpoint, exported.parent, 0)

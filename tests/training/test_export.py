@@ -19,17 +19,16 @@ from service.repository.manifest import (
 )
 from service.tasks import TASKS, Limits
 from tests.training.conftest import Trained
-from training.core import version_folder
-from training.core.export import OPSET, export_graph
+from training.core import export
+from training.core.export import OPSET, write_graph
 from training.core.job import newest_version
-from training.core.version_folder import Place
+from training.core.version_folder import Destination
 from training.errors import DataRejected, ExportFailed
-from training.images.steps import run_export
-from training.networks.resnet import PictureClassifier
+from training.networks.resnet import ImageClassifier
 
 
-def export_again(trained: Trained, place: Place) -> Path:
-    return run_export(trained.job, trained.data, trained.learner, trained.pictures, place)
+def export_again(trained: Trained, destination: Destination) -> Path:
+    return trained.steps.publish(trained.learner, trained.data, destination)[0]
 
 
 def test_an_exported_version_passes_the_services_golden_check(exported: Path) -> None:
@@ -81,7 +80,7 @@ def test_a_picture_alone_gets_the_answer_it_gets_in_a_batch(exported: Path) -> N
 def test_golden_cases_are_right_answers_to_files_of_several_classes(trained: Trained, exported: Path) -> None:
     cases = read(exported / "golden" / "golden.yaml", GoldenCases).cases
     labels = {case.file.split("-")[1].split(".")[0] for case in cases}
-    assert labels == set(trained.learner.classes)
+    assert labels == set(trained.learner.labels)
     for case in cases:
         best = case.answer["predictions"][0]["label"]  # type: ignore[index]
         assert f"-{best}." in case.file
@@ -103,26 +102,26 @@ def test_an_export_that_is_not_the_network_writes_nothing_and_says_by_how_much(
         shutil.copytree(exported.parent, tmp_path / "shapes")
     before = sorted(tmp_path.rglob("*"))
 
-    def export_another(network: PictureClassifier, *rest: object) -> None:
+    def export_another(network: ImageClassifier, *rest: object) -> None:
         other = copy.deepcopy(network)
         with torch.no_grad():
             next(reversed(list(other.parameters()))).add_(torch.tensor([0.5, 0.0, 0.0]))
-        export_graph(other, *rest)  # type: ignore[arg-type]
+        write_graph(other, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(version_folder, "export_graph", export_another)
+    monkeypatch.setattr(export, "write_graph", export_another)
     with pytest.raises(
         ExportFailed, match=r"output probabilities .* differs from PyTorch by 0\.\d+ at batch"
     ):
-        export_again(trained, Place(tmp_path))
+        export_again(trained, Destination(tmp_path))
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_version_is_replaced_only_when_asked_to(trained: Trained, exported: Path, tmp_path: Path) -> None:
     shutil.copytree(exported.parent, tmp_path / "shapes")
     with pytest.raises(DataRejected, match="--overwrite"):
-        export_again(trained, Place(tmp_path, version=1))
+        export_again(trained, Destination(tmp_path, version=1))
     (tmp_path / "shapes" / "1" / "stale.txt").write_text("from before")
-    folder = export_again(trained, Place(tmp_path, version=1, overwrite=True))
+    folder = export_again(trained, Destination(tmp_path, version=1, overwrite=True))
     assert folder == tmp_path / "shapes" / "1"
     assert not (folder / "stale.txt").exists()
     assert not list(folder.parent.glob(".*"))
@@ -135,7 +134,7 @@ def test_the_next_version_leaves_the_owners_files_alone(
     manifest = tmp_path / "shapes" / "model.yaml"
     manifest.write_text(manifest.read_text().replace("deadline_seconds: 1.0", "deadline_seconds: 3.0"))
     assert newest_version(tmp_path / "shapes") == tmp_path / "shapes" / "1"
-    assert export_again(trained, Place(tmp_path)) == tmp_path / "shapes" / "2"
+    assert export_again(trained, Destination(tmp_path)) == tmp_path / "shapes" / "2"
     assert read(manifest, ModelManifest).deadline_seconds == 3.0
     assert newest_version(tmp_path / "shapes") == tmp_path / "shapes" / "2"
 
@@ -147,7 +146,7 @@ def test_a_folder_of_another_model_is_not_written_to(
     manifest = tmp_path / "shapes" / "model.yaml"
     manifest.write_text(manifest.read_text().replace("name: shapes", "name: letters"))
     with pytest.raises(DataRejected, match="is of letters"):
-        export_again(trained, Place(tmp_path))
+        export_again(trained, Destination(tmp_path))
 
 
 def test_provenance_is_enough_to_make_the_version_again(trained: Trained, exported: Path) -> None:

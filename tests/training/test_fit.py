@@ -7,20 +7,30 @@ import torch
 
 from tests.training.conftest import Trained, silent_console, tiny_recipe
 from training.core.job import Job
-from training.core.warm_start import open_start
+from training.core.samplers import ShuffledItems
+from training.core.trainer import load_learner
+from training.core.warm_start import read_pretrained
 from training.errors import DataRejected
-from training.images.fit import EpochOrder, load_checkpoint
-from training.images.learner import Learner
-from training.images.steps import open_data, run_fit
-from training.recipes.recipe import PictureRecipe
+from training.images.learner import ImageLearner
+from training.images.steps import ImageSteps
+from training.recipes.image_recipe import ImageRecipe
 
 
 class PowerCut(Exception):
     """Stops a training run in the middle."""
 
 
-def job_in(folder: Path, pictures: Path, **optimisation: float) -> Job[PictureRecipe]:
+def job_in(folder: Path, pictures: Path, **optimisation: float) -> Job[ImageRecipe]:
     return Job(tiny_recipe(pictures, **optimisation), folder, silent_console(), "kotae-train fit shapes.yaml")
+
+
+def run_fit(job: Job[ImageRecipe], *, resume: bool = False) -> Path:
+    steps = ImageSteps(job)
+    return steps.train(steps.open(), resume=resume)
+
+
+def load_checkpoint(path: Path) -> ImageLearner:
+    return load_learner(path, ImageLearner)
 
 
 def test_a_run_leaves_checkpoints_and_metrics_as_csv_and_tensorboard(trained: Trained) -> None:
@@ -37,7 +47,7 @@ def test_a_run_leaves_checkpoints_and_metrics_as_csv_and_tensorboard(trained: Tr
 def test_a_checkpoint_holds_its_recipe_and_labels(trained: Trained) -> None:
     learner = load_checkpoint(trained.job.run.best)
     assert learner.recipe == trained.job.recipe
-    assert learner.classes == trained.data.source.classes
+    assert learner.labels == trained.data.source.classes
 
 
 def test_a_picture_classifier_starts_from_a_version_of_ours(
@@ -45,8 +55,8 @@ def test_a_picture_classifier_starts_from_a_version_of_ours(
 ) -> None:
     job = job_in(tmp_path, picture_folder, epochs=1, passes=1, learning_rate=1e-12)
     job = replace(job, recipe=job.recipe.changed(start=exported.parent))
-    weights = load_checkpoint(run_fit(job, open_data(job.recipe))).graph.state_dict()
-    for name, weight in open_start(exported).weights.items():
+    weights = load_checkpoint(run_fit(job)).graph.state_dict()
+    for name, weight in read_pretrained(exported).weights.items():
         if weight.ndim > 1 and name in weights:
             torch.testing.assert_close(weights[name], weight)
 
@@ -55,18 +65,17 @@ def test_resuming_goes_on_exactly_where_a_run_was_cut(
     tmp_path: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, cut = (job_in(tmp_path / name, picture_folder, epochs=4, passes=1) for name in ("whole", "cut"))
-    data = open_data(whole.recipe)
-    run_fit(whole, data)
+    run_fit(whole)
 
-    def cut_before_third_epoch(learner: Learner) -> None:
+    def cut_before_third_epoch(learner: ImageLearner) -> None:
         if learner.current_epoch == 2:
             raise PowerCut
 
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "on_train_epoch_start", cut_before_third_epoch)
+        patch.setattr(ImageLearner, "on_train_epoch_start", cut_before_third_epoch)
         with pytest.raises(PowerCut):
-            run_fit(cut, data)
-    run_fit(cut, data, resume=True)
+            run_fit(cut)
+    run_fit(cut, resume=True)
     expected, resumed = (load_checkpoint(job.run.last).state_dict() for job in (whole, cut))
     for name, tensor in expected.items():
         assert torch.equal(tensor, resumed[name]), name
@@ -77,7 +86,7 @@ def test_the_seed_decides_the_weights(tmp_path: Path, picture_folder: Path) -> N
     for name, seed in (("first", 1), ("again", 1), ("other", 2)):
         job = job_in(tmp_path / name, picture_folder, epochs=1, passes=1)
         seeded = Job(job.recipe.changed(data=None, name=None, seed=seed), job.runs, job.console, job.command)
-        states.append(load_checkpoint(run_fit(seeded, open_data(seeded.recipe))).state_dict())
+        states.append(load_checkpoint(run_fit(seeded)).state_dict())
     weight = "graph.network.head.3.weight"
     assert torch.equal(states[0][weight], states[1][weight])
     assert not torch.equal(states[0][weight], states[2][weight])
@@ -85,14 +94,14 @@ def test_the_seed_decides_the_weights(tmp_path: Path, picture_folder: Path) -> N
 
 def test_training_stops_early_when_nothing_gets_better(tmp_path: Path, picture_folder: Path) -> None:
     job = job_in(tmp_path, picture_folder, epochs=30, passes=1, learning_rate=1e-12, patience=1)
-    run_fit(job, open_data(job.recipe))
+    run_fit(job)
     assert torch.load(job.run.last, weights_only=True)["epoch"] < 20
 
 
 def test_resuming_what_was_never_started_is_refused(tmp_path: Path, picture_folder: Path) -> None:
     job = job_in(tmp_path, picture_folder)
     with pytest.raises(DataRejected, match="nothing to resume"):
-        run_fit(job, open_data(job.recipe), resume=True)
+        run_fit(job, resume=True)
 
 
 def test_a_missing_checkpoint_says_what_to_run(tmp_path: Path) -> None:
@@ -101,7 +110,7 @@ def test_a_missing_checkpoint_says_what_to_run(tmp_path: Path) -> None:
 
 
 def test_every_epoch_shows_every_picture_in_a_new_order() -> None:
-    order = EpochOrder(10, 3, seed=0)
+    order = ShuffledItems(10, 3, seed=0)
     first = list(order)
     assert sorted(first) == sorted(list(range(10)) * 3)
     order.set_epoch(1)

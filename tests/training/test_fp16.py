@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import graphs
 from service.engine.runtime.session import Device, Session
-from training.core.fp16 import halve_graph
+from training.core.fp16 import convert_to_fp16
 from training.core.int8 import Batch, ancestors
 from training.errors import ExportFailed
 
@@ -27,7 +27,7 @@ class Halved:
 
     def __init__(self, folder: Path, model: onnx.ModelProto) -> None:
         onnx.save(model, folder / "model.onnx")
-        self.kept = halve_graph(folder / "model.onnx", folder / "fp16.onnx")
+        self.kept = convert_to_fp16(folder / "model.onnx", folder / "fp16.onnx")
         self.plain, self.half = (
             Session(folder / f"{name}.onnx", Device("cpu")) for name in ("model", "fp16")
         )

@@ -10,7 +10,7 @@ from service.tasks.image.preprocessing import decode_image
 from tests.training.conftest import COUNTS, fill_folder
 from training.errors import DataRejected
 from training.images.image_folder import ImageFolder
-from training.recipes.recipe import FolderData
+from training.recipes.image_recipe import FolderData
 
 RGB = ImageInput(width=16, height=12, channels=3)
 GREY = ImageInput(width=16, height=12, channels=1)

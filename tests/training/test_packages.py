@@ -3,7 +3,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tests.training.package_fixtures import packages_hold
-from training.data.debian_packages import package_files, run
+from training.data.debian_packages import package_files, run_command
 from training.errors import DataRejected
 
 
@@ -21,9 +21,9 @@ def test_wanted_files_of_packages_are_given_in_the_packages_order(
 
 def test_a_machine_without_apt_is_told_what_is_missing() -> None:
     with pytest.raises(DataRejected, match="packages are fetched with apt: apt-get-that-is-not-there failed"):
-        run(["apt-get-that-is-not-there"])
+        run_command(["apt-get-that-is-not-there"])
 
 
 def test_the_last_words_of_a_program_that_failed_are_told() -> None:
     with pytest.raises(DataRejected, match="sh failed: no mirror answers"):
-        run(["sh", "-c", "echo reading >&2; echo no mirror answers >&2; exit 100"])
+        run_command(["sh", "-c", "echo reading >&2; echo no mirror answers >&2; exit 100"])

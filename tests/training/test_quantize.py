@@ -21,17 +21,23 @@ from service.repository.overrides import ModelOverrides, Overrides
 from tests.training.conftest import Trained, silent_console, tiny_recipe
 from training import __main__ as command_line
 from training.core import quantize, session
-from training.core.comparison import Comparison, lost_points
-from training.core.quantize import FP16_FILE, INT8_FILE, Order, Precision, Subject, quantize_model
-from training.core.session import open_graph
-from training.core.version_folder import Place
+from training.core.comparison import VariantComparison, lost_points
+from training.core.quantize import (
+    FP16_FILE,
+    INT8_FILE,
+    Precision,
+    QuantizationData,
+    QuantizationRequest,
+    quantize_model,
+)
+from training.core.session import open_session
+from training.core.version_folder import Destination
 from training.errors import DataRejected, ExportFailed
-from training.images.steps import picture_subject
 
 
 @pytest.fixture(scope="module")
-def subject(trained: Trained) -> Subject:
-    return picture_subject(trained.data)
+def subject(trained: Trained) -> QuantizationData:
+    return trained.steps.quantization_data()
 
 
 @pytest.fixture
@@ -40,21 +46,25 @@ def model(exported: Path, tmp_path: Path) -> Path:
     return shutil.copytree(exported.parent, tmp_path / "shapes")
 
 
-def order(model: Path, most_loss: float = 20.0, precision: Precision = "int8") -> Order:
-    return Order(model, Place(model.parent), most_loss, "kotae-train quantize shapes", precision)
+def order(model: Path, most_loss: float = 20.0, precision: Precision = "int8") -> QuantizationRequest:
+    return QuantizationRequest(
+        model, Destination(model.parent), most_loss, "kotae-train quantize shapes", precision
+    )
 
 
 def variants(version: Path) -> dict[str, str]:
     return {v.precision: v.file for v in read(version / VERSION_FILE, VersionFacts).variants}
 
 
-def test_items_to_find_scales_on_are_not_those_to_be_judged_by(trained: Trained, subject: Subject) -> None:
+def test_items_to_find_scales_on_are_not_those_to_be_judged_by(
+    trained: Trained, subject: QuantizationData
+) -> None:
     assert subject.items
     assert not {*subject.items} & {*trained.pictures.files}
 
 
 def test_the_new_version_holds_both_variants_with_their_own_figures(
-    model: Path, subject: Subject, exported: Path
+    model: Path, subject: QuantizationData, exported: Path
 ) -> None:
     version = quantize_model(order(model), subject, silent_console())
     assert version == model / "2"
@@ -76,7 +86,7 @@ def test_the_new_version_holds_both_variants_with_their_own_figures(
 
 @pytest.mark.parametrize("precision", ["auto", "int8", "fp32"])
 def test_the_service_serves_the_variant_that_its_host_wants(
-    model: Path, subject: Subject, precision: str
+    model: Path, subject: QuantizationData, precision: str
 ) -> None:
     version = quantize_model(order(model), subject, silent_console())
     lanes = Lanes(Observer())
@@ -94,7 +104,7 @@ def test_the_service_serves_the_variant_that_its_host_wants(
 
 
 def test_the_faster_variant_stands_first(
-    model: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch
+    model: Path, subject: QuantizationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for speed, first in ((1.5, "int8"), (1.0, "fp32")):
         monkeypatch.setattr(quantize, "measure_speeds", lambda *_, speed=speed: {1: 2.0, 8: speed})
@@ -102,7 +112,9 @@ def test_the_faster_variant_stands_first(
         assert next(iter(variants(version))) == first
 
 
-def test_a_version_with_an_int8_variant_can_be_quantised_again(model: Path, subject: Subject) -> None:
+def test_a_version_with_an_int8_variant_can_be_quantised_again(
+    model: Path, subject: QuantizationData
+) -> None:
     first = quantize_model(order(model), subject, silent_console())
     second = quantize_model(order(model), subject, silent_console())
     assert second == model / "3"
@@ -117,7 +129,7 @@ def test_a_version_with_an_int8_variant_can_be_quantised_again(model: Path, subj
 
 
 @pytest.fixture(scope="module")
-def halved(exported: Path, subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def halved(exported: Path, subject: QuantizationData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose second version has an fp16 variant; not to be changed."""
     model = shutil.copytree(exported.parent, tmp_path_factory.mktemp("halved") / "shapes")
     with pytest.MonkeyPatch.context() as patch:
@@ -127,7 +139,7 @@ def halved(exported: Path, subject: Subject, tmp_path_factory: pytest.TempPathFa
 
 
 def test_an_fp16_variant_is_for_gpus_and_says_where_it_was_measured_and_what_stays_fp32(
-    halved: Path, subject: Subject
+    halved: Path, subject: QuantizationData
 ) -> None:
     version = halved / "2"
     facts = read(version / VERSION_FILE, VersionFacts)
@@ -168,7 +180,7 @@ def test_a_cpu_never_serves_fp16(halved: Path, precision: str, served: int) -> N
         assert "no fp16 variant is for cpu" in str(catalog.models["shapes"].problem)
 
 
-def test_a_version_can_have_int8_and_fp16_and_get_either_anew(model: Path, subject: Subject) -> None:
+def test_a_version_can_have_int8_and_fp16_and_get_either_anew(model: Path, subject: QuantizationData) -> None:
     orders: list[Precision] = ["int8", "fp16", "fp16", "int8"]
     made = [quantize_model(order(model, precision=wanted), subject, silent_console()) for wanted in orders]
     assert variants(made[0]).keys() == {"fp32", "int8"}
@@ -180,7 +192,7 @@ def test_a_version_can_have_int8_and_fp16_and_get_either_anew(model: Path, subje
 
 
 @pytest.mark.gpu
-def test_with_a_gpu_fp16_is_measured_and_timed_on_it(model: Path, subject: Subject) -> None:
+def test_with_a_gpu_fp16_is_measured_and_timed_on_it(model: Path, subject: QuantizationData) -> None:
     version = quantize_model(order(model, precision="fp16"), subject, silent_console())
     facts = read(version / VERSION_FILE, VersionFacts)
     assert {variant.measured_on for variant in facts.variants} == {"cuda"}
@@ -203,7 +215,7 @@ def test_figures_are_measured_where_they_were_measured_before_if_that_is_there(
     monkeypatch.setattr(session, "cuda_problem", lambda: problem)
     opened: list[tuple[Path, Device]] = []
     monkeypatch.setattr(session, "Session", lambda path, device, **_: opened.append((path, device)))
-    open_graph(halved / "2", facts.model_copy(update={"variants": (half,)}))
+    open_session(halved / "2", facts.model_copy(update={"variants": (half,)}))
     assert opened == [(halved / "2" / FP16_FILE, Device(kind))]
 
 
@@ -217,7 +229,7 @@ def files_of(model: Path) -> set[str]:
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 @pytest.mark.parametrize(("accuracy", "allowed"), [(0.9, 5.0), (0.89, 10.9), (float("nan"), 100.0)])
 def test_what_loses_more_than_is_allowed_is_refused_and_leaves_nothing(
-    model: Path, subject: Subject, accuracy: float, allowed: float, precision: Precision
+    model: Path, subject: QuantizationData, accuracy: float, allowed: float, precision: Precision
 ) -> None:
     def measure(_: Path, facts: VersionFacts) -> Mapping[str, float]:
         return {"accuracy": 1.0 if facts.variants[0].precision == "fp32" else accuracy}
@@ -230,7 +242,7 @@ def test_what_loses_more_than_is_allowed_is_refused_and_leaves_nothing(
 
 
 def test_a_graph_that_answers_otherwise_is_refused_and_leaves_nothing(
-    model: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch
+    model: Path, subject: QuantizationData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def quantize_wrongly(source: Path, target: Path, batches: object) -> None:
         import onnx
@@ -251,7 +263,7 @@ def test_a_graph_that_answers_otherwise_is_refused_and_leaves_nothing(
 
 
 def test_a_model_without_a_version_or_without_fp32_cannot_be_quantised(
-    model: Path, subject: Subject, tmp_path: Path
+    model: Path, subject: QuantizationData, tmp_path: Path
 ) -> None:
     facts = read(model / "1" / VERSION_FILE, VersionFacts)
     half = facts.variants[0].model_copy(update={"precision": "fp16"})
@@ -270,9 +282,9 @@ def test_points_are_lost_where_less_is_better_too() -> None:
 
 
 def test_a_variant_must_be_faster_at_every_size_of_batch() -> None:
-    assert Comparison("int8", "cpu", {}, {}, {1: 1.2, 8: 1.5}).worth_it
-    assert not Comparison("int8", "cpu", {}, {}, {1: 1.0, 8: 1.5}).worth_it
-    assert not Comparison("fp16", "cpu", {}, {}, {}).worth_it  # not timed
+    assert VariantComparison("int8", "cpu", {}, {}, {1: 1.2, 8: 1.5}).worth_it
+    assert not VariantComparison("int8", "cpu", {}, {}, {1: 1.0, 8: 1.5}).worth_it
+    assert not VariantComparison("fp16", "cpu", {}, {}, {}).worth_it  # not timed
 
 
 # --- the command -----------------------------------------------------------------------------

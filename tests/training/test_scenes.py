@@ -11,7 +11,7 @@ from service.repository.manifest import ImageInput
 from service.tasks.image.detection import unletterbox
 from tests.training.detection_fixtures import tiny_scenes_recipe
 from tests.training.package_fixtures import packages_hold
-from training.detection.dataset import letterboxed
+from training.detection.dataset import letterbox_boxes
 from training.detection.scenes import wallpapers
 from training.detection.scenes.backgrounds import LUMINANCE, bundled_photograph
 from training.detection.scenes.clutter import SIGNS
@@ -23,27 +23,27 @@ from training.detection.scenes.compose import (
     SMALLEST_SIDE,
     TALLEST,
     Scene,
-    Stock,
+    SceneMaterial,
     compose,
 )
-from training.detection.scenes.digit_ink import HALF, Hand, smooth_field, write_digit
+from training.detection.scenes.digit_ink import HALF, Handwriting, smooth_field, write_digit
 from training.detection.scenes.source import DigitScenes, seen
 
 
 @pytest.fixture(scope="module")
-def stock() -> Stock:
+def stock() -> SceneMaterial:
     data = load_digits()
     pixels = (data.images[:40] * (255 / 16)).round().astype(np.uint8)
     fields = [smooth_field(digit) for digit in pixels]
-    return Stock(fields, data.target[:40].astype(np.int64), [bundled_photograph("china.jpg")])
+    return SceneMaterial(fields, data.target[:40].astype(np.int64), [bundled_photograph("china.jpg")])
 
 
 @pytest.fixture(scope="module")
-def scenes(stock: Stock) -> list[Scene]:
+def scenes(stock: SceneMaterial) -> list[Scene]:
     return [compose(stock, np.random.default_rng(number)) for number in range(30)]
 
 
-def test_the_same_numbers_compose_the_same_scene(stock: Stock, scenes: list[Scene]) -> None:
+def test_the_same_numbers_compose_the_same_scene(stock: SceneMaterial, scenes: list[Scene]) -> None:
     again = compose(stock, np.random.default_rng(3))
     np.testing.assert_array_equal(again.picture, scenes[3].picture)
     np.testing.assert_array_equal(again.boxes_xyxy, scenes[3].boxes_xyxy)
@@ -81,13 +81,13 @@ def test_scenes_are_of_every_look(scenes: list[Scene]) -> None:
 @given(st.integers(0, 39), st.integers(14, 120), st.integers(0, 2**32))
 def test_ink_touches_all_four_edges_of_its_box(digit: int, height: int, seed: int) -> None:
     pixels = (load_digits().images[digit] * (255 / 16)).round().astype(np.uint8)
-    ink = write_digit(smooth_field(pixels), height, Hand.draw(np.random.default_rng(seed)))
+    ink = write_digit(smooth_field(pixels), height, Handwriting.draw(np.random.default_rng(seed)))
     for edge in (ink[0], ink[-1], ink[:, 0], ink[:, -1]):
         assert edge.max() >= HALF
     assert height - 3 <= len(ink) <= height
 
 
-def test_a_box_is_the_tight_ink_that_a_scene_shows(stock: Stock) -> None:
+def test_a_box_is_the_tight_ink_that_a_scene_shows(stock: SceneMaterial) -> None:
     calm = next(
         scene
         for scene in (compose(stock, np.random.default_rng(number)) for number in range(100, 400))
@@ -118,7 +118,7 @@ def test_the_letterbox_is_exactly_inverted(
 ) -> None:
     spec = ImageInput(width=32 * blocks, height=416, channels=3, resize="letterbox")
     box = np.array([[shares[0] * width, shares[1] * height, shares[2] * width, shares[3] * height]])
-    moved = letterboxed(box, (width, height), spec) / np.array([spec.width, spec.height] * 2)
+    moved = letterbox_boxes(box, (width, height), spec) / np.array([spec.width, spec.height] * 2)
     back = unletterbox(moved.astype(np.float32), (width, height), spec)
     np.testing.assert_allclose(back, box, atol=1e-5 * max(width, height) + 1e-3 * height / spec.height)
 
@@ -148,10 +148,10 @@ def test_held_out_scenes_share_neither_digits_nor_photographs_with_those_learnt_
     assert [file.file for file in source.held_out_files()] == [file.file for file in again]
 
 
-def test_a_scene_seen_through_a_small_jpeg_file_keeps_its_boxes(stock: Stock) -> None:
+def test_a_scene_seen_through_a_small_jpeg_file_keeps_its_boxes(stock: SceneMaterial) -> None:
     spec = ImageInput(width=160, height=160, channels=3, resize="letterbox")
     scene = compose(stock, np.random.default_rng(8))
-    straight = letterboxed(scene.boxes_xyxy.astype(np.float64), scene.picture.shape[1::-1], spec)
+    straight = letterbox_boxes(scene.boxes_xyxy.astype(np.float64), scene.picture.shape[1::-1], spec)
     for seed in range(20):
         image, boxes = seen(scene, spec, np.random.default_rng(seed))
         assert image.shape == (160, 160, 3)

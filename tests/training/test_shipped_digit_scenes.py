@@ -27,7 +27,7 @@ from service.tasks.image.detection import (
 )
 from tests.service.tasks.pictures import TO_STORE
 from training.core.job import newest_version
-from training.detection.dataset import AnnotatedFile
+from training.detection.dataset import AnnotatedImage
 from training.detection.scenes.source import DigitScenes
 from training.recipes.detection_recipe import DetectionRecipe, ScenesData
 from training.recipes.load import load_recipe
@@ -69,7 +69,7 @@ def answer(folder: Path) -> Answer:
     return answer
 
 
-def held_out(count: int, cache: Path) -> list[AnnotatedFile]:
+def held_out(count: int, cache: Path) -> list[AnnotatedImage]:
     recipe = load_recipe("digit-scenes")
     assert isinstance(recipe, DetectionRecipe)
     data = ScenesData(test=count)
@@ -77,11 +77,11 @@ def held_out(count: int, cache: Path) -> list[AnnotatedFile]:
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[AnnotatedFile]:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[AnnotatedImage]:
     return held_out(SCENES, tmp_path_factory.mktemp("none"))
 
 
-def picture_of(scene: AnnotatedFile) -> Image.Image:
+def picture_of(scene: AnnotatedImage) -> Image.Image:
     return Image.open(BytesIO(scene.file)).convert("RGB")
 
 
@@ -109,7 +109,7 @@ def found_again(of: Detections, among: Detections, sure: float, found: float) ->
     return again
 
 
-def pairs_of(answer: Answer, scenes: list[AnnotatedFile], change: Change) -> list[Pair]:
+def pairs_of(answer: Answer, scenes: list[AnnotatedImage], change: Change) -> list[Pair]:
     return [(answer(scene.file), answer(change(picture_of(scene)))) for scene in scenes]
 
 
@@ -160,7 +160,7 @@ def test_the_card_names_the_figures_of_the_version(folder: Path) -> None:
 
 @pytest.mark.parametrize("orientation", TO_STORE)
 def test_a_scene_turned_by_its_exif_data_is_answered_exactly_alike(
-    answer: Answer, scenes: list[AnnotatedFile], orientation: int
+    answer: Answer, scenes: list[AnnotatedImage], orientation: int
 ) -> None:
     for scene in scenes[:8]:
         assert answer(turned(picture_of(scene), orientation, format="PNG")) == answer(scene.file)
@@ -168,7 +168,7 @@ def test_a_scene_turned_by_its_exif_data_is_answered_exactly_alike(
 
 @pytest.mark.parametrize("orientation", TO_STORE)
 def test_a_turned_jpeg_file_has_the_same_digits(
-    answer: Answer, scenes: list[AnnotatedFile], orientation: int
+    answer: Answer, scenes: list[AnnotatedImage], orientation: int
 ) -> None:
     """Its blocks lie otherwise on the scene, so its pixels are not the same."""
 
@@ -181,7 +181,7 @@ def test_a_turned_jpeg_file_has_the_same_digits(
 
 @pytest.mark.parametrize("change", [halved, coarse])
 def test_a_scene_of_half_the_size_or_as_a_coarse_jpeg_file_has_the_same_digits(
-    answer: Answer, scenes: list[AnnotatedFile], change: Change
+    answer: Answer, scenes: list[AnnotatedImage], change: Change
 ) -> None:
     again = list(chain.from_iterable(map(both_ways, pairs_of(answer, scenes, change))))
     assert len(again) > 400 and np.mean(again) >= SAME_DIGITS
@@ -206,7 +206,7 @@ def test_a_plain_picture_has_no_digits(answer: Answer) -> None:
 
 
 def test_a_picture_alone_gets_the_answer_it_gets_in_a_batch(
-    folder: Path, answer: Answer, scenes: list[AnnotatedFile]
+    folder: Path, answer: Answer, scenes: list[AnnotatedImage]
 ) -> None:
     """Kernels add up in another order for another batch: in the last digits, no more."""
     task = ObjectDetection(folder, read(folder / VERSION_FILE, VersionFacts))

@@ -16,15 +16,15 @@ from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import TASKS
 from service.tasks.task import Outputs
 from tests.training.conftest import Trained
-from training.core.warm_start import Start, open_start, settle_norms, take_weights
+from training.core.warm_start import PretrainedWeights, load_weights, read_pretrained, recalibrate_norms
 from training.detection.learner import DetectorLearner
 from training.errors import DataRejected
-from training.images.learner import Learner
+from training.images.learner import ImageLearner
 from training.recipes.load import load_recipe
 from training.recipes.recipe import Recipe
 from training.speech.keywords.learner import KeywordLearner
 from training.speech.recognition.learner import SpeechLearner
-from training.text.classification.learner import LabelLearner
+from training.text.classification.learner import TextClassifierLearner
 
 MODELS = Path(__file__).parents[2] / "models"
 HEADS = {
@@ -41,9 +41,9 @@ def new_network(recipe: Recipe, labels: list[str]) -> nn.Module:
     content = recipe.model_dump(mode="json")
     make: dict[str, Callable[[], object]] = {
         "object-detection": lambda: DetectorLearner(content, labels, 1),
-        "image-classification": lambda: Learner(content, labels, [1.0] * len(labels), 1),
+        "image-classification": lambda: ImageLearner(content, labels, [1.0] * len(labels), 1),
         "audio-classification": lambda: KeywordLearner(content, labels, 1),
-        "text-classification": lambda: LabelLearner(content, labels, 1),
+        "text-classification": lambda: TextClassifierLearner(content, labels, 1),
         "speech-recognition": lambda: SpeechLearner(content, labels, 1),
     }
     torch.manual_seed(1)
@@ -54,10 +54,10 @@ def new_network(recipe: Recipe, labels: list[str]) -> nn.Module:
 def test_a_network_that_starts_from_a_shipped_version_answers_as_it_does(name: str) -> None:
     if not (MODELS / name).is_dir():
         pytest.skip("the model is not in this checkout")
-    recipe, start = load_recipe(name), open_start(MODELS / name)
+    recipe, start = load_recipe(name), read_pretrained(MODELS / name)
     network = new_network(recipe, list(start.labels))
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    said = take_weights(network, start, start.labels, HEADS[name])
+    said = load_weights(network, start, start.labels, HEADS[name])
     assert said.endswith(f"weights of {start.path}")
     assert not any(
         torch.equal(value, before[key]) for key, value in network.state_dict().items() if value.ndim > 1
@@ -83,33 +83,33 @@ def test_a_network_that_starts_from_a_shipped_version_answers_as_it_does(name: s
 def test_with_other_labels_only_the_last_layer_is_learnt_anew(name: str) -> None:
     if not (MODELS / name).is_dir():
         pytest.skip("the model is not in this checkout")
-    start, head = open_start(MODELS / name), HEADS[name]
+    start, head = read_pretrained(MODELS / name), HEADS[name]
     labels = [*start.labels[:-1], "another"]
     network = new_network(load_recipe(name), labels)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    assert f"`{head}` is learnt anew" in take_weights(network, start, labels, head)
+    assert f"`{head}` is trained from scratch" in load_weights(network, start, labels, head)
     for key, value in network.state_dict().items():
         if value.ndim > 1 or key.startswith(f"{head}."):
             assert torch.equal(value, before[key]) == key.startswith(f"{head}."), key
 
 
 def test_a_checkpoint_gives_all_its_weights(trained: Trained) -> None:
-    start = open_start(trained.job.run.best)
-    assert start.labels == trained.learner.classes
+    start = read_pretrained(trained.job.run.best)
+    assert start.labels == trained.learner.labels
     network = new_network(trained.job.recipe, list(start.labels))
-    take_weights(network, start, start.labels, "network.head")
+    load_weights(network, start, start.labels, "network.head")
     for key, value in trained.learner.graph.state_dict().items():
         assert torch.equal(network.state_dict()[key], value)
 
 
 def test_a_network_of_another_size_or_kind_is_told_by_the_weight(trained: Trained) -> None:
-    start = open_start(trained.job.run.best)
+    start = read_pretrained(trained.job.run.best)
     recipe = trained.job.recipe
     wider = recipe.model_copy(update={"network": recipe.network.model_copy(update={"widths": (8, 24)})})
     with pytest.raises(DataRejected, match=r"another size of network: network\.features\.3.* has the shape"):
-        take_weights(new_network(wider, list(start.labels)), start, start.labels, "network.head")
+        load_weights(new_network(wider, list(start.labels)), start, start.labels, "network.head")
     with pytest.raises(DataRejected, match=r"another kind or size of network: it has no a\.weight"):
-        take_weights(nn.ModuleDict({"a": nn.Linear(2, 2)}), start, start.labels, "a.b")
+        load_weights(nn.ModuleDict({"a": nn.Linear(2, 2)}), start, start.labels, "a.b")
 
 
 def test_what_holds_no_weights_is_told(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_what_holds_no_weights_is_told(tmp_path: Path) -> None:
         (other, r"other\.pt is no checkpoint of kotae-train"),
     ):
         with pytest.raises(DataRejected, match=told):
-            open_start(path)
+            read_pretrained(path)
 
 
 @pytest.mark.skipif(not (MODELS / "digits").is_dir(), reason="the model is not in this checkout")
@@ -132,7 +132,7 @@ def test_a_version_without_an_fp32_graph_is_told(tmp_path: Path) -> None:
     content["variants"][0]["precision"] = "int8"
     (tmp_path / VERSION_FILE).write_text(yaml.safe_dump(content), encoding="utf-8")
     with pytest.raises(DataRejected, match="has no fp32 variant to start from"):
-        open_start(tmp_path)
+        read_pretrained(tmp_path)
 
 
 def test_texts_whose_tokens_are_made_anew_start_from_scratch_only() -> None:
@@ -155,7 +155,7 @@ def test_settled_norms_change_no_answer_and_make_learning_begin_from_it() -> Non
         "0.weight": torch.randn(8, 3, 3, 3), "0.weight_bias": torch.randn(8),
         "3.weight": 0.02 * torch.randn(4, 8, 3, 3), "3.weight_bias": torch.randn(4),
     }  # fmt: skip
-    take_weights(network, Start(Path("x"), folded, ("a",)), ("a",), "none")
+    load_weights(network, PretrainedWeights(Path("x"), folded, ("a",)), ("a",), "none")
     pictures = 3 + 5 * torch.randn(16, 3, 12, 12)
 
     def answers(*, learning: bool) -> torch.Tensor:
@@ -167,7 +167,7 @@ def test_settled_norms_change_no_answer_and_make_learning_begin_from_it() -> Non
     assert (answers(learning=True) - expected).abs().max() > 1  # the first step would see another network
     network.load_state_dict(before)
     drawn = torch.get_rng_state()
-    settle_norms(network, [pictures[:8], pictures[8:]], network)
+    recalibrate_norms(network, [pictures[:8], pictures[8:]], network)
     assert torch.equal(torch.get_rng_state(), drawn)
     torch.testing.assert_close(answers(learning=False), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(answers(learning=True), expected, atol=1e-2, rtol=1e-2)

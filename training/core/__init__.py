@@ -1,1 +1,1 @@
-"""What training has in common for every kind of model: fit, evaluate, export, quantize."""
+"""What all modalities have in common: fit, evaluate, export, quantize."""

@@ -1,7 +1,7 @@
-"""The model card: what the model was made from, how, how good it is, and what it cannot do.
+"""The model card: the data, the training, the metrics and the limits of a model.
 
-A model without a card gets one with what is known. After that the prose is its owner's; only what stands
-between two marks, the figures, is ours and renewed.
+A model without a card gets one. Later exports replace only the text between the two marks, the metrics; the
+rest belongs to the model's owner.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ _END = "<!-- end of figures -->"
 
 @dataclass(frozen=True, slots=True)
 class CardText:
-    """What a new card says that differs from one kind of model to another.
+    """The text of a new card that depends on the kind of model.
 
     Attributes:
-        measured: How the figures were measured.
-        training: Markdown behind how it was trained, such as a picture.
-        behind: Markdown behind the figures.
+        measured: How the metrics were measured.
+        training: Markdown after the section on the training, such as a picture.
+        after: Markdown after the metrics.
     """
 
     measured: str
     training: str = ""
-    behind: str = ""
+    after: str = ""
 
 
 def write_card(version: Path, recipe: Recipe, tables: str, text: CardText) -> None:
-    """Write the figures into the card beside a version; one without the two marks is left as it is.
+    """Write metrics into the model card; a card without the two marks is not changed.
 
     Args:
-        version: The exported version's folder; the card goes beside it.
-        recipe: What was done.
-        tables: The figures, as `kotae-train evaluate` prints them.
-        text: For a new card.
+        version: The exported version's folder; the card is in its parent.
+        recipe: The recipe of the training.
+        tables: The metrics as Markdown.
+        text: Text of a new card.
     """
     path = version.parent / CARD_FILE
     card = path.read_text(encoding="utf-8") if path.exists() else _new_card(version, recipe, text)
@@ -49,15 +49,15 @@ def write_card(version: Path, recipe: Recipe, tables: str, text: CardText) -> No
         path.write_text(f"{before}{begin}\n\n{tables}\n\n{end}{after}", encoding="utf-8")
 
 
-def figures_of_card(card: str) -> str:
-    """Give the figures that stand in a card."""
+def metrics_of_card(card: str) -> str:
+    """Return the metrics in a card's text."""
     return card.partition(_BEGIN)[2].partition(_END)[0].strip()
 
 
 def _new_card(version: Path, recipe: Recipe, text: CardText) -> str:
     facts = read(version / VERSION_FILE, VersionFacts)
     training = f"\n{text.training}\n" if text.training else ""
-    behind = f"\n{text.behind}\n" if text.behind else ""
+    after = f"\n{text.after}\n" if text.after else ""
     return f"""# {recipe.name}
 
 {recipe.manifest.description}
@@ -80,4 +80,4 @@ Seed {facts.provenance.seed}, code at commit {facts.provenance.commit}.
 
 {_BEGIN}
 {_END}
-{behind}"""
+{after}"""

@@ -1,4 +1,4 @@
-"""A smaller variant beside the fp32 one: what it loses, how much faster it is, and how that is told."""
+"""Compare a smaller variant with the fp32 one: metrics, speed, and a section of the model card."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _ROUNDS = 15
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """What the smaller variant costs and gives.
+class VariantComparison:
+    """Metrics and speed of a smaller variant.
 
     Attributes:
-        precision: Of the smaller variant.
-        device: The kind of device that both were measured on.
-        before: Held-out figures of the fp32 variant; `after` those of the smaller one.
-        speeds: Times as fast as fp32, by items in a batch; empty where there is no device that it is for.
-        fp32_operators: In an fp16 graph, how many nodes stay fp32, by operator.
+        precision: Precision of the smaller variant.
+        device: The kind of device on which both were measured.
+        before: Metrics of the fp32 variant on the test part; `after` are those of the smaller one.
+        speeds: Speed relative to fp32, by batch size; empty if the variant's kind of device is missing.
+        fp32_operators: In an fp16 graph, the number of nodes that stay fp32, by operator.
     """
 
     precision: str
@@ -42,22 +42,22 @@ class Comparison:
 
     @property
     def worth_it(self) -> bool:
-        """Whether the variant is known to be faster at every size of batch."""
+        """Whether the variant was measured to be faster at every batch size."""
         return min(self.speeds.values(), default=0.0) >= WORTH_IT
 
 
 def lost_points(
     before: Mapping[str, float], after: Mapping[str, float], guarded: Mapping[str, bool]
 ) -> dict[str, float]:
-    """Tell how much worse each guarded figure became.
+    """Return how much worse each guarded metric became.
 
     Args:
-        before: Figures, as shares.
-        after: The same figures.
-        guarded: Names, and whether more is better.
+        before: Metrics as shares.
+        after: The same metrics.
+        guarded: Names, and whether higher is better.
 
     Returns:
-        Points, hundredths of the figure; below 0 where it became better.
+        Points (hundredths of the metric); negative if it became better.
     """
     return {
         name: (before[name] - after[name]) * (100 if more_is_better else -100)
@@ -66,15 +66,15 @@ def lost_points(
 
 
 def measure_speeds(plain: Session, small: Session, batches: Sequence[Batch]) -> dict[int, float]:
-    """Measure how many times as fast the small graph is, in turn: CPU time of one thread, or time on a GPU.
+    """Measure the speed of the small graph relative to the plain one: CPU time of one thread, or GPU time.
 
     Args:
         plain: The fp32 graph, with one thread.
-        small: The other, with one thread, on the same device.
-        batches: Typical inputs, each a batch of one; a few of them are timed.
+        small: The other graph, with one thread, on the same device.
+        batches: Typical inputs, each a batch of one, of which a few are timed.
 
     Returns:
-        Medians of paired ratios, by size of batch.
+        Medians of paired ratios, by batch size.
     """
     chosen = batches[:: max(1, len(batches) // _TIMED_ITEMS)][:_TIMED_ITEMS]
     speeds = {}
@@ -97,23 +97,23 @@ def _seconds(session: Session, batches: Sequence[Batch]) -> float:
     return max(1e-9, clock() - started)
 
 
-def comparison_table(comparison: Comparison, title: str) -> Table:
-    """Make the table for the terminal."""
+def comparison_table(comparison: VariantComparison, title: str) -> Table:
+    """Return the table for the terminal."""
     table = Table("", "fp32", comparison.precision, "difference", title=title)
     for row in _rows(comparison):
         table.add_row(*row)
     return table
 
 
-def extend_card(card: Path, version: str, source: str, comparison: Comparison, command: str) -> None:
-    """Add a section on a new version to a model's card.
+def extend_card(card: Path, version: str, source: str, comparison: VariantComparison, command: str) -> None:
+    """Append a section on a new version to a model card.
 
     Args:
-        card: The file.
-        version: The new version's number.
-        source: The number of the version that it was made from.
-        comparison: What came of it.
-        command: What was typed.
+        card: The card's file.
+        version: Number of the new version.
+        source: Number of the version that it was made from.
+        comparison: The measurements.
+        command: The command as it was typed.
     """
     rows = "\n".join(f"| {' | '.join(row)} |" for row in _rows(comparison))
     told = _int8_told(comparison) if comparison.precision == "int8" else _fp16_told(comparison)
@@ -137,7 +137,7 @@ Version {source} with an {comparison.precision} variant beside the fp32 one{told
     )
 
 
-def _int8_told(comparison: Comparison) -> str:
+def _int8_told(comparison: VariantComparison) -> str:
     first = "int8" if comparison.worth_it else "fp32"
     return f""": static, a scale a channel of the
 weights, scales found on items of the validation part. Measured on the held-out part, from raw file to answer;
@@ -145,7 +145,7 @@ speed is CPU time of one thread, over that of fp32. On a CPU {first} serves, unl
 otherwise."""
 
 
-def _fp16_told(comparison: Comparison) -> str:
+def _fp16_told(comparison: VariantComparison) -> str:
     first = "fp16" if comparison.worth_it else "fp32"
     where = (
         "on a GPU;\nspeed is time on it, over that of fp32"
@@ -158,7 +158,7 @@ On a GPU {first} serves, unless the host's overrides say otherwise. In fp32 stay
 {textwrap.fill(kept, 110)}."""
 
 
-def _rows(comparison: Comparison) -> list[tuple[str, str, str, str]]:
+def _rows(comparison: VariantComparison) -> list[tuple[str, str, str, str]]:
     figures = [
         (
             name.replace("_", " "),

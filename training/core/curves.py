@@ -1,4 +1,4 @@
-"""Curves of a training: what was logged, over its steps."""
+"""Plot the values that a training logged over its steps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 CURVES_FILE = "curves.png"
 Curve = tuple[list[int], list[float]]
-Panels = Sequence[tuple[str, Mapping[str, str]]]  # titles, and what is drawn: logged names with their labels
+Panels = Sequence[tuple[str, Mapping[str, str]]]  # title of each panel; logged names and their legends
 LEARNING_RATE = ("learning rate", {"lr-AdamW/pg1": ""})
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
-    """Read what Lightning logged: steps and values by name. A resumed run has a file for each part."""
+    """Return steps and values by logged name. A resumed run has several files."""
     curves: dict[str, dict[int, float]] = {}
     files = sorted((run / "csv").glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
     for file in files:
@@ -30,10 +30,10 @@ def read_curves(run: Path) -> dict[str, Curve]:
     }
 
 
-def keep_curves(run: Path, model: Path) -> str:
-    """Put a run folder's picture of curves into a model's folder; returns the Markdown that shows it.
+def copy_curves(run: Path, model: Path) -> str:
+    """Copy a run folder's plot into a model's folder; return the Markdown that shows it.
 
-    A model that was trained elsewhere has none, and keeps what it has.
+    Without a plot in the run folder, the model's folder keeps its own one, if there is any.
     """
     if (run / CURVES_FILE).is_file():
         shutil.copyfile(run / CURVES_FILE, model / CURVES_FILE)
@@ -41,7 +41,7 @@ def keep_curves(run: Path, model: Path) -> str:
 
 
 def draw_curves(run: Path, panels: Panels) -> None:
-    """Draw a run folder's curves, as a picture in it."""
+    """Plot a run folder's curves into it."""
     curves = read_curves(run)
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     axes = figure.subplots(1, len(panels))

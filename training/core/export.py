@@ -1,15 +1,13 @@
-"""Export: a checkpoint -> an ONNX graph that is proven to answer as the network does.
+"""Export a network as an ONNX graph and prove that the graph answers as the network does.
 
-The graph takes raw pixels and gives final probabilities; names and dtypes come from the task's class,
-so that the service and the graph cannot disagree. `version_folder.py` puts the graph into a model folder.
-
-Letters in shapes: `N` batch, `H` height, `W` width, `C` channels.
+Names and dtypes of inputs and outputs come from the service's task class, so that service and graph agree.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +18,62 @@ from numpy.typing import NDArray
 from torch import nn
 
 from service.engine.runtime.session import Device, Session
-from service.repository.manifest import ImageInput, TaskName
+from service.repository.golden import Run, write_golden_arrays
+from service.repository.manifest import TaskName
 from service.tasks import TASKS
 from training.errors import ExportFailed
-from training.networks.resnet import PictureClassifier
 
+GRAPH_FILE = "model.onnx"
 OPSET = 20
 TOLERANCE = 1e-4
 EXPORT_BATCH = 2
-PARITY_BATCHES = (1, 3, 17)  # none is the exporting one
+PARITY_BATCHES = (1, 3, 17)  # batch sizes of the comparison; the export itself uses another one
+
+Arrays = Mapping[str, NDArray[Any]]
+Compare = Callable[[Arrays, Arrays, str], float]
 
 
-def export_graph(network: PictureClassifier, task: TaskName, spec: ImageInput, path: Path) -> None:
-    """Write the whole network, pixels to probabilities, as one ONNX file.
+@dataclass(frozen=True, slots=True)
+class ExportInputs:
+    """Inputs for the export of a network and for its comparison with the graph.
+
+    Attributes:
+        examples: One tensor per input, in the order of the task's inputs.
+        dynamic_shapes: The dynamic axes of each input.
+        parity: Batches to compare on, each with its name for error messages.
+        golden: The batch that is stored with PyTorch's outputs as golden arrays.
+    """
+
+    examples: tuple[torch.Tensor, ...]
+    dynamic_shapes: tuple[dict[int, object], ...]
+    parity: Sequence[tuple[str, Arrays]]
+    golden: Arrays
+
+
+def export_network(
+    folder: Path, network: nn.Module, task: TaskName, inputs: ExportInputs, compare: Compare | None = None
+) -> Run:
+    """Write the graph and the golden arrays of a version.
 
     Args:
-        network: In evaluation mode.
-        task: Whose class names the inputs and outputs.
-        spec: Size of the input.
-        path: The file to write.
+        folder: The version's folder.
+        network: The network in evaluation mode.
+        task: The task that names inputs and outputs.
+        inputs: Inputs for export and comparison.
+        compare: See `check_parity`.
+
+    Returns:
+        The function that runs the exported graph on the CPU.
+
+    Raises:
+        ExportFailed: The graph does not answer as PyTorch does.
     """
-    example = torch.zeros((EXPORT_BATCH, spec.height, spec.width, spec.channels), dtype=torch.uint8)
-    write_graph(network, task, (example,), ({0: torch.export.Dim("N", min=1)},), path)
+    write_graph(network, task, inputs.examples, inputs.dynamic_shapes, folder / GRAPH_FILE)
+    graph: Run = Session(folder / GRAPH_FILE, Device("cpu")).run
+    reference = torch_run(network, task)
+    check_parity(reference, graph, inputs.parity, compare)
+    write_golden_arrays(folder, inputs.golden, reference(inputs.golden))
+    return graph
 
 
 def write_graph(
@@ -54,18 +86,18 @@ def write_graph(
     """Write a network as one ONNX file and check the file.
 
     Args:
-        network: In evaluation mode.
-        task: Whose class names the inputs and outputs.
-        examples: One an input, in the task's order.
-        dynamic_shapes: The dynamic axes of each.
+        network: The network in evaluation mode.
+        task: The task that names inputs and outputs.
+        examples: One tensor per input, in the order of the task's inputs.
+        dynamic_shapes: The dynamic axes of each input.
         path: The file to write.
     """
     names = TASKS[task]
     with warnings.catch_warnings():
-        # torch 2.13's own exporter still calls these deprecated names of its own and of onnxscript.
+        # torch 2.13's exporter calls deprecated names of itself and of onnxscript.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        # Two inputs of one shape share the names of its axes, which is what is wanted.
+        # Two inputs of one shape share the names of their axes, as intended.
         warnings.filterwarnings("ignore", message="# The axis name: . will not be used")
         program = torch.onnx.export(
             network,
@@ -77,15 +109,15 @@ def write_graph(
             dynamo=True,
             verbose=False,
         )
-    assert program is not None, "the exporter returns what it made"
-    _tell_apart(program.model.graph)
-    _forget_where_from(program.model)
+    assert program is not None, "the exporter returns the program"
+    _rename_shadowing_values(program.model.graph)
+    _remove_metadata(program.model)
     program.save(path, external_data=False)
     onnx.checker.check_model(path, full_check=True)
 
 
-def _tell_apart(graph: Any) -> None:
-    """Rename values inside the graph that are called as an output is: torch 2.13 does not see to that."""
+def _rename_shadowing_values(graph: Any) -> None:
+    """Rename inner values that have the name of an output; torch 2.13 does not prevent that."""
     outputs = {output.name: output for output in graph.outputs}
     for node in graph:
         for value in node.outputs:
@@ -93,8 +125,8 @@ def _tell_apart(graph: Any) -> None:
                 value.name = f"inner_{value.name}"
 
 
-def _forget_where_from(model: Any) -> None:
-    """Drop the exporter's notes on each node: they hold source lines and paths of this machine."""
+def _remove_metadata(model: Any) -> None:
+    """Remove the exporter's notes on each node: they contain source lines and paths of this machine."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
@@ -105,80 +137,61 @@ def _forget_where_from(model: Any) -> None:
             value.metadata_props.clear()
 
 
-def check_parity(
-    network: PictureClassifier, task: TaskName, path: Path, images: NDArray[np.uint8]
-) -> dict[str, float]:
-    """Compare ONNX Runtime with PyTorch at batch sizes other than the exporting one.
+def torch_run(network: nn.Module, task: TaskName) -> Run:
+    """Return a function that runs PyTorch in place of the exported graph.
 
     Args:
-        network: In evaluation mode.
-        task: Whose class names the inputs and outputs.
-        path: The ONNX file.
-        images: u8 [N, H, W, C], pictures to compare on; taken round and round for larger batches.
+        network: The network in evaluation mode.
+        task: The task that names inputs and outputs.
+    """
+    names = TASKS[task]
+
+    def run(inputs: Arrays) -> Arrays:
+        with torch.inference_mode():
+            outputs = network(*(torch.from_numpy(inputs[name]) for name in names.inputs))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return {name: output.numpy() for name, output in zip(names.outputs, outputs, strict=True)}
+
+    return run
+
+
+def check_parity(
+    reference: Run, graph: Run, batches: Sequence[tuple[str, Arrays]], compare: Compare | None = None
+) -> float:
+    """Compare ONNX Runtime with PyTorch on several batches.
+
+    Args:
+        reference: Runs PyTorch.
+        graph: Runs the exported graph.
+        batches: Inputs, each with its name for error messages.
+        compare: Takes PyTorch's outputs, the graph's outputs and the batch's name, and returns the largest
+            absolute difference; None is `compare_outputs`.
 
     Returns:
-        The largest absolute difference, by output name.
+        The largest of all differences.
 
     Raises:
-        ExportFailed: An output differs by more than the tolerance, or has another shape.
+        ExportFailed: See `compare_outputs`.
     """
-    session = Session(path, Device("cpu"))
-    (input_name,) = TASKS[task].inputs
-    worst: dict[str, float] = {}
-    for size in PARITY_BATCHES:
-        batch = np.take(images, range(size), axis=0, mode="wrap")
-        expected = run_network(network, task, batch)
-        got = session.run({input_name: batch})
-        for name, difference in differences(expected, got, f"batch size {size}").items():
-            worst[name] = max(worst.get(name, 0.0), difference)
-    return worst
+    compare = compare or compare_outputs
+    return max(compare(reference(inputs), graph(inputs), name) for name, inputs in batches)
 
 
-def run_network(
-    network: PictureClassifier, task: TaskName, images: NDArray[np.uint8]
-) -> dict[str, NDArray[Any]]:
-    """Run PyTorch on u8 [N, H, W, C]; returns arrays by output name."""
-    (output_name,) = TASKS[task].outputs
-    with torch.inference_mode():
-        return {output_name: network(torch.from_numpy(images)).numpy()}
-
-
-def varied_images(pictures: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    """Put pictures that a network has never met beside real ones.
-
-    Args:
-        pictures: u8 [N, H, W, C].
-        seed: Of the noise.
-
-    Returns:
-        u8 [N+5, H, W, C]: black, white, a ramp, a checkerboard and noise after the real ones.
-    """
-    shape = pictures.shape[1:]
-    height, width, _ = shape
-    ramp = np.broadcast_to(np.linspace(0, 255, width)[None, :, None], shape)
-    checks = (np.indices((height, width)).sum(axis=0) % 2 * 255)[..., None]
-    noise = np.random.default_rng(seed).integers(0, 256, shape)
-    extremes = [np.zeros(shape), np.full(shape, 255), ramp, np.broadcast_to(checks, shape), noise]
-    return np.concatenate([pictures, np.stack(extremes).astype(np.uint8)])
-
-
-def differences(
-    expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]], where: str
-) -> dict[str, float]:
+def compare_outputs(expected: Arrays, got: Arrays, where: str) -> float:
     """Compare the outputs of an exported graph with PyTorch's.
 
     Args:
         expected: PyTorch's arrays, by output name.
-        got: The graph's.
-        where: The batch, to be named in an error.
+        got: The graph's arrays.
+        where: Name of the batch, for error messages.
 
     Returns:
-        The largest absolute difference, by output name.
+        The largest absolute difference of all outputs.
 
     Raises:
         ExportFailed: An output is missing, has another shape or differs by more than the tolerance.
     """
-    worst = {}
+    largest = 0.0
     for name, wanted in expected.items():
         if name not in got:
             raise ExportFailed(f"the exported graph has no output {name}. Nothing was written")
@@ -187,10 +200,11 @@ def differences(
                 f"output {name} of the exported graph has shape {list(got[name].shape)} "
                 f"where PyTorch gives {list(wanted.shape)}. Nothing was written"
             )
-        worst[name] = float(np.abs(got[name].astype(np.float64) - wanted.astype(np.float64)).max())
-        if not worst[name] <= TOLERANCE:
+        difference = float(np.abs(got[name].astype(np.float64) - wanted.astype(np.float64)).max())
+        if not difference <= TOLERANCE:
             raise ExportFailed(
-                f"output {name} of the exported graph differs from PyTorch by {worst[name]:.3g} "
+                f"output {name} of the exported graph differs from PyTorch by {difference:.3g} "
                 f"at {where}; the tolerance is {TOLERANCE:g}. Nothing was written"
             )
-    return worst
+        largest = max(largest, difference)
+    return largest

@@ -1,10 +1,10 @@
-"""An fp32 graph -> the same graph with float16 in the middle: convolutions, products and what joins them.
+"""Convert an fp32 graph to float16, without the parts that need the range or the accuracy of fp32.
 
-Inputs and outputs stay what they are. fp32 stay, because they leave float16's range (6e-8 to 65504) or need
-its accuracy: what is computed before the first layer with weights (pixels, lengths, masks), everything in
-front of a logarithm inside the graph (power spectra), the last convolutions or the classifier behind a
-pooling, all that follows the last layer (softmax, boxes, peaks), and sums, powers and their like anywhere. A
-simple operator goes on with what it is given, so fp32 lasts until the next layer with weights.
+Inputs and outputs keep their types. These nodes stay fp32, because they leave float16's range (6e-8 to 65504)
+or need more accuracy: nodes before the first layer with weights (pixels, lengths, masks), everything before a
+logarithm inside the graph (power spectra), the last convolutions or the classifier after a pooling, all nodes
+after the last layer (softmax, boxes, peaks), and sums, powers and similar operators anywhere. A simple
+operator keeps the type of its input, so fp32 continues until the next layer with weights.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ _EXACT_AT_THE_END = ("Conv", "ConvTranspose", "Gemm")
 _FARTHEST = 30_000.0  # masks go so far: a score added to it is finite in float16, and its exponential is 0
 
 
-def halve_graph(source: Path, target: Path) -> dict[str, int]:
-    """Write the float16 graph of an fp32 one; inputs and outputs stay what they are.
+def convert_to_fp16(source: Path, target: Path) -> dict[str, int]:
+    """Write the float16 graph of an fp32 one; inputs and outputs keep their types.
 
     Args:
         source: The fp32 graph.
         target: The file to write.
 
     Returns:
-        How many nodes with floats stay fp32, by operator.
+        Number of nodes with floats that stay fp32, by operator.
 
     Raises:
-        ExportFailed: The graph has nothing that can be float16, or is of a kind that cannot be converted.
+        ExportFailed: No node can be float16, or the graph cannot be converted.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load(source))
     _constants_to_weights(model.graph)
     model = _fused(model)
     for number, node in enumerate(model.graph.node):
         node.name = f"{node.op_type}_{number}"
-    halves = choose_halves(model.graph)
+    halves = choose_fp16_nodes(model.graph)
     if not halves:
         raise ExportFailed(f"{source.name} has no layer that could be float16")
     floats = _floats(model.graph)
@@ -92,8 +92,8 @@ def _converted(model: onnx.ModelProto, exact: list[onnx.NodeProto]) -> onnx.Mode
     return model
 
 
-def choose_halves(graph: onnx.GraphProto) -> set[str]:
-    """Choose what becomes float16: the names of nodes."""
+def choose_fp16_nodes(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the nodes that become float16."""
     weights = {weight.name for weight in graph.initializer if weight.data_type == TensorProto.FLOAT}
     sources = {name: node for node in graph.node for name in node.output}
     layers = [node for node in graph.node if node.op_type in _LAYERS and node.input[1] in weights]
@@ -116,14 +116,14 @@ def choose_halves(graph: onnx.GraphProto) -> set[str]:
 
 
 def _divides(node: onnx.NodeProto, weights: set[str]) -> bool:
-    """Tell a division by what was computed, such as the mean over those that a mask leaves, or a norm."""
+    """Return whether a node divides by a computed value, such as the mean over a mask, or a norm."""
     return node.op_type == "Div" and node.input[1] not in weights
 
 
 def _fused(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Put attention, layer norms and GELU together where they are written out, as many exporters do.
+    """Fuse attention, layer norms and GELU where they are written as single operators.
 
-    Casts between the parts would hide them from the runtime, which finds the other fusions itself.
+    Casts between these operators would prevent the runtime from fusing them. It finds other fusions itself.
     """
     options = FusionOptions("bert")
     options.use_raw_attention_mask()
@@ -147,7 +147,7 @@ def _fused(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _constants_to_weights(graph: onnx.GraphProto) -> None:
-    """Turn nodes that give a constant tensor into weights, so that there is one kind of constant."""
+    """Replace nodes that return a constant tensor by initializers, so that there is one kind of constant."""
     for node in [node for node in graph.node if node.op_type == "Constant"]:
         value = node.attribute[0]
         if value.name == "value":
@@ -158,15 +158,15 @@ def _constants_to_weights(graph: onnx.GraphProto) -> None:
 
 
 def _floats(graph: onnx.GraphProto) -> set[str]:
-    """Name the values that are fp32."""
+    """Return the names of fp32 values."""
     values = (*graph.input, *graph.output, *graph.value_info)
     return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
 
 
 def _limit_constants(graph: onnx.GraphProto, halves: set[str]) -> None:
-    """Bring constants nearer that are infinite in float16, such as what closes a mask.
+    """Clip constants that would be infinite in float16, such as those that close a mask.
 
-    Those of nodes behind the last layer and in front of a logarithm reach no float16 value and stay.
+    Constants of nodes after the last layer and before a logarithm reach no float16 value and are not changed.
     """
     sources = {name: node for node in graph.node for name in node.output}
     chosen = [node for node in graph.node if node.name in halves]
@@ -182,7 +182,7 @@ def _limit_constants(graph: onnx.GraphProto, halves: set[str]) -> None:
 
 
 def _part_constants(graph: onnx.GraphProto, halves: set[str]) -> None:
-    """Give fp32 nodes constants of their own, where float16 nodes have the same ones."""
+    """Copy constants that fp32 and float16 nodes share, so that each kind has its own."""
     used = {name for node in graph.node if node.name in halves for name in node.input}
     shared = {weight.name: weight for weight in graph.initializer if weight.name in used}
     copied: set[str] = set()
@@ -200,10 +200,10 @@ def _part_constants(graph: onnx.GraphProto, halves: set[str]) -> None:
 
 
 def _join_fp32(graph: onnx.GraphProto) -> None:
-    """Tidy the casts that the library puts around fp32 nodes.
+    """Remove redundant casts that the library adds around fp32 nodes.
 
-    It casts a value anew for every fp32 node that reads it, each time under the same name, and between two
-    fp32 nodes it goes to float16 and back.
+    The library casts a value again for every fp32 node that reads it, each time under the same name, and
+    between two fp32 nodes it casts to float16 and back.
     """
     casts = [node for node in graph.node if node.op_type == "Cast"]
     first = {node.output[0]: node for node in reversed(casts)}

@@ -1,9 +1,9 @@
-"""Static int8: an fp32 graph and typical inputs -> the same graph with int8 convolutions and matrix products.
+"""Static int8 quantization: convolutions and matrix products of an fp32 graph become int8.
 
-Scales are found once, on the inputs given, so that an item's answer does not depend on its batch. Weights
-have a scale a channel, activations one a tensor. What gains nothing or would lose too much stays float:
+Scales are found once, on given inputs, so that an item's answer does not depend on its batch. Weights have
+one scale per channel, activations one per tensor. Nodes stay float if int8 gains nothing or loses too much:
 attention's products of two activations, softmax, norms, the last convolutions, whose results would be rounded
-to 256 levels, and everything in front of a logarithm.
+to 256 levels, and everything before a logarithm.
 
 Letters in shapes: `C` channels, `W` width.
 """
@@ -44,7 +44,7 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[Batch]) -> None
     Args:
         source: The fp32 graph.
         target: The file to write.
-        batches: Inputs by name, as the graph takes them, to find the scales on.
+        batches: Inputs by name on which scales are found.
     """
     log = logging.getLogger()
     level = log.level
@@ -73,7 +73,7 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[Batch]) -> None
 
 
 def choose_nodes(graph: onnx.GraphProto) -> list[str]:
-    """Choose what becomes int8: the names of nodes."""
+    """Return the names of the nodes that become int8."""
     weights = {weight.name for weight in graph.initializer}
     sources = {name: node for node in graph.node for name in node.output}
     heavy = [node for node in graph.node if node.op_type in ("Conv", *_PRODUCTS) and node.input[1] in weights]
@@ -93,11 +93,11 @@ def choose_nodes(graph: onnx.GraphProto) -> list[str]:
 
 
 def ancestors(nodes: list[onnx.NodeProto], sources: dict[str, onnx.NodeProto]) -> set[str]:
-    """Name the nodes that others are computed from.
+    """Return the names of all nodes from which some nodes are computed.
 
     Args:
-        nodes: The others.
-        sources: The node that gives a value, by the value's name.
+        nodes: The nodes.
+        sources: The node that computes a value, by the value's name.
     """
     found: set[str] = set()
     waiting = list(nodes)
@@ -111,7 +111,7 @@ def ancestors(nodes: list[onnx.NodeProto], sources: dict[str, onnx.NodeProto]) -
 
 
 def _prepare(source: Path, target: Path) -> None:
-    """Copy a graph with a name for every node, by which nodes are chosen, and with wide constants."""
+    """Copy a graph; give every node a name, and make constants wide."""
     model = onnx.shape_inference.infer_shapes(onnx.load(source))
     for number, node in enumerate(model.graph.node):
         node.name = f"{node.op_type}_{number}"
@@ -120,10 +120,10 @@ def _prepare(source: Path, target: Path) -> None:
 
 
 def _widen_constants(graph: onnx.GraphProto) -> None:
-    """Repeat means and deviations of channels, [C, 1, 1], along a picture's rows: [C, 1, W].
+    """Repeat means and deviations of channels, [C, 1, 1], along the rows of an image: [C, 1, W].
 
-    int8 convolutions want channels last, and the runtime then moves the arithmetic before them there too,
-    where it is ten times as slow with constants of three numbers.
+    int8 convolutions need channels last. The runtime then also moves the arithmetic before them there, where
+    it is ten times as slow with constants of three numbers.
     """
     weights = {weight.name: weight for weight in graph.initializer}
     widths = {value.name: _fixed_width(value) for value in graph.value_info}
@@ -151,7 +151,7 @@ def _widen_constants(graph: onnx.GraphProto) -> None:
 
 
 def _fixed_width(value: onnx.ValueInfoProto) -> int | None:
-    """Give the last size of a picture [N, C, H, W], if it is fixed and there are few channels."""
+    """Return the width of an image [N, C, H, W] if it is fixed and there are few channels, else None."""
     sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]  # 0 where it is not known
     few = len(sizes) == 4 and 0 < sizes[1] <= _FEW_CHANNELS and sizes[3] > 0
     return sizes[3] if few else None

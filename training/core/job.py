@@ -1,4 +1,4 @@
-"""One command's surroundings: the recipe, where runs go, where to talk, and what was typed."""
+"""The context of one command: the recipe, the run folder, the console and the typed command."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from service.repository.manifest import Provenance, version_folders
-from training.core.trainer import Run
 from training.recipes.recipe import Recipe
 
 _LIBRARIES = (
@@ -23,13 +24,30 @@ RecipeKind = TypeVar("RecipeKind", bound=Recipe)
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """The folder where a training run keeps its files."""
+
+    folder: Path
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the lowest validation loss."""
+        return self.folder / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the last complete epoch, from which a run is resumed."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+
+@dataclass(frozen=True, slots=True)
 class Job(Generic[RecipeKind]):
-    """One command's surroundings.
+    """The context of one command.
 
     Attributes:
-        recipe: What to do.
-        runs: Folder of run folders; this job's is the one with the model's name.
-        console: Where to say how it goes.
+        recipe: The recipe.
+        runs: Parent of the run folders; this job's run folder has the model's name.
+        console: Where progress is printed.
         command: The command as it was typed, for provenance.
     """
 
@@ -43,12 +61,16 @@ class Job(Generic[RecipeKind]):
         """The job's run folder."""
         return Run(self.runs / self.recipe.name)
 
+    def say(self, text: str) -> None:
+        """Print a text as it is."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def provenance(self, data: str, seed: int) -> Provenance:
-        """Say where a version comes from.
+        """Return where a version comes from.
 
         Args:
-            data: What the data is.
-            seed: Of the training.
+            data: Description of the data.
+            seed: Seed of the training.
         """
         return Provenance(
             command=self.command,
@@ -60,18 +82,18 @@ class Job(Generic[RecipeKind]):
 
 
 def newest_version(model: Path) -> Path | None:
-    """Find a model's newest version, if it has one."""
+    """Return the folder of a model's newest version; None if it has no version."""
     versions = version_folders(model) if model.is_dir() else []
     return versions[0][1] if versions else None
 
 
 def current_commit() -> str:
-    """Name the commit of this code, with a `+` if the training code was changed since."""
-    here = Path(__file__).parents[1]
+    """Return the commit of this code, with a `+` if the training code has uncommitted changes."""
+    package = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
@@ -81,6 +103,10 @@ def current_commit() -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write plain values for other programs to read."""
+    """Write values and NumPy arrays as a JSON file."""
+
+    def plain(value: NDArray[Any] | np.generic) -> Any:
+        return value.tolist()
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=plain) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
-"""`kotae-train quantize`: a version with a smaller variant beside the fp32 one, measured, or nothing.
+"""`kotae-train quantize`: write a version with a smaller variant beside the fp32 one.
 
-The new version holds every file of the model's newest one and the smaller graph: int8 for CPUs, its scales
-found on the validation part, or fp16 for GPUs. What is lost is measured on the held-out part as the card's
-figures are, from raw file to answer. If that is more than is allowed, nothing is written.
+The new version contains every file of the newest version and the smaller graph: int8 for CPUs, with scales
+from the validation part, or fp16 for GPUs. Both variants are evaluated on the test part, from raw file to
+answer. If a metric loses more than is allowed, nothing is written.
 """
 
 from __future__ import annotations
@@ -34,11 +34,17 @@ from service.repository.manifest import (
 from service.tasks import TASKS, Limits, Task, answer_one
 from service.tasks.task import Raw
 from training.core.card import CARD_FILE
-from training.core.comparison import Comparison, comparison_table, extend_card, lost_points, measure_speeds
-from training.core.fp16 import halve_graph
+from training.core.comparison import (
+    VariantComparison,
+    comparison_table,
+    extend_card,
+    lost_points,
+    measure_speeds,
+)
+from training.core.fp16 import convert_to_fp16
 from training.core.int8 import Batch, quantize_graph
 from training.core.job import current_commit, newest_version
-from training.core.version_folder import Place, hashes, publish
+from training.core.version_folder import Destination, hashes, publish
 from training.errors import DataRejected, ExportFailed
 
 INT8_FILE = "model.int8.onnx"
@@ -53,11 +59,12 @@ Precision = Literal["int8", "fp16"]
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What is particular to a precision.
+    """Properties of a precision.
 
     Attributes:
-        device: The kind of device it is for; elsewhere its graph is right, but slow.
-        margin: A tolerance over the difference that was seen, for machines that round otherwise.
+        file: File name of the graph.
+        device: The kind of device it is made for; on others the graph is right but slow.
+        margin: Tolerance as a multiple of the measured difference, for machines that round differently.
     """
 
     file: str
@@ -73,13 +80,13 @@ _KINDS: dict[Precision, _Kind] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What a smaller variant is made with and judged by.
+class QuantizationData:
+    """What a smaller variant is made and measured with.
 
     Attributes:
-        items: Raw items of the validation part; some of them are used.
-        measure: Gives the figures of the first variant of the facts on the held-out part.
-        guarded: The figures that count, by name, and whether more of them is better.
+        items: Raw items of the validation part, of which some are used.
+        measure: Returns the test metrics of the first variant of the facts.
+        guarded: Names of the metrics that must not get worse, and whether higher is better.
     """
 
     items: Sequence[Raw]
@@ -88,61 +95,61 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What was asked for.
+class QuantizationRequest:
+    """The arguments of `kotae-train quantize`.
 
     Attributes:
         model: The model's folder.
-        place: Where the version goes.
-        most_loss: Points that a guarded figure may lose.
-        command: What was typed, for provenance.
-        precision: Of the variant.
+        destination: Where the version goes.
+        most_loss: Points that a guarded metric may lose.
+        command: The command as it was typed, for provenance.
+        precision: Precision of the variant.
     """
 
     model: Path
-    place: Place
+    destination: Destination
     most_loss: float
     command: str
     precision: Precision = "int8"
 
 
-def quantize_model(order: Order, subject: Subject, console: Console) -> Path:
-    """Give a model a version with a smaller variant.
+def quantize_model(request: QuantizationRequest, data: QuantizationData, console: Console) -> Path:
+    """Write a version with a smaller variant.
 
     Args:
-        order: Which model, which precision, and how much it may lose.
-        subject: The recipe's data and figures.
-        console: Where to say how it goes.
+        request: The model, the precision, and the allowed loss.
+        data: The recipe's data and metrics.
+        console: Where progress is printed.
 
     Returns:
         The new version's folder.
 
     Raises:
-        DataRejected: The model has no version with an fp32 variant, or the place is taken.
-        ExportFailed: It loses more than is allowed, or fails its golden check; nothing was written.
+        DataRejected: The model has no version with an fp32 variant, or the new version exists.
+        ExportFailed: A metric loses too much, or the golden check fails; nothing was written.
     """
-    source = newest_version(order.model)
+    source = newest_version(request.model)
     if source is None:
-        raise DataRejected(f"there is no version of {order.model}: export one first")
-    manifest = read(order.model / MANIFEST_FILE, ModelManifest)
+        raise DataRejected(f"there is no version of {request.model}: export one first")
+    manifest = read(request.model / MANIFEST_FILE, ModelManifest)
     facts = read(source / VERSION_FILE, VersionFacts)
     plain = next((variant for variant in facts.variants if variant.precision == "fp32"), None)
     if plain is None:
         raise DataRejected(f"{source} has no fp32 variant to start from")
-    precision, device = order.precision, _measuring_device(order.precision)
+    precision, device = request.precision, _measuring_device(request.precision)
 
-    def fill(folder: Path) -> tuple[VersionFacts, Comparison]:
+    def fill(folder: Path) -> tuple[VersionFacts, VariantComparison]:
         _copy_version(source, folder, facts, precision)
         task = TASKS[manifest.task](folder, facts)
-        batches = _batches(task, subject.items)
+        batches = _batches(task, data.items)
         console.print(f"{precision} out of {source}, measured on {device}", highlight=False)
         small = _variant(folder, task, plain, precision, batches)
         before, after = (
-            subject.measure(folder, facts.model_copy(update={"variants": (variant,)}))
+            data.measure(folder, facts.model_copy(update={"variants": (variant,)}))
             for variant in (plain.model_copy(update={"measured_on": device.kind}), small)
         )
-        _refuse_losses(precision, before, after, subject.guarded, order.most_loss)
-        comparison = Comparison(
+        _refuse_losses(precision, before, after, data.guarded, request.most_loss)
+        comparison = VariantComparison(
             precision,
             device.kind,
             before,
@@ -150,14 +157,14 @@ def quantize_model(order: Order, subject: Subject, console: Console) -> Path:
             _speeds(folder, plain, small, batches),
             small.fp32_operators,
         )
-        made = _facts(folder, facts, small, comparison, order.command)
+        made = _facts(folder, facts, small, comparison, request.command)
         write(folder / VERSION_FILE, made)
         return made, comparison
 
-    folder, comparison = publish(manifest, order.place, fill)
-    card = order.model / CARD_FILE
-    if card.exists() and folder.parent.resolve() == order.model.resolve():
-        extend_card(card, folder.name, source.name, comparison, order.command)
+    folder, comparison = publish(manifest, request.destination, fill)
+    card = request.model / CARD_FILE
+    if card.exists() and folder.parent.resolve() == request.model.resolve():
+        extend_card(card, folder.name, source.name, comparison, request.command)
     console.print(comparison_table(comparison, f"{manifest.name}: {precision} beside fp32"))
     if not comparison.worth_it:
         why = "is hardly faster here" if comparison.speeds else "was not timed, for want of a GPU"
@@ -167,13 +174,13 @@ def quantize_model(order: Order, subject: Subject, console: Console) -> Path:
 
 
 def _measuring_device(precision: Precision) -> Device:
-    """Choose the kind of device that a variant is for if there is one, else the CPU."""
+    """Return the kind of device that a variant is made for if it is available, else the CPU."""
     kind = _KINDS[precision].device
     return Device("cpu" if kind == "cpu" or cuda_problem() else kind)
 
 
 def _speeds(folder: Path, plain: Variant, small: Variant, batches: Sequence[Batch]) -> dict[int, float]:
-    """Time both on the kind of device that the smaller one is for; nothing where there is none."""
+    """Time both variants on the device that the smaller one is made for; return {} without it."""
     if small.measured_on is None or small.measured_on not in small.devices:
         return {}
     slow, fast = (Session(folder / variant.file, Device(small.measured_on)) for variant in (plain, small))
@@ -197,7 +204,7 @@ def _refuse_losses(
 
 
 def _copy_version(source: Path, folder: Path, facts: VersionFacts, precision: Precision) -> None:
-    """Copy what a version consists of, without the variant of the precision that is made anew."""
+    """Copy the files of a version, without an older variant of the same precision."""
     dropped = {variant.file for variant in facts.variants if variant.precision == precision}
     for name in facts.files.keys() - dropped:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +212,7 @@ def _copy_version(source: Path, folder: Path, facts: VersionFacts, precision: Pr
 
 
 def _batches(task: Task, items: Sequence[Raw]) -> list[Batch]:
-    """Decode raw items as the service does, long ones cut; every part is a batch of one."""
+    """Decode raw items as the service does and cut long ones; each part is a batch of one."""
     cut = {"truncate": True} if "truncate" in task.parameters.model_fields else {}
     parameters = task.parameters(**cut)
     return [
@@ -218,7 +225,7 @@ def _batches(task: Task, items: Sequence[Raw]) -> list[Batch]:
 def _variant(
     folder: Path, task: Task, plain: Variant, precision: Precision, batches: Sequence[Batch]
 ) -> Variant:
-    """Write the smaller graph and describe it; its tolerances follow from what it answers to golden inputs.
+    """Write the smaller graph; return its description with tolerances from its answers to the golden inputs.
 
     Raises:
         ExportFailed: Its answers are too far from those of PyTorch.
@@ -226,7 +233,7 @@ def _variant(
     kind, device = _KINDS[precision], _measuring_device(precision)
     fp32_operators = None
     if precision == "fp16":
-        fp32_operators = halve_graph(folder / plain.file, folder / kind.file)
+        fp32_operators = convert_to_fp16(folder / plain.file, folder / kind.file)
     else:
         quantize_graph(folder / plain.file, folder / kind.file, batches)
     run = Session(folder / kind.file, device).run
@@ -249,10 +256,10 @@ def _variant(
 
 
 def _largest_answer_difference(folder: Path, task: Task, run: Run, precision: Precision) -> float:
-    """Find the least tolerance with which all golden answers agree, and a little more.
+    """Return the smallest tolerance, found by bisection, with which all golden answers agree.
 
     Raises:
-        ExportFailed: There is none worth the name.
+        ExportFailed: They do not agree with the largest allowed tolerance.
     """
     parameters = task.parameters()
     largest = 0.0
@@ -280,9 +287,9 @@ def _rounded_up(number: float) -> float:
 
 
 def _facts(
-    folder: Path, facts: VersionFacts, small: Variant, comparison: Comparison, command: str
+    folder: Path, facts: VersionFacts, small: Variant, comparison: VariantComparison, command: str
 ) -> VersionFacts:
-    """Add the variant to what is known of the version, in front if it is the faster one."""
+    """Return the version's facts with the new variant, which comes first if it is faster."""
     measured = {"fp32": comparison.before, small.precision: comparison.after}
     others = [variant for variant in facts.variants if variant.precision != small.precision]
     ordered = tuple(

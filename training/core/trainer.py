@@ -1,7 +1,6 @@
-"""The trainer that every fit uses: run folder, seeds, checkpoints and logs, around Lightning's own.
+"""Lightning's trainer with the run folder, seeds, checkpoints and logs of this package.
 
-A run folder holds `checkpoints/best.ckpt` and `last.ckpt`, `csv/` and `tensorboard/`. What is learnt, and
-from what, is the caller's.
+A run folder contains `checkpoints/best.ckpt` and `last.ckpt`, `csv/` and `tensorboard/`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import shutil
 import sys
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +24,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from service.engine.runtime.cpus import available_cpus
+from training.core.job import Run
 from training.errors import DataRejected
 from training.recipes.recipe import Recipe
 
@@ -33,25 +32,8 @@ AnyLearner = TypeVar("AnyLearner", bound=LightningModule)
 _OUTPUTS = ("checkpoints", "csv", "tensorboard")
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Where a training run keeps its files."""
-
-    folder: Path
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint with the lowest validation loss."""
-        return self.folder / "checkpoints" / "best.ckpt"
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint of the last complete epoch, to resume from."""
-        return self.folder / "checkpoints" / "last.ckpt"
-
-
-def begin(run: Run, seed: int, *, resume: bool) -> None:
-    """Seed every generator, and clear the run folder of an earlier fit unless that is resumed.
+def prepare_run(run: Run, seed: int, *, resume: bool) -> None:
+    """Seed every random generator; delete the files of an earlier fit unless it is resumed.
 
     Raises:
         DataRejected: There is nothing to resume.
@@ -78,28 +60,29 @@ def train(
     """Run Lightning's trainer.
 
     Args:
-        learner: What to train.
-        loaders: What to learn from, and what to stop by.
-        recipe: How.
-        run: Where to write.
-        console: Where to say how it goes.
-        resume: Go on from the last complete epoch.
-        processes: How many learn together, each from its share of a batch. Every one validates alike.
+        learner: The module to train.
+        loaders: Batches for training and for validation.
+        recipe: The recipe.
+        run: The run folder.
+        console: Where progress is printed.
+        resume: Continue after the last complete epoch.
+        processes: Number of processes; each trains on its share of a batch and validates on everything.
 
     Returns:
         The best checkpoint.
     """
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     trainer = _trainer(recipe, run, console, processes)
     with warnings.catch_warnings():
-        # What is learnt from is in memory: more worker processes would only copy it.
+        # The training data are in memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         # Lightning 2.6 uses a name that torch 2.13 deprecates.
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
-        # A folder of a few dozen pictures makes fewer steps than Lightning's logging interval.
+        # A small data set has fewer steps than Lightning's logging interval.
         warnings.filterwarnings("ignore", message="The number of training batches")
-        # Every process validates on the same files, so that there is nothing to add up.
+        # Every process validates on the same files, so there is nothing to reduce.
         warnings.filterwarnings("ignore", message=".*sync_dist=True")
-        # Resuming means just that.
+        # This is the normal case when resuming.
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         last = str(run.last) if resume else None
         trainer.fit(learner, *loaders, ckpt_path=last, weights_only=True)
@@ -107,7 +90,7 @@ def train(
 
 
 def load_learner(path: Path, kind: type[AnyLearner]) -> AnyLearner:
-    """Load a checkpoint of a kind of learner.
+    """Load a checkpoint in evaluation mode.
 
     Raises:
         DataRejected: There is no such file.
@@ -119,34 +102,34 @@ def load_learner(path: Path, kind: type[AnyLearner]) -> AnyLearner:
 
 
 class EpochLines(Callback):
-    """One line an epoch, for logs; on a terminal the progress bar says the same."""
+    """Prints one line per epoch, for logs; a terminal shows a progress bar instead."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the epoch's figures."""
+        """Print the epoch's metrics."""
         if not trainer.is_global_zero:
             return
-        figures = "  ".join(
+        metrics = "  ".join(
             f"{name} {float(value):.4f}"
             for name, value in trainer.callback_metrics.items()
-            if not name.startswith("lr-") and not name.endswith(("_step", "_epoch"))  # said twice
+            if not name.startswith("lr-") and not name.endswith(("_step", "_epoch"))  # duplicates
         )
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self._console.print(f"{epoch}  {figures}", highlight=False, soft_wrap=True)
+        self._console.print(f"{epoch}  {metrics}", highlight=False, soft_wrap=True)
 
 
 def _trainer(recipe: Recipe, run: Run, console: Console, processes: int) -> Trainer:
-    wanted = recipe.optimisation
+    settings = recipe.optimisation
     on_terminal = sys.stdout.isatty()
     return Trainer(
         accelerator="cpu",
         devices=processes,
         strategy="ddp_fork" if processes > 1 else "auto",
         use_distributed_sampler=False,
-        max_epochs=wanted.epochs,
-        gradient_clip_val=wanted.gradient_clip,
+        max_epochs=settings.epochs,
+        gradient_clip_val=settings.gradient_clip,
         logger=[
             CSVLogger(run.folder, name="csv"),
             TensorBoardLogger(run.folder, name="tensorboard", version=""),
@@ -160,7 +143,7 @@ def _trainer(recipe: Recipe, run: Run, console: Console, processes: int) -> Trai
             ),
             # Its own callback: Lightning 2.6 writes `save_last` only when the epoch was the best one.
             ModelCheckpoint(run.last.parent, filename=run.last.stem, enable_version_counter=False),
-            EarlyStopping("validation_loss", patience=wanted.patience),
+            EarlyStopping("validation_loss", patience=settings.patience),
             LearningRateMonitor("epoch"),
             RichProgressBar() if on_terminal else EpochLines(console),
         ],

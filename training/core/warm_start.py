@@ -1,8 +1,8 @@
-"""Where a training starts that does not start from scratch: a checkpoint of ours, or a version of a model.
+"""Start a training from pretrained weights: from a checkpoint of `kotae-train` or a version of a model.
 
-A version's graph calls its weights as the network does, but for what exporting did to two kinds of them: a
-batch norm is folded into the convolution in front of it, and the matrix of a linear layer has lost its name.
-Both are undone here, so that the network answers as the graph does.
+The weights in a version's graph have the names that they have in the network, with two exceptions: the
+export folds a batch norm into the convolution before it, and it renames the matrix of a linear layer. Both
+are undone here, so that the network answers as the graph does.
 
 Letters in shapes: `N` batch, `C` channels.
 """
@@ -26,22 +26,22 @@ from service.tasks.classification import read_labels
 from training.core.job import newest_version
 from training.errors import DataRejected
 
-_GRAPH = "graph."  # what a checkpoint puts before the names of the network's weights
-_SETTLING_BATCHES = 8  # that norms are settled on
-_FOLDED = ".weight_bias"  # what the exporter puts behind the name of a convolution that took a norm in
+_GRAPH = "graph."  # prefix of the network's weights in a checkpoint
+_CALIBRATION_BATCHES = 8  # for the statistics of batch norms
+_FOLDED = ".weight_bias"  # suffix of the bias of a convolution with a folded norm
 Batch = TypeVar("Batch")
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Weights to start from.
+class PretrainedWeights:
+    """Pretrained weights.
 
     Attributes:
-        path: Of the checkpoint or the version.
-        weights: By the names that the network's `state_dict` has; a convolution that took a norm in has a
-            bias `NAME.weight_bias` beside it.
-        labels: What the last layer tells apart: the label texts, or the letters.
+        path: The checkpoint or the version's folder.
+        weights: Tensors by their names in the network's `state_dict`; a convolution with a folded norm also
+            has a bias `NAME.weight_bias`.
+        labels: What the last layer distinguishes: label texts or tokens.
     """
 
     path: Path
@@ -49,17 +49,17 @@ class Start:
     labels: tuple[str, ...]
 
 
-def open_start(path: Path) -> Start:
-    """Read weights.
+def read_pretrained(path: Path) -> PretrainedWeights:
+    """Read pretrained weights.
 
     Args:
-        path: A checkpoint, a model folder, whose newest version is meant, or the folder of a version.
+        path: A checkpoint, a model folder, of which the newest version is read, or a version's folder.
 
     Raises:
-        DataRejected: It is none of these.
+        DataRejected: The path is none of these.
     """
     if path.is_file():
-        return _of_checkpoint(path)
+        return _read_checkpoint(path)
     version = path if (path / VERSION_FILE).is_file() else newest_version(path)
     if version is None:
         raise DataRejected(f"there is nothing to start from: {path} is no checkpoint and no model's folder")
@@ -71,21 +71,21 @@ def open_start(path: Path) -> Start:
         labels = read_tokens(version / facts.transcription.tokens)
     else:
         labels = read_labels(version, facts) if facts.labels else ()
-    return Start(version, _weights_of_graph(version / plain.file), labels)
+    return PretrainedWeights(version, _read_graph(version / plain.file), labels)
 
 
-def _of_checkpoint(path: Path) -> Start:
+def _read_checkpoint(path: Path) -> PretrainedWeights:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        told, weights = content["hyper_parameters"], content["state_dict"]
+        parameters, weights = content["hyper_parameters"], content["state_dict"]
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
         raise DataRejected(f"{path} is no checkpoint of kotae-train") from error
     own = {name.removeprefix(_GRAPH): value for name, value in weights.items() if name.startswith(_GRAPH)}
-    return Start(path, own, tuple(told.get("classes") or told.get("tokens") or ()))
+    return PretrainedWeights(path, own, tuple(parameters.get("classes") or parameters.get("tokens") or ()))
 
 
-def _weights_of_graph(path: Path) -> dict[str, torch.Tensor]:
-    """Read the constants of an ONNX file by name; the nameless matrix before `NAME.bias` is `NAME.weight`."""
+def _read_graph(path: Path) -> dict[str, torch.Tensor]:
+    """Return the constants of an ONNX file by name; the matrix before `NAME.bias` becomes `NAME.weight`."""
     graph = onnx.load(path).graph
     weights = {
         constant.name: torch.from_numpy(onnx.numpy_helper.to_array(constant).copy())
@@ -102,44 +102,46 @@ def _weights_of_graph(path: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def take_weights(network: nn.Module, start: Start, labels: Sequence[str], head: str) -> str:
-    """Take over the weights; the last layer's only where it tells the same apart.
+def load_weights(network: nn.Module, pretrained: PretrainedWeights, labels: Sequence[str], head: str) -> str:
+    """Load pretrained weights into a network; those of the last layer only if its labels are the same.
 
     Args:
-        network: Is changed.
-        start: Where the weights come from.
-        labels: What the network shall tell apart.
+        network: The network; it is changed.
+        pretrained: The weights.
+        labels: Labels of the network.
         head: Name of the last layer.
 
     Returns:
-        What was done, for the user to read.
+        A message for the user.
 
     Raises:
-        DataRejected: The network is another, or of another size.
+        DataRejected: The weights are of another network or another size.
     """
     own = network.state_dict()
-    anew = {name for name in own if name.startswith(f"{head}.")} if start.labels != tuple(labels) else set()
-    given = {**start.weights, **_unfolded(network, start.weights)}
+    same_labels = pretrained.labels == tuple(labels)
+    untrained = set() if same_labels else {name for name in own if name.startswith(f"{head}.")}
+    given = {**pretrained.weights, **_unfold_norms(network, pretrained.weights)}
     for name, weight in own.items():
-        if name in anew:
+        if name in untrained:
             continue
         if name not in given:
-            raise DataRejected(f"{start.path} is of another kind or size of network: it has no {name}")
+            raise DataRejected(f"{pretrained.path} is of another kind or size of network: it has no {name}")
         if given[name].shape != weight.shape:
             raise DataRejected(
-                f"{start.path} is of another size of network: {name} has the shape {list(given[name].shape)} "
-                f"there and {list(weight.shape)} here; give the recipe the same size"
+                f"{pretrained.path} is of another size of network: {name} has the shape "
+                f"{list(given[name].shape)} there and {list(weight.shape)} here; "
+                f"give the recipe the same size"
             )
-    taken = {name: given[name] for name in own if name not in anew}
-    network.load_state_dict(taken, strict=False)
-    count = sum(weight.numel() for weight in taken.values())
-    return f"starts with {count:,} weights of {start.path}" + (
-        f"; its labels are others, so `{head}` is learnt anew" if anew else ""
+    loaded = {name: given[name] for name in own if name not in untrained}
+    network.load_state_dict(loaded, strict=False)
+    count = sum(weight.numel() for weight in loaded.values())
+    return f"starts with {count:,} weights of {pretrained.path}" + (
+        f"; its labels differ, so `{head}` is trained from scratch" if untrained else ""
     )
 
 
-def _unfolded(network: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give norms that were folded away what makes them add the convolution's bias, and nothing else."""
+def _unfold_norms(network: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights for folded norms, with which they only add the convolution's bias."""
     given = {}
     for convolution, name, norm in _norms(network):
         bias = weights.get(convolution + _FOLDED)
@@ -153,7 +155,7 @@ def _unfolded(network: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str,
 
 
 def _norms(network: nn.Module) -> Iterator[tuple[str, str, _Norm]]:
-    """Find each batch norm and the convolution before it by name: modules stand in order of use."""
+    """Yield each batch norm with its name and the name of the convolution before it."""
     before = ""
     for name, module in network.named_modules():
         if isinstance(module, _Norm) and before:
@@ -161,50 +163,52 @@ def _norms(network: nn.Module) -> Iterator[tuple[str, str, _Norm]]:
         before = name if isinstance(module, nn.Conv1d | nn.Conv2d) else ""
 
 
-def settle_norms(network: nn.Module, batches: Iterable[Batch], run: Callable[[Batch], object]) -> None:
-    """Measure what batch norms meet and let them say so; what the network answers stays the same.
+def recalibrate_norms(network: nn.Module, batches: Iterable[Batch], run: Callable[[Batch], object]) -> None:
+    """Measure the running statistics of batch norms anew, without a change of what the network answers.
 
-    While learning, a norm uses the mean and deviation of its batch. Those that a folded norm once had are
-    lost, so that without this the first step would see quite another network.
+    In training, a norm uses the mean and variance of its batch. The export loses the statistics of folded
+    norms. Without this function, the first training step would therefore run a very different network.
 
     Args:
-        network: Is changed.
-        batches: What it shall learn from; the first few are looked at.
-        run: Runs it on a batch.
+        network: The network; it is changed.
+        batches: Training batches, of which the first few are used.
+        run: Runs the network on a batch.
     """
     norms = [norm for _, _, norm in _norms(network)]
+    if not norms:
+        return
     sums = {norm: [torch.zeros(norm.num_features, dtype=torch.float64) for _ in range(2)] for norm in norms}
     counts = dict.fromkeys(norms, 0)
 
     def count(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        assert isinstance(norm, _Norm), "only norms are listened to"
+        assert isinstance(norm, _Norm), "the hook is on norms only"
         rows = inputs[0].double().transpose(0, 1).flatten(1)  # [C, everything else]
         sums[norm][0] += rows.sum(dim=1)
         sums[norm][1] += rows.square().sum(dim=1)
         counts[norm] += rows.shape[1]
 
     hooks = [norm.register_forward_pre_hook(count) for norm in norms]
-    learning = network.training
+    was_training = network.training
     network.eval()
     try:
-        # Loaders draw numbers that a training without this does not.
+        # Loaders draw random numbers; a training without this function must get the same ones.
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            for batch in islice(batches, _SETTLING_BATCHES):
+            for batch in islice(batches, _CALIBRATION_BATCHES):
                 run(batch)
     finally:
-        network.train(learning)
+        network.train(was_training)
         for hook in hooks:
             hook.remove()
     for norm in norms:
         mean = sums[norm][0] / counts[norm]
-        _restate(norm, mean, (sums[norm][1] / counts[norm] - mean.square()).clamp(min=0))
+        _set_statistics(norm, mean, (sums[norm][1] / counts[norm] - mean.square()).clamp(min=0))
 
 
 @torch.no_grad()
-def _restate(norm: _Norm, mean: torch.Tensor, variance: torch.Tensor) -> None:
+def _set_statistics(norm: _Norm, mean: torch.Tensor, variance: torch.Tensor) -> None:
     old_mean, old_variance = norm.running_mean, norm.running_var
-    assert old_mean is not None, "batch norms here keep count"
-    assert old_variance is not None, "batch norms here keep count"
+    assert old_mean is not None, "these norms track statistics"
+    assert old_variance is not None, "these norms track statistics"
     scale = norm.weight.double() / (old_variance.double() + norm.eps).sqrt()
     norm.bias.copy_(norm.bias.double() + (mean - old_mean.double()) * scale)
     norm.weight.copy_(scale * (variance + norm.eps).sqrt())

@@ -1,11 +1,10 @@
-"""Debian's package descriptions as data to learn from: two files of JSON lines.
+"""Debian's package descriptions as training data: two files of JSON lines.
 
-`languages.jsonl` has one description a line with the language it is written in, the English ones and
-those that people translated. `descriptions.jsonl` has English one-line summaries with the long
-description each belongs to. Every line names the source package, so that a split can keep together
-what was written together.
+`languages.jsonl` has one description per line with its language: the English ones and their translations.
+`descriptions.jsonl` has English one-line summaries with their long descriptions. Every line names the source
+package, so that a split can keep together what was written together.
 
-Debian's translations are joined with the package by its name and the checksum of the English text.
+A translation belongs to the package with the same name and the same checksum of the English text.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Description:
 
     Attributes:
         summary: The one line.
-        paragraphs: The long text, a paragraph each, without markup.
+        paragraphs: The long text, one string per paragraph, without markup.
     """
 
     summary: str
@@ -58,11 +57,11 @@ def write_package_descriptions(folder: Path, codes: Sequence[str], most: int) ->
 
     Args:
         folder: Where to write; apt's lists go into its sub-folder `apt`.
-        codes: ISO 639-1 codes of the languages wanted, of those in `LANGUAGES`.
+        codes: ISO 639-1 codes of languages in `LANGUAGES`.
         most: Most texts of one language in `languages.jsonl`.
 
     Returns:
-        How many texts each language has, and under `pairs` how many pairs there are.
+        Number of texts of each language, and under `pairs` the number of pairs.
 
     Raises:
         DataRejected: A language is unknown, or apt cannot fetch.
@@ -92,7 +91,7 @@ def write_package_descriptions(folder: Path, codes: Sequence[str], most: int) ->
 
 
 def wordless_lines(stanzas: Sequence[Stanza]) -> list[Sourced]:
-    """Make lines that are in no language out of what the index says of files."""
+    """Return lines that are in no language, made from the index's fields about files."""
     fields = ("Filename", "Version", "Size", "SHA256")
     whole = [stanza for stanza in stanzas if all(field in stanza for field in fields)]
     lines = [(" ".join(stanza[field] for field in fields), source_of(stanza)[1]) for stanza in whole]
@@ -100,14 +99,14 @@ def wordless_lines(stanzas: Sequence[Stanza]) -> list[Sourced]:
 
 
 def source_of(stanza: Stanza) -> tuple[Key, str]:
-    """Give a package's key and its source package, which is its own name where nothing else is said."""
+    """Return a package's key and its source package, which is the package itself if the index names none."""
     name = stanza["Package"]
     source = stanza.get("Source", name).split(" ")[0]  # a version may follow in brackets
     return (name, stanza.get("Description-md5", "")), source
 
 
 def read_descriptions(files: Iterable[IndexFile], name: str) -> dict[Key, Description]:
-    """Read all descriptions of one of apt's languages."""
+    """Return all descriptions in one of apt's languages."""
     field = f"Description-{name}"
     return {
         (stanza["Package"], stanza["Description-md5"]): parse_description(stanza[field])
@@ -118,9 +117,9 @@ def read_descriptions(files: Iterable[IndexFile], name: str) -> dict[Key, Descri
 
 
 def parse_description(field: str) -> Description:
-    """Take the markup off a description: indented lines, with ` .` between paragraphs.
+    """Remove the markup of a description: indented lines, with ` .` between paragraphs.
 
-    Lines that are indented further stand by themselves, such as the points of a list.
+    Lines that are indented further, such as list items, become paragraphs of their own.
     """
     summary, *lines = field.split("\n")
     paragraphs: list[str] = []
@@ -141,7 +140,7 @@ def parse_description(field: str) -> Description:
 
 
 def join_lines(before: str, after: str) -> str:
-    """Undo a line break: with a space, except between characters of scripts that have none."""
+    """Join two lines with a space, except between characters of scripts without spaces."""
     return before + ("" if _without_spaces(before[-1]) and _without_spaces(after[0]) else " ") + after
 
 
@@ -153,9 +152,9 @@ def _without_spaces(character: str) -> bool:
 def texts_of(
     found: Mapping[Key, Description], english: Mapping[Key, Description], sources: Mapping[Key, str]
 ) -> list[Sourced]:
-    """Make the texts of a language, each with its source package.
+    """Return the texts of a language, each with its source package.
 
-    What stands there in English word for word is left out, since nobody translated it.
+    Parts that equal the English text are left out, since they are not translated.
     """
     texts = []
     for key, description in found.items():
@@ -168,9 +167,9 @@ def texts_of(
 
 
 def choose_texts(texts: Mapping[str, Sequence[Sourced]], most: int) -> list[dict[str, str]]:
-    """Leave out texts that are there already, and of large languages all but `most`.
+    """Remove duplicates, and of large languages all but `most` texts.
 
-    Which ones stay depends on the text alone, so that the choice does not change with the index.
+    The choice depends only on the texts, so that it does not change with the index.
     """
     languages_of: dict[str, set[str]] = defaultdict(set)
     for code, pairs in texts.items():
@@ -185,7 +184,7 @@ def choose_texts(texts: Mapping[str, Sequence[Sourced]], most: int) -> list[dict
 
 
 def pairs_of(english: Mapping[Key, Description], sources: Mapping[Key, str]) -> list[dict[str, str]]:
-    """Pair summaries with long descriptions; of equal long descriptions only one is kept."""
+    """Return pairs of summary and long description; of equal long descriptions only one is kept."""
     pairs: dict[str, dict[str, str]] = {}
     for key, description in english.items():
         document = "\n".join(description.paragraphs)

@@ -1,7 +1,7 @@
-"""Debian's package index, fetched and read with apt: stanzas of Packages and Translation files.
+"""Fetch and read Debian's package index with apt: stanzas of Packages and Translation files.
 
-apt keeps its lists in a folder of the user's, so that no privilege is needed and the system's own
-state stays as it is. Fetching obeys the machine's own apt sources; Debian, or a relative of it, is needed.
+apt keeps its lists in a folder of the user, so that no privilege is needed and the system's state does not
+change. It uses the machine's apt sources, so Debian or a derivative is needed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.debian_packages import run
+from training.data.debian_packages import run_command
 from training.errors import DataRejected
 
 _HELPER = Path("/usr/lib/apt/apt-helper")  # part of apt; unpacks whatever the lists are packed with
@@ -26,8 +26,8 @@ class IndexFile:
 
     Attributes:
         kind: `Packages` or `Translations`.
-        language: As apt names it (`pt_BR`), empty for `Packages`.
-        path: Of the list, maybe packed.
+        language: apt's name of the language (`pt_BR`), empty for `Packages`.
+        path: The list's file, which may be compressed.
     """
 
     kind: str
@@ -36,14 +36,14 @@ class IndexFile:
 
 
 def fetch_index(folder: Path, languages: Sequence[str]) -> list[IndexFile]:
-    """Fetch the package lists and the descriptions in these languages.
+    """Fetch the package lists and the descriptions in some languages.
 
     Args:
-        folder: apt's state goes below it; fetching again only fetches what changed.
-        languages: As apt names them.
+        folder: Folder for apt's state; a second fetch only loads changes.
+        languages: apt's names of the languages.
 
     Raises:
-        DataRejected: There is no apt here, or it cannot fetch.
+        DataRejected: apt is missing or cannot fetch.
     """
     if shutil.which("apt-get") is None or not _HELPER.is_file():
         raise DataRejected("package descriptions are read with apt, which is not on this machine: use Debian")
@@ -67,15 +67,14 @@ def fetch_index(folder: Path, languages: Sequence[str]) -> list[IndexFile]:
 
 
 def read_index(file: IndexFile) -> Iterator[Stanza]:
-    """Read the stanzas of a list, one a package."""
+    """Yield the stanzas of a list, one per package."""
     return parse_stanzas(_run([str(_HELPER), "cat-file", str(file.path)]))
 
 
 def parse_stanzas(text: str) -> Iterator[Stanza]:
-    """Split a control file into stanzas of fields.
+    """Yield the stanzas of a control file: fields by name.
 
-    Returns:
-        Fields by name; the further lines of a field keep their markup, one a line.
+    Continuation lines of a field keep their markup and their line breaks.
     """
     for block in text.split("\n\n"):
         stanza: Stanza = {}
@@ -92,7 +91,7 @@ def parse_stanzas(text: str) -> Iterator[Stanza]:
 
 
 def _run(command: list[str]) -> str:
-    return run(command).decode("utf-8", "replace")
+    return run_command(command).decode("utf-8", "replace")
 
 
 def _rows(listed: str) -> Iterator[tuple[str, str, str]]:

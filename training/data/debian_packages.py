@@ -1,6 +1,6 @@
-"""Files out of Debian's packages, fetched with apt and read without installing anything.
+"""Fetch Debian packages with apt and read files from them, without installing anything.
 
-What is fetched are the versions of this machine's apt sources. Debian, or a relative of it, is needed.
+apt fetches the versions of this machine's apt sources, so Debian or a derivative is needed.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from training.errors import DataRejected
 def package_files(
     packages: Sequence[str], wanted: Callable[[PurePosixPath], bool]
 ) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Fetch packages and give the files in them that are wanted, in the packages' order.
+    """Fetch packages and yield the wanted files in them, in the packages' order.
 
     Args:
         packages: Debian's names.
-        wanted: Whether a file is, by the path that it would be installed at, without a slash before it.
+        wanted: Returns whether a file is wanted, by its installed path without the leading slash.
 
     Raises:
-        DataRejected: There is no apt here, or it cannot fetch.
+        DataRejected: apt is missing or cannot fetch.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run(["apt-get", "download", *packages], folder)
+        run_command(["apt-get", "download", *packages], folder)
         for package in packages:
             (archive,) = folder.glob(f"{package}_*.deb")
-            content = run(["dpkg-deb", "--fsys-tarfile", str(archive)], folder)
+            content = run_command(["dpkg-deb", "--fsys-tarfile", str(archive)], folder)
             with tarfile.open(fileobj=io.BytesIO(content)) as tar:
                 for member in tar:
                     path = PurePosixPath(member.name)
@@ -42,11 +42,11 @@ def package_files(
                         yield path, file.read()
 
 
-def run(command: Sequence[str], folder: Path | None = None) -> bytes:
-    """Run one of apt's or dpkg's programs and give what it prints.
+def run_command(command: Sequence[str], folder: Path | None = None) -> bytes:
+    """Run one of apt's or dpkg's programs and return its output.
 
     Raises:
-        DataRejected: It is not there, or it failed; the text has its last words.
+        DataRejected: The program is missing or failed; the text has its last line.
     """
     try:
         return subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout

@@ -1,6 +1,6 @@
-"""Varying pictures to learn from with their boxes: light and colour; for photographs place and size.
+"""Augmentation of training images with boxes: light and colour, and for photographs position and size.
 
-Letters in shapes: `N` batch, `H` `W` size, `G` things in a picture at most.
+Letters in shapes: `N` batch, `H` `W` size, `G` maximum number of objects per image.
 """
 
 from __future__ import annotations
@@ -8,21 +8,21 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from training.detection.losses import Truth
+from training.detection.losses import Targets
 
 _VISIBLE = 0.4  # share of a thing's area that must stay in the picture
 
 
-def relight(images: torch.Tensor, generator: torch.Generator, *, invert: bool) -> torch.Tensor:
-    """Change light, colour and grain.
+def change_colors(images: torch.Tensor, generator: torch.Generator, *, invert: bool) -> torch.Tensor:
+    """Change light, colour and noise.
 
     Args:
         images: u8 [N, H, W, 3].
-        generator: Where every random number comes from.
-        invert: Whether half of the pictures shall be negatives, and any colour become any other.
+        generator: Source of all random numbers.
+        invert: Whether half of the images become negatives, and colour channels may be permuted.
 
     Returns:
-        f32 of the same shape, whole numbers 0–255.
+        f32 of the same shape, integers 0–255.
     """
     count = len(images)
 
@@ -40,19 +40,19 @@ def relight(images: torch.Tensor, generator: torch.Generator, *, invert: bool) -
     return varied.round().clamp(0, 255)
 
 
-def move(
-    images: torch.Tensor, truth: Truth, generator: torch.Generator, *, mirror: bool
-) -> tuple[torch.Tensor, Truth]:
-    """Scale, shift and maybe mirror pictures.
+def move_images(
+    images: torch.Tensor, truth: Targets, generator: torch.Generator, *, mirror: bool
+) -> tuple[torch.Tensor, Targets]:
+    """Scale, shift and mirror images with their boxes.
 
     Args:
         images: f32 [N, H, W, 3].
-        truth: What is in them.
-        generator: Where every random number comes from.
-        mirror: Whether half of them may be mirrored.
+        truth: The objects.
+        generator: Source of all random numbers.
+        mirror: Whether half of the images are mirrored.
 
     Returns:
-        Pictures of the same size, grey where there was nothing; and what is still in them.
+        Images of the same size, grey outside the original image; and the objects that are still visible.
     """
     count, height, width, _ = images.shape
 
@@ -86,4 +86,4 @@ def move(
     left = (cut[..., 2:] - cut[..., :2]).prod(dim=2)
     whole = (ordered[..., 2:] - ordered[..., :2]).prod(dim=2).clamp(min=1e-6)
     labels = torch.where(left / whole >= _VISIBLE, truth.labels, -1)
-    return moved.permute(0, 2, 3, 1), Truth(cut, labels)
+    return moved.permute(0, 2, 3, 1), Targets(cut, labels)

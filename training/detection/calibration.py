@@ -1,7 +1,7 @@
-"""Scores on a scale that people can use: 0.5, the task's default threshold, shall be the best one.
+"""Calibrate the detector's scores: the task's default threshold, 0.5, becomes the best one.
 
-Heat learnt with focal loss is too modest. A power of the score keeps the order of detections and so
-every average precision; it is chosen on the validation part.
+Scores that were trained with focal loss are too low. A power of the score keeps the order of detections and
+therefore every average precision. It is chosen on the validation part.
 """
 
 from __future__ import annotations
@@ -10,40 +10,40 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.detection.dataset import AnnotatedFile
+from training.detection.dataset import AnnotatedImage
 from training.detection.learner import DetectorLearner
 from training.detection.metrics import THRESHOLD, matches
-from training.detection.predict import Found, answers_of_checkpoint
+from training.detection.predict import Predicted, predict_with_checkpoint
 
 _CANDIDATES = np.arange(0.10, 0.81, 0.02)  # raw scores that may become the threshold
 
 
-def calibrate(learner: DetectorLearner, files: Sequence[AnnotatedFile]) -> float:
-    """Set the power that scores are raised to.
+def calibrate_scores(learner: DetectorLearner, files: Sequence[AnnotatedImage]) -> float:
+    """Set the power of the scores.
 
     Args:
-        learner: Its graph is changed.
+        learner: The trained detector; its network is changed.
         files: The validation part.
 
     Returns:
         The power.
     """
     learner.graph.score_power.fill_(1.0)
-    found = answers_of_checkpoint(learner, files)
+    found = predict_with_checkpoint(learner, files)
     best = best_threshold(files, found)
     power = float(np.log(THRESHOLD) / np.log(best))
     learner.graph.score_power.fill_(power)
     return power
 
 
-def best_threshold(files: Sequence[AnnotatedFile], found: Sequence[Found]) -> float:
-    """Find the threshold with the best F1, the middle one of several that are as good within 0.2%."""
+def best_threshold(files: Sequence[AnnotatedImage], found: Sequence[Predicted]) -> float:
+    """Return the threshold with the best F1; the middle one of those within 0.2% of it."""
     f1 = np.array([_f1(files, found, float(threshold)) for threshold in _CANDIDATES])
     good = _CANDIDATES[f1 >= f1.max() - 0.002]
     return float(good[len(good) // 2])
 
 
-def _f1(files: Sequence[AnnotatedFile], found: Sequence[Found], threshold: float) -> float:
+def _f1(files: Sequence[AnnotatedImage], found: Sequence[Predicted], threshold: float) -> float:
     right = answered = things = 0
     for file, one in zip(files, found, strict=True):
         sure = one.scores >= threshold

@@ -1,10 +1,9 @@
-"""A user's pictures with boxes in COCO's format as a source.
+"""A user's images with boxes in COCO's format.
 
 T.-Y. Lin et al., Microsoft COCO, 2014 (arXiv:1405.0312): `images` with `id` and `file_name`, `annotations`
 with `image_id`, `category_id` and `bbox` (left, top, width and height in pixels), `categories` with `id` and
-`name`. What is no single thing that can be seen is left out and counted: boxes of crowds (`iscrowd: 1`), and
-boxes with nothing of them in the picture. Boxes that stick out are cut. Categories that nothing to learn from
-has are no labels.
+`name`. Boxes of crowds (`iscrowd: 1`) and boxes outside the image are left out and counted. Boxes that are
+partly outside are clipped. Categories without a box in the training part are no labels.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from service.errors import RequestError
 from service.tasks import Limits
 from service.tasks.image.image_file import open_picture
 from training.detection.coco_layout import find_parts, find_pictures
-from training.detection.dataset import AnnotatedFile, LearningSet, learning_set
+from training.detection.dataset import AnnotatedImage, TrainingSet, decode_training_set
 from training.errors import DataRejected
 from training.recipes.detection_recipe import CocoData, DetectionRecipe
 
@@ -44,7 +43,7 @@ class _Image(_Lenient):
 
     @property
     def path(self) -> str:
-        """The name with `/` between folders, as it also is where Windows wrote the file."""
+        """The file name with `/` between folders, also if it was written on Windows."""
         return self.file_name.replace("\\", "/")
 
 
@@ -68,25 +67,25 @@ class _Document(_Lenient):
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """A picture file and its boxes; f64 [M, 4] and i64 [M] as in `AnnotatedFile`."""
+    """An image file and its boxes; f64 [M, 4] and i64 [M] as in `AnnotatedImage`."""
 
     path: Path
     name: str
     boxes_xyxy: NDArray[np.float64]
     labels: NDArray[np.int64]
 
-    def load(self) -> AnnotatedFile:
-        return AnnotatedFile(self.name, self.path.read_bytes(), self.boxes_xyxy, self.labels)
+    def load(self) -> AnnotatedImage:
+        return AnnotatedImage(self.name, self.path.read_bytes(), self.boxes_xyxy, self.labels)
 
 
 class CocoFolder:
-    """Pictures and boxes of a COCO file; see `DetectionSource`.
+    """Images and boxes of a COCO file; see `DetectionSource`.
 
     Args:
-        recipe: Where they are, and how they are divided.
+        recipe: Paths and split.
 
     Raises:
-        DataRejected: A JSON file or a picture is missing or broken, or a box names what is not there; the
+        DataRejected: A JSON file or an image is missing or broken, or an annotation names an unknown id; the
             text names it.
     """
 
@@ -121,16 +120,16 @@ class CocoFolder:
             else f"by picture, {split.test:.0%} for testing, seed {split.seed}"
         )
 
-    def training_set(self) -> LearningSet:
-        """Decode the pictures to learn from."""
-        return learning_set((picture.load() for picture in self._train), self._recipe.training_input)
+    def training_set(self) -> TrainingSet:
+        """Decode the training part."""
+        return decode_training_set((picture.load() for picture in self._train), self._recipe.training_input)
 
-    def validation_files(self) -> Sequence[AnnotatedFile]:
-        """Give the pictures to stop by."""
+    def validation_files(self) -> Sequence[AnnotatedImage]:
+        """Return the validation part."""
         return [picture.load() for picture in self._validation]
 
-    def held_out_files(self) -> Sequence[AnnotatedFile]:
-        """Give the test part."""
+    def held_out_files(self) -> Sequence[AnnotatedImage]:
+        """Return the test part."""
         return [picture.load() for picture in self._test]
 
 
@@ -139,7 +138,7 @@ class _CocoFile:
 
     Args:
         path: The file.
-        folder: What the pictures' names are relative to; None looks for it.
+        folder: Folder of the images; None searches for it.
 
     Attributes:
         used: Names of the categories that have boxes, in the order of their ids.
@@ -184,7 +183,7 @@ class _CocoFile:
             self.description += f" (left out: {'; '.join(left_out)})"
 
     def pictures(self, classes: tuple[str, ...]) -> list[_Picture]:
-        """Give the pictures with labels as places in `classes`."""
+        """Return the images, with labels as indices into `classes`."""
         if strangers := [name for name in self.used if name not in classes]:
             raise DataRejected(f"{self._path}: category {strangers[0]!r} has no box in what is learnt from")
         pictures = []
@@ -223,7 +222,7 @@ class _CocoFile:
                     )
 
     def _open_pictures(self) -> dict[int, tuple[int, int]]:
-        """Open every picture; returns width and height, upright, by id."""
+        """Open every image; return width and height, upright, by id."""
         sizes, broken = {}, []
         for image in self._images:
             path = self._folder / image.path

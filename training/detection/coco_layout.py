@@ -1,12 +1,12 @@
-"""Where a COCO data set has its files: JSON files by part, and the pictures that they name.
+"""Find the files of a COCO data set: JSON files by part, and the folder of their images.
 
-Labelling tools lay them out in their own ways. Known are
+Labelling tools use different layouts. These are known:
 
-- one JSON file, in the folder or in its `annotations/`, whatever its name (CVAT, Label Studio);
-- a folder a part, `train/`, `valid/` or `val/`, and `test/`, each with a JSON file (Roboflow);
-- JSON files whose names say the part, such as `instances_train2017.json` and `instances_val2017.json`.
+- one JSON file, in the folder or in its `annotations/`, with any name (CVAT, Label Studio);
+- a folder per part, `train/`, `valid/` or `val/`, and `test/`, each with a JSON file (Roboflow);
+- JSON files named after the part, such as `instances_train2017.json` and `instances_val2017.json`.
 
-Pictures are looked for beside a JSON file and in the folders that these tools put them into.
+Images are searched beside the JSON file and in the folders that these tools use.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _IMAGES = "images"
 
 @dataclass(frozen=True, slots=True)
 class CocoFiles:
-    """JSON files by part; None where the data set has none of its own."""
+    """JSON files by part; None if the data set has no file for it."""
 
     train: Path
     validation: Path | None = None
@@ -36,10 +36,10 @@ def find_parts(path: Path) -> CocoFiles:
     """Find the JSON files of a data set.
 
     Args:
-        path: Its folder, or the JSON file of what is learnt from.
+        path: Its folder, or the JSON file of the training part.
 
     Raises:
-        DataRejected: There is none, or no telling which is meant.
+        DataRejected: There is no JSON file, or it is not clear which one to use.
     """
     if path.is_file():
         return CocoFiles(path)
@@ -62,14 +62,14 @@ def find_parts(path: Path) -> CocoFiles:
 
 
 def find_pictures(path: Path, names: Sequence[str]) -> Path:
-    """Find the folder that the names in a JSON file are relative to: the one that has most of them.
+    """Return the folder to which the file names are relative: the one that has most of them.
 
     Args:
         path: The JSON file.
-        names: As the file has them.
+        names: File names in the JSON file.
 
     Raises:
-        DataRejected: None of the folders that are looked into has any of them.
+        DataRejected: No searched folder has any of the files.
     """
     part = path.stem.removeprefix("instances_")  # `train2017`, or CVAT's `default`
     above = path.parent.parent if path.parent.name == _ANNOTATIONS else path.parent

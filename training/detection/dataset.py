@@ -1,6 +1,7 @@
-"""Picture files with known boxes, and what becomes of them for learning: pixels of one size, padded boxes.
+"""Annotated images, and training arrays made from them: pixels of one size, padded boxes.
 
-Letters in shapes: `N` pictures, `H` `W` the graph's size, `G` things in a picture at most, `M` in this one.
+Letters in shapes: `N` images, `H` `W` the graph's size, `G` maximum number of objects per image, `M` objects
+of one image.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ _SMALLEST_SIDE = 1.0  # input pixels; what is smaller after scaling is no thing 
 
 
 @dataclass(frozen=True, slots=True)
-class AnnotatedFile:
-    """A raw file and what is in it.
+class AnnotatedImage:
+    """A raw file and its objects.
 
     Attributes:
-        name: To tell it by.
-        file: The bytes.
-        boxes_xyxy: f64 [M, 4], edges in pixels of the upright picture.
+        name: Name for messages and files.
+        file: The raw bytes.
+        boxes_xyxy: f64 [M, 4], edges in pixels of the upright image.
         labels: i64 [M], indices into the classes.
-        traits: What is notable about it, for figures by trait, as `group: value`.
+        traits: Properties as `group: value`, for metrics by trait.
     """
 
     name: str
@@ -39,13 +40,13 @@ class AnnotatedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class LearningSet:
-    """Pictures to learn from or to stop by, all of one size.
+class TrainingSet:
+    """Images of one size with their boxes.
 
     Attributes:
-        images: u8 [N, H, W, 3]; may be a file mapped into memory.
+        images: u8 [N, H, W, 3]; may be a memory-mapped file.
         boxes_xyxy: f32 [N, G, 4], edges in pixels of `images`.
-        labels: i64 [N, G]; -1 where there is nothing.
+        labels: i64 [N, G]; -1 is padding.
     """
 
     images: NDArray[np.uint8]
@@ -54,13 +55,13 @@ class LearningSet:
 
 
 class DetectionSource(Protocol):
-    """Pictures with boxes.
+    """A source of annotated images.
 
     Attributes:
         classes: The label texts.
-        description: What the data is, for provenance and card.
-        split: How the held-out part was chosen, for the metrics.
-        mirror: Whether a mirrored picture still shows the same things.
+        description: What the data are, for provenance and card.
+        split: How the test part was chosen, for the metrics.
+        mirror: Whether a mirrored image still shows the same objects.
     """
 
     classes: tuple[str, ...]
@@ -68,25 +69,25 @@ class DetectionSource(Protocol):
     split: str
     mirror: bool
 
-    def training_set(self) -> LearningSet:
-        """Give what is learnt from."""
+    def training_set(self) -> TrainingSet:
+        """Return the training part."""
 
-    def validation_files(self) -> Sequence[AnnotatedFile]:
-        """Give what training is stopped by, and what may be published with the model."""
+    def validation_files(self) -> Sequence[AnnotatedImage]:
+        """Return the validation part, from which golden files are published."""
 
-    def held_out_files(self) -> Sequence[AnnotatedFile]:
-        """Give the test part."""
+    def held_out_files(self) -> Sequence[AnnotatedImage]:
+        """Return the test part."""
 
 
-def letterboxed(
+def letterbox_boxes(
     boxes_xyxy: NDArray[np.float64], size: tuple[int, int], spec: ImageInput
 ) -> NDArray[np.float32]:
-    """Move boxes as the letterbox moves the picture: the inverse of the service's `unletterbox`.
+    """Transform boxes as the letterbox transforms the image: the inverse of the service's `unletterbox`.
 
     Args:
-        boxes_xyxy: f64 [M, 4] in pixels of the picture.
-        size: Width and height of the picture.
-        spec: Of the graph's input.
+        boxes_xyxy: f64 [M, 4] in pixels of the image.
+        size: Width and height of the image.
+        spec: The graph's input.
 
     Returns:
         f32 [M, 4] in pixels of the input.
@@ -97,25 +98,25 @@ def letterboxed(
     return moved.astype(np.float32)  # type: ignore[no-any-return]
 
 
-def decoded(file: AnnotatedFile, spec: ImageInput) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Decode a file exactly as the service does: u8 [H, W, 3], and its boxes f32 [M, 4]."""
+def decode_annotated(file: AnnotatedImage, spec: ImageInput) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Decode a file as the service does; return u8 [H, W, 3], and its boxes f32 [M, 4]."""
     fitted = fit_picture(file.file, spec, max_pixels=Limits().max_pixels)
-    return fitted.pixels, letterboxed(file.boxes_xyxy, fitted.size, spec)
+    return fitted.pixels, letterbox_boxes(file.boxes_xyxy, fitted.size, spec)
 
 
-def learning_set(files: Iterable[AnnotatedFile], spec: ImageInput) -> LearningSet:
-    """Decode files for learning, one after another."""
-    rows = [(*decoded(file, spec), file.labels) for file in files]
+def decode_training_set(files: Iterable[AnnotatedImage], spec: ImageInput) -> TrainingSet:
+    """Decode files one after another."""
+    rows = [(*decode_annotated(file, spec), file.labels) for file in files]
     pictures, boxes, labels = zip(*rows, strict=True)
-    return padded(np.stack(pictures), boxes, labels)
+    return pad_boxes(np.stack(pictures), boxes, labels)
 
 
-def padded(
+def pad_boxes(
     images: NDArray[np.uint8],
     boxes: Iterable[NDArray[np.float32]],
     labels: Iterable[NDArray[np.int64]],
-) -> LearningSet:
-    """Put boxes of any number into arrays of one size, without those too small to be seen."""
+) -> TrainingSet:
+    """Return boxes and labels as padded arrays, without boxes that are too small to be seen."""
     kept = []
     for edges, names in zip(boxes, labels, strict=True):
         large = (edges[:, 2:] - edges[:, :2] >= _SMALLEST_SIDE).all(axis=1)
@@ -126,4 +127,4 @@ def padded(
     for row, (edges, names) in enumerate(kept):
         all_boxes[row, : len(names)] = edges
         all_labels[row, : len(names)] = names
-    return LearningSet(images, all_boxes, all_labels)
+    return TrainingSet(images, all_boxes, all_labels)

@@ -1,72 +1,63 @@
-"""The detector while it learns.
+"""The training module of the detector.
 
-Letters in shapes: `N` batch, `H` `W` size, `G` things in a picture at most.
+Letters in shapes: `N` batch, `H` `W` size, `G` maximum number of objects per image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 
-from training.detection.augmentation import move, relight
-from training.detection.losses import Losses, Truth, losses
-from training.images.learner import make_optimiser
-from training.networks.detector import Detector
+from training.core.learner import Batch, Learner
+from training.detection.augmentation import change_colors, move_images
+from training.detection.losses import Losses, Targets, losses
+from training.networks.detector import Detector, Heads
 from training.recipes.detection_recipe import DetectionRecipe
 
-Batch = Sequence[torch.Tensor]
 
-
-class DetectorLearner(LightningModule):
-    """A detector with what it takes to train it; a checkpoint can be exported by itself.
+class DetectorLearner(Learner[DetectionRecipe, Detector]):
+    """A detector with everything that its training needs.
 
     Args:
-        recipe: As `DetectionRecipe.model_dump(mode="json")` gives it.
+        recipe: The recipe as plain values, from `DetectionRecipe.model_dump(mode="json")`.
         classes: The label texts.
-        steps: Optimiser steps of the whole training.
-        mirror: Whether a mirrored picture still shows the same things.
+        steps: Optimizer steps of the whole training.
+        mirror: Whether a mirrored image still shows the same objects.
     """
 
+    head = "heat"
+
     def __init__(self, recipe: dict[str, Any], classes: list[str], steps: int, mirror: bool = False) -> None:
-        super().__init__()
+        checked = DetectionRecipe.model_validate(recipe)
+        super().__init__(checked, Detector(len(classes), checked.network), steps, classes)
         self.save_hyperparameters()
-        self.recipe = DetectionRecipe.model_validate(recipe)
-        self.classes = tuple(classes)
-        self.graph = Detector(len(classes), self.recipe.network)
-        self._composed = self.recipe.data.kind == "scenes"
+        self._synthetic = checked.data.kind == "scenes"
         self._mirror = mirror
-        self._steps = steps
+
+    def forward(self, batch: Batch) -> Heads:
+        """Return the network's outputs for the images of a training batch."""
+        return self.graph.heads(batch[0])
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
-        """Learn from `images` u8 [N, H, W, 3], `boxes` f32 [N, G, 4] and `labels` i64 [N, G].
-
-        Every step draws from its own generator, so that a resumed run goes on with the same pictures.
-        """
+        """Return the loss on images u8 [N, H, W, 3], boxes f32 [N, G, 4] and labels i64 [N, G]."""
         images, boxes, labels = batch
-        generator = torch.Generator().manual_seed((self.recipe.seed << 32) + self.global_step)
-        truth = Truth(boxes, labels)
-        pictures = relight(images, generator, invert=self._composed)
-        if not self._composed:
-            pictures, truth = move(pictures, truth, generator, mirror=self._mirror)
+        generator = self.step_generator()
+        targets = Targets(boxes, labels)
+        pictures = change_colors(images, generator, invert=self._synthetic)
+        if not self._synthetic:
+            pictures, targets = move_images(pictures, targets, generator, mirror=self._mirror)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
             heads = self.graph.heads(pictures)
-        found = losses(heads, truth)
-        self._log_losses("train", found, len(images), prog_bar=True, on_step=False, on_epoch=True)
+        found = losses(heads, targets)
+        self.log_training(len(images), _named(found))
         return found.total
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Measure on files as they are."""
+        """Measure images without augmentation."""
         images, boxes, labels = batch
-        found = losses(self.graph.heads(images), Truth(boxes, labels))
-        self._log_losses("validation", found, len(images), prog_bar=True)
+        self.log_validation(len(images), _named(losses(self(batch), Targets(boxes, labels))))
 
-    def _log_losses(self, part: str, found: Losses, items: int, **how: Any) -> None:
-        values = {"loss": found.total, "heat": found.heat, "box": found.box, "quality": found.quality}
-        self.log_dict({f"{part}_{name}": value for name, value in values.items()}, batch_size=items, **how)
 
-    def configure_optimizers(self) -> Any:
-        """Make AdamW and its schedule."""
-        return make_optimiser(self, self.recipe.optimisation, self._steps)
+def _named(found: Losses) -> dict[str, torch.Tensor]:
+    return {"loss": found.total, "heat": found.heat, "box": found.box, "quality": found.quality}

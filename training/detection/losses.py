@@ -1,11 +1,11 @@
-"""What the detector shall say, and how wrong it is: heat with focal loss, boxes with overlap loss.
+"""Targets and losses of the detector: focal loss for the heat map, overlap loss for the boxes.
 
-Things are spread about their centre point as Z. Liu et al., Training-Time-Friendly Network for Real-Time
-Object Detection, 2019 (arXiv:1909.00700, section 3) do: a Gaussian with deviations in proportion to width and
-height is the heat to be reached, and also the weight of the box at the points about the centre.
+As in Z. Liu et al., Training-Time-Friendly Network for Real-Time Object Detection, 2019 (arXiv:1909.00700,
+section 3), a Gaussian around each object's centre, with deviations in proportion to width and height, is the
+target of the heat map and also the weight of the box loss at the points around the centre.
 
-Letters in shapes: `N` batch, `G` things in a picture at most, `K` classes, `h` `w` points, `P` points of a
-patch about a centre.
+Letters in shapes: `N` batch, `G` maximum number of objects per image, `K` classes, `h` `w` points, `P` points
+of a patch around a centre.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _QUALITY_WEIGHT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    """What is in a batch of pictures.
+class Targets:
+    """The objects in a batch of images.
 
     Attributes:
         boxes_xyxy: f32 [N, G, 4], edges in input pixels.
-        labels: i64 [N, G]; -1 where there is nothing.
+        labels: i64 [N, G]; -1 is padding.
     """
 
     boxes_xyxy: torch.Tensor
@@ -40,7 +40,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Each f32, a scalar; `total` is what is made smaller."""
+    """The parts of the loss, each a f32 scalar."""
 
     heat: torch.Tensor
     box: torch.Tensor
@@ -54,20 +54,19 @@ class Losses:
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """The points about each thing's centre.
+    """The points around each object's centre.
 
     Attributes:
-        place: i64 [N, G, P], the point's number, row by row.
-        weight: f32 [N, G, P], 1 at the centre and less outwards; 0 outside of the picture and where there
-            is nothing.
+        place: i64 [N, G, P], the point's index, row by row.
+        weight: f32 [N, G, P], 1 at the centre, less around it; 0 outside the image and for padding.
     """
 
     place: torch.Tensor
     weight: torch.Tensor
 
 
-def patches_of(truth: Truth, height: int, width: int) -> Patches:
-    """Spread things over `height` × `width` points."""
+def spread_over_points(truth: Targets, height: int, width: int) -> Patches:
+    """Return the patch of each object on a grid of `height` × `width` points."""
     boxes, there = truth.boxes_xyxy, truth.labels >= 0
     centre = (boxes[..., :2] + boxes[..., 2:]) / (2 * STRIDE)
     limit = torch.tensor([width - 1, height - 1], device=boxes.device)
@@ -84,10 +83,10 @@ def patches_of(truth: Truth, height: int, width: int) -> Patches:
     return Patches(points[..., 1] * width + points[..., 0], weight * inside)
 
 
-def losses(heads: Heads, truth: Truth) -> Losses:
-    """Measure how wrong the heads are about what is in the pictures."""
+def losses(heads: Heads, truth: Targets) -> Losses:
+    """Return the losses of the network's outputs."""
     classes, height, width = heads.heat.shape[1:]
-    patches = patches_of(truth, height, width)
+    patches = spread_over_points(truth, height, width)
     things = (truth.labels >= 0).sum().clamp(min=1)
     heat = _heat_target(patches, truth.labels, classes, height * width)
     box, quality = _box_losses(heads, truth, patches, things)
@@ -95,14 +94,14 @@ def losses(heads: Heads, truth: Truth) -> Losses:
 
 
 def _heat_target(patches: Patches, labels: torch.Tensor, classes: int, points: int) -> torch.Tensor:
-    """Lay the patches into maps, the higher one where two meet: f32 [N, K × h × w]."""
+    """Return target heat maps, the maximum where patches meet: f32 [N, K × h × w]."""
     target = torch.zeros(len(labels), classes * points, device=labels.device)
     place = labels.clamp(min=0)[:, :, None] * points + patches.place
     return target.scatter_reduce(1, place.flatten(1), patches.weight.flatten(1), "amax")
 
 
 def _focal(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Focal loss with reduced penalty about centres (arXiv:1904.07850, equation 1), summed."""
+    """Return the focal loss with reduced penalty around centres (arXiv:1904.07850, equation 1), summed."""
     heat = logits.sigmoid()
     right, wrong = functional.logsigmoid(logits), functional.logsigmoid(-logits)
     at_centres = (1 - heat) ** 2 * right
@@ -111,9 +110,9 @@ def _focal(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _box_losses(
-    heads: Heads, truth: Truth, patches: Patches, things: torch.Tensor
+    heads: Heads, truth: Targets, patches: Patches, things: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compare boxes at the points about the centres, each thing counting 1."""
+    """Return the losses of boxes and of their expected overlap; each object has weight 1."""
     width = heads.heat.shape[3]
     weight = patches.weight * (patches.weight >= _LEAST_WEIGHT)
     picture, thing, point = weight.nonzero(as_tuple=True)
@@ -129,7 +128,7 @@ def _box_losses(
 
 
 def overlaps(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compare boxes pair by pair.
+    """Return the overlaps of pairs of boxes.
 
     Args:
         first: f32 [P, 4], left, top, right, bottom.
@@ -137,7 +136,7 @@ def overlaps(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, t
 
     Returns:
         f32 [P] each: intersection over union, and the generalised one of H. Rezatofighi et al., 2019
-        (arXiv:1902.09630, algorithm 1), which falls to -1 for boxes far apart.
+        (arXiv:1902.09630, algorithm 1), which falls to -1 for distant boxes.
     """
     shared = (torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])).clamp(
         min=0

@@ -1,6 +1,6 @@
-"""How good detections are: average precision as COCO defines it, by faster-coco-eval, with slices.
+"""Metrics of detections: average precision as COCO defines it, by faster-coco-eval, with slices.
 
-Average precision is the mean over ten overlaps, 0.50 to 0.95, unless its name says the overlap.
+Average precision is the mean over ten overlaps, 0.50 to 0.95, unless its name has an overlap.
 
 Letters in shapes: `T` overlaps, `R` recalls, `K` classes, `A` ranges of size.
 """
@@ -16,8 +16,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
 from service.tasks.image.detection import overlap
-from training.detection.dataset import AnnotatedFile
-from training.detection.predict import Found
+from training.detection.dataset import AnnotatedImage
+from training.detection.predict import Predicted
 
 THRESHOLD = 0.5  # the task's default: what a client gets who asks for nothing else
 MATCHING = 0.5  # overlap of a detection that counts as right
@@ -26,12 +26,12 @@ _HEIGHTS = {"below 24 px": (0.0, 24.0), "24 to 47 px": (24.0, 48.0), "48 px and 
 _AP50, _AP75 = 0, 5  # places of the overlaps 0.50 and 0.75
 _MOST = 100  # detections of a picture that count, as COCO has it
 
-Pictures = Sequence[tuple[AnnotatedFile, Found]]
+Pictures = Sequence[tuple[AnnotatedImage, Predicted]]
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Average precision of some things; None where there are none."""
+    """Average precision of some objects; None if there are none."""
 
     things: int
     ap: float | None
@@ -39,15 +39,15 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
-class DetectionFigures:
-    """How good detections were.
+class DetectionMetrics:
+    """Metrics of detections.
 
     Attributes:
-        precision: Of what is answered by default: share that is right.
-        recall: Share of the things that is answered rightly by default.
-        sizes: By COCO's sizes, of the box's area in pixels of the picture.
-        heights: By the box's height in pixels of the picture.
-        traits: By what is notable about a picture.
+        precision: Share of the detections at the default threshold that are right.
+        recall: Share of the objects that are detected rightly at the default threshold.
+        sizes: By COCO's sizes, areas in pixels of the image.
+        heights: By height of the box in pixels of the image.
+        traits: By trait of the images.
         classes: By label.
     """
 
@@ -64,8 +64,8 @@ class DetectionFigures:
     classes: dict[str, Slice]
 
 
-def measure(pictures: Pictures, classes: tuple[str, ...]) -> DetectionFigures:
-    """Compare what was found with what is there."""
+def measure(pictures: Pictures, classes: tuple[str, ...]) -> DetectionMetrics:
+    """Compare detections with annotations."""
     by_area = _Precisions(pictures, len(classes), _SIZES, "area")
     by_height = _Precisions(pictures, len(classes), _HEIGHTS, "height")
     traits = sorted({trait for file, _ in pictures for trait in file.traits})
@@ -76,7 +76,7 @@ def measure(pictures: Pictures, classes: tuple[str, ...]) -> DetectionFigures:
         answered += int(sure.sum())
         things += len(file.labels)
     counts = np.bincount(np.concatenate([file.labels for file, _ in pictures]), minlength=len(classes))
-    return DetectionFigures(
+    return DetectionMetrics(
         pictures=len(pictures),
         things=things,
         ap=by_area.mean() or 0.0,
@@ -94,8 +94,8 @@ def measure(pictures: Pictures, classes: tuple[str, ...]) -> DetectionFigures:
     )
 
 
-def matches(file: AnnotatedFile, found: Found, considered: NDArray[np.bool_]) -> dict[int, int]:
-    """Match detections to things, the surest first, each thing once: detection's place -> thing's place."""
+def matches(file: AnnotatedImage, found: Predicted, considered: NDArray[np.bool_]) -> dict[int, int]:
+    """Match detections to objects by falling score, each object once; return object by detection index."""
     free = set(range(len(file.labels)))
     matched: dict[int, int] = {}
     for i in np.flatnonzero(considered).tolist():
@@ -118,10 +118,10 @@ class _Precisions:
     """COCO's table of precisions.
 
     Args:
-        pictures: What is there and what was found.
-        classes: How many labels there are.
-        ranges: Least and largest measure of each slice.
-        measure: What slices are by: a box's `area` or its `height`.
+        pictures: Annotations and detections.
+        classes: Number of labels.
+        ranges: Limits of each slice.
+        measure: What the limits are of: a box's `area` or its `height`.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class _Precisions:
     def mean(
         self, *, overlap: int | None = None, label: int | None = None, name: str = "all"
     ) -> float | None:
-        """Average what there is, -1 being what there is not."""
+        """Return the mean of the known values; -1 in the table is unknown."""
         table = self._table[:, :, :, self._names.index(name)]
         table = table if overlap is None else table[overlap : overlap + 1]
         table = table if label is None else table[:, :, label]
@@ -163,7 +163,7 @@ class _Precisions:
         return float(known.mean()) if known.size else None
 
     def slice(self, name: str) -> Slice:
-        """Give the figures of a range."""
+        """Return the metrics of a range."""
         low, high = self._ranges[name]
         things = int(((self._measures >= low) & (self._measures < high)).sum())
         return Slice(things, self.mean(name=name), self.mean(overlap=_AP50, name=name))
@@ -176,7 +176,7 @@ def _annotations(
     scores: NDArray[np.float64] | None,
     measure: str,
 ) -> list[dict[str, Any]]:
-    """Write boxes as COCO does; `area` holds what slices are by."""
+    """Return boxes in COCO's format; `area` holds the value that slices are defined by."""
     rows = []
     for i, (left, top, right, bottom) in enumerate(boxes_xyxy.tolist()):
         width, height = right - left, bottom - top

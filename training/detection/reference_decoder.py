@@ -1,8 +1,7 @@
-"""The heads decoded a second time, point by point and without a line of the graph's code.
+"""An independent implementation of the detector's decoding, to check the exported graph.
 
-Only for checking: what the exported graph finds must be what this finds in the heads that PyTorch gives.
-Where neighbouring points are alike, as on plain paper, or where the last slot could go to several, rounding
-decides; either answer is right there.
+The graph must detect what this module finds in PyTorch's outputs. Where neighbouring points are equal, as on
+plain paper, or where several points compete for the last slot, rounding decides and either answer is right.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ class Peak:
     """A detection.
 
     Attributes:
-        box_xyxy: In shares of the input.
-        sure: Whether it is a peak, and among the slots, however its neighbours are rounded.
+        box_xyxy: Edges as shares of the input's size.
+        sure: Whether it is a peak within the slots regardless of rounding.
     """
 
     box_xyxy: tuple[float, float, float, float]
@@ -38,17 +37,17 @@ class Peak:
     sure: bool
 
 
-def decode(heads: Heads, slots: int, stride: int, power: float) -> list[list[Peak]]:
-    """Find the peaks of each picture, and what might be one.
+def decode_heads(heads: Heads, slots: int, stride: int, power: float) -> list[list[Peak]]:
+    """Return the peaks of each image, including doubtful ones.
 
     Args:
-        heads: As the network gives them.
-        slots: Most detections in a picture.
+        heads: Outputs of the network.
+        slots: Most detections per image.
         stride: Input pixels between points.
-        power: That scores are raised to.
+        power: Power of the scores.
 
     Returns:
-        For each picture its peaks with at least the score that counts, the highest first.
+        For each image its peaks with at least the measured score, by falling score.
     """
     heat, distances, quality = (
         part.detach().double().numpy() for part in (heads.heat, heads.distances, heads.quality)
@@ -96,12 +95,12 @@ def _decode_one(
 def check_parity(
     network: Detector, graph: Session, images: NDArray[np.uint8], stride: int
 ) -> dict[str, float]:
-    """Compare an exported graph with the heads of PyTorch, box by box, at several batch sizes.
+    """Compare an exported graph with PyTorch's outputs, box by box, at several batch sizes.
 
     Args:
-        network: In evaluation mode.
-        graph: What was exported from it.
-        images: u8 [N, H, W, 3]; taken round and round for larger batches.
+        network: The network in evaluation mode.
+        graph: The exported graph.
+        images: u8 [N, H, W, 3]; repeated for larger batches.
         stride: Input pixels between points.
 
     Returns:
@@ -122,8 +121,8 @@ def check_parity(
     return worst
 
 
-def unambiguous(network: Detector, images: NDArray[np.uint8], stride: int) -> NDArray[np.bool_]:
-    """Tell for which pictures, u8 [N, H, W, 3], rounding decides nothing: bool [N]."""
+def is_unambiguous(network: Detector, images: NDArray[np.uint8], stride: int) -> NDArray[np.bool_]:
+    """Return for each of u8 [N, H, W, 3] whether its detections do not depend on rounding: bool [N]."""
     return np.array([all(peak.sure for peak in peaks) for peaks in _decoded(network, images, stride)])
 
 
@@ -132,7 +131,7 @@ def _decoded(network: Detector, images: NDArray[np.uint8], stride: int) -> list[
 
     with torch.inference_mode():
         heads = network.heads(torch.from_numpy(images))
-    return decode(heads, network.slots, stride, float(network.score_power))
+    return decode_heads(heads, network.slots, stride, float(network.score_power))
 
 
 def _compare(peaks: list[Peak], row: dict[str, NDArray[np.float32]], where: str) -> dict[str, float]:

@@ -1,116 +1,140 @@
-"""The commands of a recipe that finds things in pictures."""
+"""The steps of a recipe for object detection."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from service.repository.manifest import VersionFacts
-from service.tasks.classification import read_labels
-from training.core.card import write_card
+import numpy as np
+
+from service.repository.manifest import Baseline, Provenance, VersionFacts
+from service.tasks.task import Raw
+from training.core.card import CardText
+from training.core.fit import TrainingSetup
 from training.core.job import write_json
-from training.core.quantize import CALIBRATION_ITEMS, Subject
-from training.core.steps import CommonSteps
-from training.core.trainer import load_learner
-from training.core.version_folder import Place, publish
-from training.detection.card import DETECTOR_CARD, MISSES_FILE
+from training.core.quantize import CALIBRATION_ITEMS
+from training.core.steps import Steps
+from training.core.version_folder import baseline_of
 from training.detection.coco import CocoFolder
-from training.detection.dataset import AnnotatedFile, DetectionSource
-from training.detection.fit import fit_detector
+from training.detection.dataset import AnnotatedImage, DetectionSource
+from training.detection.fit import set_up_training
 from training.detection.learner import DetectorLearner
-from training.detection.metrics import measure as measure_detections
+from training.detection.metrics import THRESHOLD, DetectionMetrics, measure
 from training.detection.misses import draw_misses, find_misses
-from training.detection.predict import Found, answers_of_checkpoint, answers_of_version
+from training.detection.predict import Predicted, predict_with_checkpoint, predict_with_version
 from training.detection.scenes.source import DigitScenes
-from training.detection.tables import figure_tables
-from training.detection.version import Measured, Origin, detector_figures, fill_version
-from training.errors import DataRejected
+from training.detection.tables import metric_tables
+from training.detection.version import write_version
 from training.recipes.detection_recipe import CocoData, DetectionRecipe
 
+MISSES_FILE = "misses.jpg"
+_MEASURED = """\
+Measured on pictures that the training did not see, from raw file to answer through ONNX Runtime, by
+faster-coco-eval."""
+_MISSES = f"""\
+The worst misses, what is there in green and what was answered in red; under each what is there, what was
+answered and how surely:
 
-class DetectorSteps(CommonSteps[DetectionRecipe, DetectionSource]):
-    """What the command line can ask of a recipe for finding things."""
+![Worst misses]({MISSES_FILE})"""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionEvaluation:
+    """Metrics, and the images and detections that were measured."""
+
+    metrics: DetectionMetrics
+    files: Sequence[AnnotatedImage]
+    predicted: Sequence[Predicted]
+    classes: tuple[str, ...]
+
+
+class DetectorSteps(Steps[DetectionRecipe, DetectionSource, DetectorLearner, DetectionEvaluation]):
+    """The commands of a recipe for object detection."""
+
+    learner_class = DetectorLearner
+    card_text = CardText(_MEASURED, after=_MISSES)
 
     def open(self) -> DetectionSource:
-        """Read what is framed in the pictures and divide them."""
+        """Read the annotations and divide the images."""
         recipe = self.job.recipe
         if isinstance(recipe.data, CocoData):
             return CocoFolder(recipe)
         return DigitScenes(recipe, self.job.runs)
 
-    def describe(self, data: DetectionSource) -> str:
-        """Say what there is to learn from."""
-        return data.description
+    def labels(self, data: DetectionSource) -> tuple[str, ...]:
+        """Return the classes of the data."""
+        return data.classes
 
-    def train(self, data: DetectionSource, *, resume: bool) -> Path:
-        """Train; returns the best checkpoint."""
-        return fit_detector(self.job, data, resume=resume)
+    def set_up(self, data: DetectionSource) -> TrainingSetup:
+        """Return network and batches."""
+        return set_up_training(self.job.recipe, data)
 
-    def evaluate(self, checkpoint: Path | None, model: Path | None, blocks: int) -> None:
-        """Measure a checkpoint if one is given, else the newest version of a model folder.
+    def write_files(
+        self, folder: Path, learner: DetectorLearner, data: DetectionSource, provenance: Provenance
+    ) -> VersionFacts:
+        """Write the files of a version."""
+        return write_version(folder, learner, data, provenance)
 
-        Raises:
-            DataRejected: There is nothing to measure, or it has other labels than the data.
-        """
-        if blocks or not checkpoint:
-            super().evaluate(checkpoint, model, blocks)
-            return
-        learner = load_learner(checkpoint, DetectorLearner)
-        data = self.open()
-        self._check_labels(str(checkpoint), learner.classes, data)
-        files = data.held_out_files()
-        self.say(self._figures_of(files, answers_of_checkpoint(learner, files), data.classes))
+    def measure(self, folder: Path, facts: VersionFacts, data: DetectionSource) -> DetectionEvaluation:
+        """Evaluate a version."""
+        return _evaluate(data, lambda files: predict_with_version(folder, files, facts))
 
-    def measure(self, folder: Path, facts: VersionFacts, data: DetectionSource) -> str:
-        """Measure a version; returns its figures as Markdown, and writes them into the run folder."""
-        self._check_labels(str(folder), read_labels(folder, facts), data)
-        files = data.held_out_files()
-        return self._figures_of(files, answers_of_version(folder, files, facts), data.classes)
+    def measure_checkpoint(self, checkpoint: Path, data: DetectionSource) -> DetectionEvaluation:
+        """Evaluate a checkpoint with PyTorch."""
+        learner = self.load(checkpoint, data)
+        return _evaluate(data, lambda files: predict_with_checkpoint(learner, files))
 
-    def subject(self) -> Subject:
-        """Say what a smaller variant is made with and judged by."""
-        source = self.open()
-        files = source.held_out_files()
+    def metrics(self, evaluation: DetectionEvaluation) -> dict[str, float]:
+        """Return the metrics for `version.yaml`."""
+        names = ("ap", "ap50", "ap75", "precision", "recall")
+        return {name: cast(float, getattr(evaluation.metrics, name)) for name in names}
 
-        def measure(folder: Path, facts: VersionFacts) -> dict[str, float]:
-            found = answers_of_version(folder, files, facts)
-            return detector_figures(measure_detections(list(zip(files, found, strict=True)), source.classes))
+    def counts(self, evaluation: DetectionEvaluation) -> dict[str, float]:
+        """Return how many images and objects were measured."""
+        metrics = evaluation.metrics
+        return {"held_out_items": float(metrics.pictures), "held_out_things": float(metrics.things)}
 
-        items = [file.file for file in source.validation_files()[:CALIBRATION_ITEMS]]
-        return Subject(items, measure, {"ap": True, "ap50": True})
+    def baseline(self, evaluation: DetectionEvaluation) -> Baseline:
+        """Return the distribution of the detections with at least the default score."""
+        kept = [one.scores >= THRESHOLD for one in evaluation.predicted]
+        pairs = list(zip(evaluation.predicted, kept, strict=True))
+        labels = np.concatenate([one.labels[answered] for one, answered in pairs])
+        scores = np.concatenate([one.scores[answered] for one, answered in pairs])
+        mix = np.bincount(labels, minlength=len(evaluation.classes)) / max(1, len(labels))
+        return baseline_of(scores, dict(zip(evaluation.classes, mix.tolist(), strict=True)))
 
-    def publish(self, checkpoint: Path, data: DetectionSource, place: Place) -> tuple[Path, str]:
-        """Export a checkpoint, write the card and the misses; returns the version's folder and figures."""
-        learner = load_learner(checkpoint, DetectorLearner)
-        self._check_labels(str(checkpoint), learner.classes, data)
-        origin = Origin(
-            self.job.provenance(data.description, learner.recipe.seed),
-            data.validation_files(),
-            data.held_out_files(),
-            data.split,
-        )
+    def tables(self, evaluation: DetectionEvaluation) -> str:
+        """Return the metrics for terminal and model card."""
+        return metric_tables(evaluation.metrics)
 
-        def fill(folder: Path) -> tuple[VersionFacts, Measured]:
-            return fill_version(folder, learner, origin)
-
-        folder, measured = publish(self.job.recipe.manifest, place, fill)
-        misses = find_misses(measured.files, measured.found, learner.classes)
-        draw_misses(misses, folder.parent / MISSES_FILE)
-        tables = figure_tables(measured.figures)
-        write_card(folder, self.job.recipe, tables, DETECTOR_CARD)
-        return folder, tables
-
-    def _figures_of(
-        self, files: Sequence[AnnotatedFile], found: Sequence[Found], classes: tuple[str, ...]
-    ) -> str:
-        """Make tables of figures, and write those and the worst misses into the run folder."""
-        figures = measure_detections(list(zip(files, found, strict=True)), classes)
+    def save(self, evaluation: DetectionEvaluation, data: DetectionSource, measured: str) -> None:
+        """Write metrics and the worst errors into the run folder."""
         folder = self.job.run.folder
-        write_json(folder / "evaluation.json", dataclasses.asdict(figures))
-        draw_misses(find_misses(files, found, classes), folder / MISSES_FILE)
-        return figure_tables(figures)
+        write_json(folder / "evaluation.json", dataclasses.asdict(evaluation.metrics))
+        self.extend_model(folder, evaluation)
 
-    def _check_labels(self, name: str, labels: tuple[str, ...], source: DetectionSource) -> None:
-        if labels != source.classes:
-            raise DataRejected(f"{name} has other labels than {source.description}")
+    def extend_model(self, model: Path, evaluation: DetectionEvaluation) -> CardText:
+        """Draw the worst errors beside the model card."""
+        misses = find_misses(evaluation.files, evaluation.predicted, evaluation.classes)
+        draw_misses(misses, model / MISSES_FILE)
+        return self.card_text
+
+    def calibration_items(self, data: DetectionSource) -> Sequence[Raw]:
+        """Return validation images."""
+        return [file.file for file in data.validation_files()[:CALIBRATION_ITEMS]]
+
+    def guarded_metrics(self, data: DetectionSource) -> Mapping[str, bool]:
+        """Return the metrics that a smaller variant must keep."""
+        return {"ap": True, "ap50": True}
+
+
+def _evaluate(
+    data: DetectionSource, predict: Callable[[Sequence[AnnotatedImage]], list[Predicted]]
+) -> DetectionEvaluation:
+    files = data.held_out_files()
+    predicted = predict(files)
+    metrics = measure(list(zip(files, predicted, strict=True)), data.classes)
+    return DetectionEvaluation(metrics, files, predicted, data.classes)

@@ -1,4 +1,4 @@
-"""Varying training pictures of any kind: place, size, tilt, light, colour, grain; mirrored if wanted.
+"""Augmentation of images of any kind: position, size, rotation, light, colour, noise, mirroring.
 
 Letters in shapes: `B` batch, `H` height, `W` width, `C` channels.
 """
@@ -9,22 +9,22 @@ import torch
 from torch.nn import functional
 
 
-class PictureAugmentation:
-    """Moves, tilts, scales and re-exposes a batch of pictures.
+class ImageAugmentation:
+    """Random affine transformations and colour changes of a batch of images.
 
     Args:
-        mirror: Whether half of them may be mirrored left to right.
+        mirror: Whether half of the images are mirrored.
     """
 
     def __init__(self, *, mirror: bool) -> None:
         self._mirror = mirror
 
     def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Leave u8 [N, H, W, C] as it is."""
+        """Return u8 [N, H, W, C] unchanged."""
         return pixels
 
     def __call__(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Vary u8 [B, H, W, C]: f32 of the same shape, whole numbers 0–255."""
+        """Augment u8 [B, H, W, C]; return f32 of the same shape, integers 0–255."""
         channels_first = pictures.permute(0, 3, 1, 2).float()
         count = len(pictures)
 

@@ -1,11 +1,11 @@
-"""Varying training digits: a batch of 8 × 8 pictures becomes pen strokes on paper, all in PyTorch.
+"""Augmentation of digits: a batch of 8 × 8 pixels becomes pen strokes on paper, all in PyTorch.
 
-Covers what people send, written apart from `redraw.py`, which judges the result. Three in
-ten pictures stay close to the data's own look: grey 8 × 8 pixels filling the picture.
+It is independent of `redraw.py`, which makes test files. Three in ten images stay close to the original look:
+grey 8 × 8 pixels that fill the image.
 
-Letters in shapes: `N` pictures, `B` batch, `F` side of an enlarged digit with its margin, `S` side of
-the drawing, twice the graph's input. Drawings are f32 [B, S, S], 0 paper to 1 ink; coordinates run
-from −1 to 1 over the drawing.
+Letters in shapes: `N` images, `B` batch, `F` side of an enlarged digit with its margin, `S` side of the
+drawing, twice the graph's input. Drawings are f32 [B, S, S], 0 paper to 1 ink; coordinates run from −1 to 1
+over the drawing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AS_IS = 0.3  # share of pictures that keep the data's own look
 
 
 class DigitAugmentation:
-    """Draws digits anew, differently each time.
+    """Draws digits with random strokes, placement and light.
 
     Args:
         spec: Size of the graph's input.
@@ -39,12 +39,12 @@ class DigitAugmentation:
         self._bend = enlarged[0, :, :, 0].T
 
     def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Enlarge u8 [N, 8, 8, 1] once for all: f32 [N, 2, F, F], the smooth field and its ridges."""
+        """Enlarge u8 [N, 8, 8, 1] once for all; return f32 [N, 2, F, F], the smooth field and its ridges."""
         field = _smooth(pixels[..., 0].float() / 255)
         return torch.stack([field, _ridge(field)], dim=1)
 
     def __call__(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Draw prepared f32 [B, 2, F, F] anew: f32 [B, H, W, 1], whole numbers 0–255."""
+        """Draw prepared f32 [B, 2, F, F]; return f32 [B, H, W, 1], integers 0–255."""
         draw = _Random(len(pictures), generator)
         as_is = draw.chance(_AS_IS)
         field, ridge = pictures[:, 0], pictures[:, 1]
@@ -62,7 +62,7 @@ class DigitAugmentation:
 
 
 class _Random:
-    """One random number a picture, all from one generator."""
+    """Draws one random number per image from one generator."""
 
     def __init__(self, count: int, generator: torch.Generator) -> None:
         self.count = count
@@ -82,14 +82,14 @@ class _Random:
 
 
 def _smooth(ink: torch.Tensor) -> torch.Tensor:
-    """Enlarge [B, h, w] with a paper margin, without steps."""
+    """Enlarge [B, h, w] smoothly, with a margin of paper."""
     padded = functional.pad(ink[:, None], (_PAD,) * 4)
     fine = functional.interpolate(padded, scale_factor=_ZOOM, mode="bicubic", align_corners=False)
     return fine[:, 0].clamp(0, 1)
 
 
 def _ridge(field: torch.Tensor) -> torch.Tensor:
-    """Make every stroke's middle 1, faint strokes too, so that a high threshold thins without breaking."""
+    """Scale the middle of every stroke to 1, so that a high threshold does not break faint strokes."""
     reach = 2 * _ZOOM + 1
     across = functional.max_pool2d(field[:, None], (1, reach), stride=1, padding=(0, reach // 2))
     highest = functional.max_pool2d(across, (reach, 1), stride=1, padding=(reach // 2, 0))[:, 0]
@@ -98,7 +98,7 @@ def _ridge(field: torch.Tensor) -> torch.Tensor:
 
 
 def _placement(draw: _Random, as_is: torch.Tensor, field_side: int, side: int) -> torch.Tensor:
-    """Say which point of the field each point of the drawing shows: f32 [B, S, S, 2]."""
+    """Return the point of the field for each point of the drawing: f32 [B, S, S, 2]."""
     share = torch.where(as_is, draw.uniform(0.92, 1.02), draw.log_uniform(0.3, 1.0))
     stretch = torch.where(as_is, draw.uniform(-0.05, 0.05), draw.uniform(-0.35, 0.35)).exp()
     angle = torch.where(as_is, draw.uniform(-0.1, 0.1), draw.uniform(-0.33, 0.33))
@@ -118,7 +118,7 @@ def _placement(draw: _Random, as_is: torch.Tensor, field_side: int, side: int) -
 
 
 def _waves(draw: _Random, as_is: torch.Tensor, bend: torch.Tensor) -> torch.Tensor:
-    """Bend the drawing smoothly: f32 [B, S, S, 2], to be added to the points of the field."""
+    """Return a smooth random displacement of the field's points: f32 [B, S, S, 2]."""
     strength = torch.where(as_is, draw.uniform(0, 0.02), draw.uniform(0, 0.08))
     points = draw.normal(2, _WAVE_POINTS, _WAVE_POINTS) * strength[:, None, None, None]
     return (bend @ points @ bend.T).permute(0, 2, 3, 1)
@@ -129,7 +129,7 @@ def _sample(field: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 
 
 def _rules(draw: _Random, side: int) -> torch.Tensor:
-    """Draw printed lines, a third of the time squares: [B, S, S], up to 0.6 of the ink's strength."""
+    """Draw printed lines, or squares for a third: [B, S, S], up to 0.6 of the ink's strength."""
     place = torch.arange(side, dtype=torch.float32)
     spacing, thickness = draw.uniform(0.1, 0.45) * side, draw.log_uniform(0.25, 2.0)
 
@@ -143,14 +143,14 @@ def _rules(draw: _Random, side: int) -> torch.Tensor:
 
 
 def _blur(draw: _Random, pictures: torch.Tensor) -> torch.Tensor:
-    """Lose sharpness on some: [B, 1, H, W], as a small file enlarged or a lens out of focus."""
+    """Blur some images [B, 1, H, W], like an enlarged small file or a lens out of focus."""
     weight = (draw.uniform(0, 1) * draw.chance(0.4))[:, None, None, None]
     soft = functional.avg_pool2d(functional.pad(pictures, (1,) * 4, mode="replicate"), 3, stride=1)
     return weight * soft + (1 - weight) * pictures
 
 
 def _expose(draw: _Random, pictures: torch.Tensor) -> torch.Tensor:
-    """Choose grey levels, light, grain and polarity: f32 [B, H, W, 1], whole numbers 0–255."""
+    """Choose grey levels, light, noise and polarity; return f32 [B, H, W, 1], integers 0–255."""
     height, width = pictures.shape[2:]
     contrast = draw.log_uniform(0.2, 1.0)[:, None, None]
     low = draw.uniform(0, 1)[:, None, None] * (1 - contrast)

@@ -1,8 +1,4 @@
-"""The handwritten digits that scikit-learn bundles, 1,797 pictures of 8 × 8 pixels.
-
-E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
-Repository, 1998: the part of that data set that its authors kept for testing, from 13 writers.
-"""
+"""The bundled digits as a source of images."""
 
 from __future__ import annotations
 
@@ -11,33 +7,30 @@ from io import BytesIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from service.repository.manifest import ImageInput
+from training.data.bundled_digits import bundled_digits
 from training.data.drawn_digits import draw_digits
 from training.images.digit_augmentation import DigitAugmentation
 from training.images.redraw import Redrawing, redraw
-from training.recipes.recipe import DigitsData
-
-LEVELS = 16  # the data's own scale: 0 is paper, 16 is ink
+from training.recipes.image_recipe import DigitsData
 
 
 class Digits:
-    """The bundled digits as a source of pictures: light ink on dark paper, as the data has them.
+    """The bundled digits as a source of images: light ink on dark paper.
 
     Args:
-        settings: How many are redrawn and drawn.
+        settings: Numbers of redrawn and drawn images.
         spec: Size of the graph's input.
-        seed: Of the drawn ones.
+        seed: Seed of the drawn images.
     """
 
     def __init__(self, settings: DigitsData, spec: ImageInput, seed: int) -> None:
-        data = load_digits()
+        pixels, self.labels = bundled_digits()
         self._spec = spec
         self.redrawings = settings.redrawings
-        self.labels: NDArray[np.int64] = data.target.astype(np.int64)
-        self.classes = tuple(str(name) for name in data.target_names)
-        self.pixels: NDArray[np.uint8] = (data.images * (255 / LEVELS)).round().astype(np.uint8)[..., None]
+        self.classes = tuple(str(digit) for digit in range(10))
+        self.pixels = pixels[..., None]
         self.extra_pixels, self.extra_labels = draw_digits(settings.drawn, seed)
         self.description = (
             f"scikit-learn's load_digits: {len(self.labels)} handwritten digits of 8 by 8 pixels "
@@ -50,11 +43,11 @@ class Digits:
         )
 
     def files(self, indices: NDArray[np.int64]) -> list[bytes]:
-        """Give digits as PNG files of 8 × 8 pixels, nothing changed."""
+        """Return digits as PNG files of 8 × 8 pixels."""
         return [_png(self.pixels[i, :, :, 0]) for i in indices]
 
     def redrawn(self, indices: NDArray[np.int64], seed: int) -> list[Redrawing]:
-        """Give digits as files like those that people send; see `training.images.redraw`."""
+        """Return digits as files like those that people send; see `training.images.redraw`."""
         return [
             redraw(self.pixels[i, :, :, 0], np.random.default_rng((seed, int(i), k)))
             for i in indices
@@ -62,7 +55,7 @@ class Digits:
         ]
 
     def augmentation(self) -> DigitAugmentation:
-        """Make what varies training digits."""
+        """Return the augmentation for training digits."""
         return DigitAugmentation(self._spec)
 
 

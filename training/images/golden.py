@@ -1,12 +1,11 @@
 """Golden cases: a few raw files and the answers that PyTorch gives for them.
 
-The service answers them before a version may go live: they see what arrays cannot, such as
+The service answers them before a version goes live. They show errors that golden arrays cannot show, such as
 swapped labels or another way to resize.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -16,30 +15,31 @@ from PIL import Image
 
 from service.repository.manifest import GoldenCase
 from service.tasks.classification import classify
+from training.core.golden import choose_diverse, golden_name, small_files
 from training.data.split import Indices
 from training.errors import ExportFailed
-from training.images.learner import Learner
-from training.images.metrics import held_out, probabilities_of
-from training.images.source import PictureSource, decode_files
+from training.images.learner import ImageLearner
+from training.images.predict import held_out, probabilities_of
+from training.images.source import ImageSource, decode_files
 
-_SEED = 3_000_017  # redrawings published with the model; no evaluation has this seed
+_SEED = 3_000_017  # seed of the redrawn images that are published with the model; no evaluation uses it
 _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg"}
-_LARGEST_BYTES = 40_000  # a model folder is kept in a repository
+_LARGEST_BYTES = 40_000
 _TOP = 3
 _PLAIN, _REDRAWN = 4, 8
 
 
 @dataclass(frozen=True, slots=True)
-class GoldenFile:
-    """A raw file to publish with the model.
+class GoldenImage:
+    """A golden case.
 
     Attributes:
-        name: File name; tells the label.
-        file: The bytes.
-        image: u8 [H, W, C], what the service makes of the file.
+        case: The answer to the file.
+        file: The raw file.
+        image: u8 [H, W, C], the decoded file.
     """
 
-    name: str
+    case: GoldenCase
     file: bytes
     image: NDArray[np.uint8]
 
@@ -51,71 +51,62 @@ class _Candidate:
     kind: tuple[object, ...]
 
 
-def choose_golden_files(
-    learner: Learner, source: PictureSource, validation: Indices
-) -> tuple[GoldenFile, ...]:
-    """Choose small, rightly and surely answered files that look as different as possible.
+def choose_golden_images(
+    learner: ImageLearner, source: ImageSource, validation: Indices
+) -> tuple[GoldenImage, ...]:
+    """Choose small files of different looks that the network answers rightly with high scores.
 
     Args:
         learner: The trained network.
-        source: The pictures.
-        validation: Indices to choose from; the test part stays unseen.
+        source: The images.
+        validation: Indices of the validation part.
 
     Raises:
         ExportFailed: The network answers no file of the validation part rightly.
     """
-    pictures = held_out(source, validation, _SEED)
-    labels = pictures.labels.tolist()
-    plain = [_Candidate(file, label, (label,)) for file, label in zip(pictures.files, labels, strict=True)]
+    images = held_out(source, validation, _SEED)
+    labels = images.labels.tolist()
+    plain = [_Candidate(file, label, (label,)) for file, label in zip(images.files, labels, strict=True)]
     redrawn = [
         _Candidate(file, label, (look.dark_on_light, look.quality is None, look.height >= 100))
         for file, label, look in zip(
-            pictures.redrawn, pictures.redrawn_labels.tolist(), pictures.looks, strict=True
+            images.redrawn, images.redrawn_labels.tolist(), images.looks, strict=True
         )
     ]
-    chosen = _surest_of_each_kind(learner, plain)[: _PLAIN if redrawn else _PLAIN + _REDRAWN]
+    chosen = _best_of_each_kind(learner, plain)[: _PLAIN if redrawn else _PLAIN + _REDRAWN]
     if redrawn:
-        chosen += _surest_of_each_kind(learner, redrawn)[:_REDRAWN]
+        chosen += _best_of_each_kind(learner, redrawn)[:_REDRAWN]
     if not chosen:
         raise ExportFailed(
             "the network answers no validation picture rightly: train it first. Nothing was written"
         )
-    images = decode_files([candidate.file for candidate in chosen], learner.recipe.input)
+    decoded = decode_files([candidate.file for candidate in chosen], learner.recipe.input)
+    rows = zip(chosen, decoded, probabilities_of(learner, decoded), strict=True)
     return tuple(
-        GoldenFile(_file_name(number, candidate, learner.classes), candidate.file, image)
-        for number, (candidate, image) in enumerate(zip(chosen, images, strict=True), start=1)
+        GoldenImage(
+            GoldenCase(
+                file=golden_name(
+                    number, learner.labels[one.label], _suffix(one.file), default=str(one.label)
+                ),
+                answer=dict(classify(row, learner.labels, _TOP)),
+            ),
+            one.file,
+            image,
+        )
+        for number, (one, image, row) in enumerate(rows, start=1)
     )
 
 
-def _surest_of_each_kind(learner: Learner, candidates: list[_Candidate]) -> list[_Candidate]:
-    """Take the surest right answer of each kind, a label not taken before if there is one."""
+def _best_of_each_kind(learner: ImageLearner, candidates: list[_Candidate]) -> list[_Candidate]:
+    """Return the right answer with the highest score of each kind, preferably of different labels."""
     images = decode_files([candidate.file for candidate in candidates], learner.recipe.input)
-    probabilities = probabilities_of(learner, images)
-    right = [i for i, candidate in enumerate(candidates) if probabilities[i].argmax() == candidate.label]
-    small = [i for i in right if len(candidates[i].file) <= _LARGEST_BYTES] or right
-    surest_first = sorted(small, key=lambda i: -float(probabilities[i].max()))
-    chosen: dict[tuple[object, ...], _Candidate] = {}
-    labels: set[int] = set()
-    for fresh_label_only in (True, False):
-        for candidate in (candidates[i] for i in surest_first):
-            if candidate.kind in chosen or (fresh_label_only and candidate.label in labels):
-                continue
-            chosen[candidate.kind] = candidate
-            labels.add(candidate.label)
-    return list(chosen.values())
+    rows = zip(candidates, probabilities_of(learner, images), strict=True)
+    right = [(float(row.max()), one) for one, row in rows if row.argmax() == one.label]
+    small = small_files(right, lambda pair: pair[1].file, _LARGEST_BYTES)
+    ranked = [one for _, one in sorted(small, key=lambda pair: -pair[0])]
+    return choose_diverse(ranked, lambda one: one.kind, lambda one: one.label)
 
 
-def _file_name(number: int, candidate: _Candidate, classes: tuple[str, ...]) -> str:
-    label = re.sub(r"[^A-Za-z0-9]+", "-", classes[candidate.label]).strip("-") or str(candidate.label)
-    with Image.open(BytesIO(candidate.file)) as picture:
-        suffix = _SUFFIXES.get(picture.format or "", (picture.format or "bin").lower())
-    return f"{number:02d}-{label}.{suffix}"
-
-
-def golden_cases(learner: Learner, files: tuple[GoldenFile, ...]) -> list[tuple[GoldenCase, bytes]]:
-    """Write down what PyTorch answers for each file."""
-    probabilities = probabilities_of(learner, np.stack([golden.image for golden in files]))
-    return [
-        (GoldenCase(file=golden.name, answer=dict(classify(row, learner.classes, _TOP))), golden.file)
-        for golden, row in zip(files, probabilities, strict=True)
-    ]
+def _suffix(file: bytes) -> str:
+    with Image.open(BytesIO(file)) as image:
+        return "." + _SUFFIXES.get(image.format or "", (image.format or "bin").lower())

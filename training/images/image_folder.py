@@ -1,7 +1,7 @@
-"""A folder of picture files, one sub-folder a class: anyone's own data.
+"""A folder of image files, one sub-folder per class, as a source of images.
 
-Files are decoded by the service's own decoder, so a file that trains here is one that can be sent
-there. All pictures are kept in memory at the graph's size.
+Files are decoded by the service's decoder, so a file that can be trained on can also be sent to the service.
+All images are kept in memory at the graph's size.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from service.repository.manifest import ImageInput
 from service.tasks import Limits
 from service.tasks.image.preprocessing import decode_image
 from training.errors import DataRejected
-from training.images.augmentation import PictureAugmentation
+from training.images.augmentation import ImageAugmentation
 from training.images.redraw import Redrawing
-from training.recipes.recipe import FolderData
+from training.recipes.image_recipe import FolderData
 
 _LOG = logging.getLogger(__name__)
 _FEWEST_CLASSES = 2
@@ -27,19 +27,19 @@ _MOST_NAMED = 20
 
 
 class ImageFolder:
-    """A user's pictures as a source: a class a sub-folder, in the order of the names.
+    """A user's images; classes are sub-folders, in the order of their names.
 
-    The classes' files are interleaved in proportion, each class in the order of its file names, so that a
-    contiguous block of pictures has every class and what was photographed together stays together.
-    Files and folders whose names start with a dot are left alone.
+    The files of the classes are interleaved in proportion, each class in the order of its file names. So a
+    contiguous block has every class, and images that were taken together stay together. Files and folders
+    whose names start with a dot are ignored.
 
     Args:
-        data: Where they are, and what an unreadable file does.
+        data: The folder, and what happens with unreadable files.
         spec: Size and channels of the graph's input.
 
     Raises:
-        DataRejected: The folder is missing, has fewer than two classes, has an empty class or, unless
-            they are to be skipped, has files that do not decode; the text names them.
+        DataRejected: The folder is missing, has fewer than two classes, has an empty class or, unless they
+            are skipped, has files that cannot be decoded; the text names them.
     """
 
     def __init__(self, data: FolderData, spec: ImageInput) -> None:
@@ -64,16 +64,16 @@ class ImageFolder:
         self.description = f"folder {data.path.name} of {len(self.labels)} pictures: {mix}"
 
     def files(self, indices: NDArray[np.int64]) -> list[bytes]:
-        """Give the files as they are."""
+        """Return the files as they are."""
         return [self._paths[i].read_bytes() for i in indices]
 
     def redrawn(self, indices: NDArray[np.int64], seed: int) -> list[Redrawing]:
-        """Give nothing: pictures in general cannot be drawn anew."""
+        """Return nothing: only digits can be redrawn."""
         return []
 
-    def augmentation(self) -> PictureAugmentation:
-        """Make what varies training pictures."""
-        return PictureAugmentation(mirror=self._mirror)
+    def augmentation(self) -> ImageAugmentation:
+        """Return the augmentation for training images."""
+        return ImageAugmentation(mirror=self._mirror)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _decode(paths: list[Path], spec: ImageInput) -> tuple[dict[Path, NDArray[np.uint8]], tuple[str, ...]]:
-    """Decode what can be decoded; returns pixels u8 [H, W, C] by path, and what is wrong with the rest."""
+    """Decode files; return pixels u8 [H, W, C] by path, and the errors of files that cannot be decoded."""
     images: dict[Path, NDArray[np.uint8]] = {}
     unreadable: list[str] = []
     for path in paths:
@@ -102,7 +102,7 @@ def _decode(paths: list[Path], spec: ImageInput) -> tuple[dict[Path, NDArray[np.
 
 
 def _interleaved(counts: NDArray[np.int64]) -> list[int]:
-    """Order pictures that stand class after class by their place within their class."""
+    """Return the order of images, stored class after class, by their relative place within the class."""
     places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
     return np.argsort(places, kind="stable").tolist()  # type: ignore[no-any-return]
 

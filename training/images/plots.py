@@ -1,4 +1,4 @@
-"""Figures to look at: tables on the terminal, the confusion picture, the sheet of redrawn pictures."""
+"""Plots of an evaluation: the confusion matrix, and a sheet of redrawn images with the errors."""
 
 from __future__ import annotations
 
@@ -8,74 +8,19 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
-from rich.console import Console
-from rich.table import Table
 
-from training.core.tables import markdown_table
-from training.images.metrics import Answers, Evaluation, Figures, HeldOut
+from training.images.metrics import Metrics
+from training.images.predict import HeldOut, Predictions
 
-_TILE = 56  # pixels a side of a picture on the sheet
+_TILE = 56  # pixels per side of an image on the sheet
 _COLUMNS = 18
 _EXAMPLES = 72
-_MISSES = 54
+_ERRORS = 54
 
 
-def print_evaluation(evaluation: Evaluation, title: str, console: Console) -> None:
-    """Print the figures, the per-class table and the slices."""
-    table = Table(title=title)
-    for column in ("held-out part", "pictures", "accuracy", "macro F1", "calibration error"):
-        table.add_column(column, justify="left" if column == "held-out part" else "right")
-    _add_row(table, "as the data has it", evaluation.plain)
-    if evaluation.redrawn:
-        _add_row(table, "redrawn", evaluation.redrawn)
-    console.print(table)
-    console.print(_class_table(evaluation.plain))
-    if evaluation.slices:
-        slices = Table(title="redrawn pictures by look")
-        slices.add_column("look")
-        slices.add_column("pictures", justify="right")
-        slices.add_column("accuracy", justify="right")
-        for name, (accuracy, items) in evaluation.slices.items():
-            slices.add_row(name, str(items), f"{accuracy:.2%}")
-        console.print(slices)
-
-
-def _add_row(table: Table, name: str, figures: Figures) -> None:
-    table.add_row(
-        name,
-        str(figures.items),
-        f"{figures.accuracy:.2%}",
-        f"{figures.macro_f1:.4f}",
-        f"{figures.calibration_error:.4f}",
-    )
-
-
-def _class_table(figures: Figures) -> Table:
-    table = Table(title="classes, as the data has them")
-    for column in ("class", "pictures", "precision", "recall", "F1"):
-        table.add_column(column, justify="left" if column == "class" else "right")
-    for row in figures.per_class:
-        table.add_row(row.label, str(row.items), f"{row.precision:.4f}", f"{row.recall:.4f}", f"{row.f1:.4f}")
-    return table
-
-
-def picture_tables(evaluation: Evaluation) -> str:
-    """Write the figures of the pictures as they are as Markdown, for the card."""
-    figures = evaluation.plain
-    whole = (
-        f"{figures.items} held-out pictures: accuracy {figures.accuracy:.2%}, "
-        f"macro F1 {figures.macro_f1:.4f}, calibration error {figures.calibration_error:.4f}."
-    )
-    rows = [
-        (row.label, row.items, f"{row.precision:.4f}", f"{row.recall:.4f}", f"{row.f1:.4f}")
-        for row in figures.per_class
-    ]
-    return f"{whole}\n\n{markdown_table(('class', 'pictures', 'precision', 'recall', 'F1'), rows)}"
-
-
-def draw_confusion(figures: Figures, classes: tuple[str, ...], title: str, path: Path) -> None:
-    """Draw how often each class was answered for each true class, as a PNG."""
-    counts = np.array(figures.confusion)
+def draw_confusion(metrics: Metrics, classes: tuple[str, ...], title: str, path: Path) -> None:
+    """Plot the confusion matrix as a PNG file."""
+    counts = np.array(metrics.confusion)
     side = min(12.0, 2.2 + 0.36 * len(classes))
     figure = Figure(figsize=(side, side), dpi=90, layout="constrained")
     axes = figure.add_subplot()
@@ -91,19 +36,19 @@ def draw_confusion(figures: Figures, classes: tuple[str, ...], title: str, path:
     figure.savefig(path)
 
 
-def draw_sheet(answers: Answers, pictures: HeldOut, path: Path) -> None:
-    """Draw examples of redrawn pictures, and below them, framed in red, those answered wrongly.
+def draw_sheet(predictions: Predictions, images: HeldOut, path: Path) -> None:
+    """Draw examples of redrawn images, and below them, in red frames, wrongly classified ones.
 
-    At most 54 misses are shown, the surest first.
+    At most 54 errors are shown, those with the highest score first.
     """
-    answered = answers.redrawn.argmax(axis=1)
-    wrong = np.flatnonzero(answered != pictures.redrawn_labels)
-    wrong = wrong[np.argsort(-answers.redrawn[wrong].max(axis=1))][:_MISSES]
-    right = np.flatnonzero(answered == pictures.redrawn_labels)
+    answered = predictions.redrawn.argmax(axis=1)
+    wrong = np.flatnonzero(answered != images.redrawn_labels)
+    wrong = wrong[np.argsort(-predictions.redrawn[wrong].max(axis=1))][:_ERRORS]
+    right = np.flatnonzero(answered == images.redrawn_labels)
     examples = right[np.linspace(0, len(right) - 1, min(_EXAMPLES, len(right))).astype(int)]
-    tiles = [_tile(pictures.redrawn[i], "#d0d0d0") for i in examples]
+    tiles = [_tile(images.redrawn[i], "#d0d0d0") for i in examples]
     tiles += [Image.new("RGB", (_TILE, _TILE), "white")] * (-len(tiles) % _COLUMNS)
-    tiles += [_tile(pictures.redrawn[i], "#d62728") for i in wrong]
+    tiles += [_tile(images.redrawn[i], "#d62728") for i in wrong]
     rows = -(-len(tiles) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * _TILE, rows * _TILE), "white")
     for number, tile in enumerate(tiles):
@@ -112,6 +57,6 @@ def draw_sheet(answers: Answers, pictures: HeldOut, path: Path) -> None:
 
 
 def _tile(file: bytes, frame: str) -> Image.Image:
-    with Image.open(BytesIO(file)) as picture:
-        inner = ImageOps.pad(picture.convert("RGB"), (_TILE - 8, _TILE - 8), color="white")
+    with Image.open(BytesIO(file)) as image:
+        inner = ImageOps.pad(image.convert("RGB"), (_TILE - 8, _TILE - 8), color="white")
     return ImageOps.expand(ImageOps.expand(inner, 2, frame), 2, "white")

@@ -1,9 +1,9 @@
-"""Redrawing a held-out digit as people will send it: a file, in pen on paper.
+"""Redraw a test digit as people would send it: an image file of pen on paper.
 
-For evaluation only, through real PNG and JPEG bytes and written apart from the training
-augmentation, so that it judges what that learnt. The 8 × 8 grey levels become a smooth outline at
-high resolution, the outline is thinned or thickened, tilted, placed on plain, grey or ruled paper,
-and saved. All numbers come from one generator: same digit, same generator, same bytes.
+It is only used for evaluation, makes real PNG and JPEG files, and is independent of the training
+augmentation. The 8 × 8 grey levels become a smooth outline at high resolution. The outline is thinned or
+thickened, tilted, placed on plain, grey or ruled paper, and saved. All random numbers come from one
+generator: the same digit and generator state give the same bytes.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Paper = Literal["plain", "grey", "ruled"]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How one redrawing looks.
+    """The look of one redrawn digit.
 
     Attributes:
         width, height: Pixels.
-        digit_height: Of the digit, as a share of the picture's height, 0.35–0.9.
-        shift_x, shift_y: Of the digit's centre, as shares of width and height, −0.2–0.2; less where
-            the digit would leave the picture.
+        digit_height: Height of the digit as a share of the image's height, 0.35–0.9.
+        shift_x, shift_y: Shift of the digit's centre as shares of width and height, −0.2–0.2; less if the
+            digit would leave the image.
         tilt_degrees: −15–15.
-        stroke: Change of stroke width on either side, in source pixels: −0.25 thinner to 0.3 thicker.
+        stroke: Change of the stroke on either side, in source pixels: −0.25 thinner to 0.3 thicker.
         contrast: Difference of ink and paper, 0.25–1 of the range of grey.
-        blur: Deviation of the blur, as a share of the picture's height.
-        quality: JPEG's, 30–95; None is PNG.
+        blur: Standard deviation of the blur as a share of the image's height.
+        quality: JPEG quality, 30–95; None is PNG.
     """
 
     width: int
@@ -54,7 +54,7 @@ class Look:
     quality: int | None
 
     def traits(self) -> tuple[str, ...]:
-        """Name what is notable, for figures by look."""
+        """Return the names of its traits, for metrics by look."""
         side, tilt = min(self.width, self.height), abs(self.tilt_degrees)
         size = "24 to 63" if side < 64 else "64 to 255" if side < 256 else "256 to 1024"
         return (
@@ -72,18 +72,18 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Redrawing:
-    """A raw file and how it looks."""
+    """A raw file and its look."""
 
     file: bytes
     look: Look
 
 
 def redraw(digit: NDArray[np.uint8], random: np.random.Generator) -> Redrawing:
-    """Draw a digit anew and save it.
+    """Redraw a digit and save it.
 
     Args:
         digit: u8 [8, 8], light ink on dark.
-        random: Where every random number comes from.
+        random: Source of all random numbers.
     """
     look = _choose_look(random)
     ink = _place(_tilted_outline(digit, look), look)
@@ -116,7 +116,7 @@ def _choose_look(random: np.random.Generator) -> Look:
 
 
 def _tilted_outline(digit: NDArray[np.uint8], look: Look) -> Image.Image:
-    """Make the digit's filled outline, cut to its ink: L, 255 is ink."""
+    """Return the digit's filled outline, cropped to its ink: mode L, 255 is ink."""
     padded = Image.fromarray(np.pad(digit, _MARGIN))
     side = padded.width * _ZOOM
     smooth = padded.resize((side, side), Image.Resampling.BICUBIC)
@@ -133,7 +133,7 @@ def _tilted_outline(digit: NDArray[np.uint8], look: Look) -> Image.Image:
 
 
 def _place(outline: Image.Image, look: Look) -> Image.Image:
-    """Scale the outline and set it into a picture's worth of nothing: L, 255 is ink."""
+    """Scale the outline and place it in an empty image: mode L, 255 is ink."""
     height = look.digit_height * look.height
     scale = min(height / outline.height, 0.95 * look.width / outline.width)
     size = (max(1, round(outline.width * scale)), max(1, round(outline.height * scale)))
@@ -147,7 +147,7 @@ def _place(outline: Image.Image, look: Look) -> Image.Image:
 
 
 def _on_paper(ink: Image.Image, look: Look, random: np.random.Generator) -> Image.Image:
-    """Lay ink on paper and choose the grey levels: L."""
+    """Put the ink on paper and choose the grey levels: mode L."""
     span = 255 * look.contrast
     low = random.uniform(0, 255 - span)  # the darker of ink and paper
     amount = np.asarray(ink, dtype=np.float32) / 255

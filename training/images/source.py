@@ -1,9 +1,9 @@
-"""What every source of pictures provides, and how a recipe's source is opened.
+"""The interface of image sources, and the choice of a recipe's source.
 
-A source gives pixels to learn from and raw files to be judged by: an evaluated picture always goes
-the way of a client's, from a file through `service.tasks`.
+A source returns pixels for training and raw files for evaluation: an evaluated image always goes through
+`service.tasks`, as a client's file does.
 
-Letters in shapes: `N` pictures, `h` `w` stored size, `H` `W` the graph's size, `C` channels, `B` batch.
+Letters in shapes: `N` images, `h` `w` stored size, `H` `W` the graph's size, `C` channels, `B` batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from service.repository.manifest import ImageInput
 from service.tasks import Limits
 from service.tasks.image.preprocessing import decode_image
-from training.recipes.recipe import DigitsData, PictureRecipe
+from training.recipes.image_recipe import DigitsData, ImageRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -26,41 +26,41 @@ if TYPE_CHECKING:
 
 
 class Augmentation(Protocol):
-    """Varies training pictures, a whole batch at once."""
+    """Augments training images, a whole batch at once."""
 
     def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Do once for every picture what needs no random number.
+        """Run the part of the augmentation without random numbers once for all images.
 
         Args:
             pixels: u8 [N, h, w, C], as the source stores them.
 
         Returns:
-            One row a picture, in whatever form `__call__` wants it.
+            One row per image, in any form that `__call__` takes.
         """
 
     def __call__(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Vary a batch.
+        """Augment a batch.
 
         Args:
-            pictures: B rows of what `prepare` returned.
-            generator: Where every random number comes from.
+            pictures: B rows that `prepare` returned.
+            generator: Source of all random numbers.
 
         Returns:
-            f32 [B, H, W, C], whole numbers 0–255.
+            f32 [B, H, W, C], integers 0–255.
         """
 
 
-class PictureSource(Protocol):
-    """Labelled pictures.
+class ImageSource(Protocol):
+    """Labelled images.
 
     Attributes:
         classes: The label texts.
         labels: i64 [N], indices into `classes`.
-        pixels: u8 [N, h, w, C]: what is varied for training.
-        extra_pixels: u8 [M, h, w, C]: learnt from beside the training part, never held out; M may be 0.
+        pixels: u8 [N, h, w, C]: images for the augmentation.
+        extra_pixels: u8 [M, h, w, C]: further training images, never evaluated; M may be 0.
         extra_labels: i64 [M].
-        description: What the data is, for provenance and card.
-        redrawings: Redrawn pictures a held-out picture; 0 where the source cannot redraw.
+        description: What the data are, for provenance and card.
+        redrawings: Number of redrawn files per evaluated image; 0 if the source cannot redraw.
     """
 
     classes: tuple[str, ...]
@@ -72,17 +72,17 @@ class PictureSource(Protocol):
     redrawings: int
 
     def files(self, indices: NDArray[np.int64]) -> list[bytes]:
-        """Give pictures as raw files."""
+        """Return images as raw files."""
 
     def redrawn(self, indices: NDArray[np.int64], seed: int) -> list[Redrawing]:
-        """Give pictures redrawn as people send them: `redrawings` of each, one picture's side by side."""
+        """Return images redrawn as people send them, `redrawings` of each, those of one image together."""
 
     def augmentation(self) -> Augmentation:
-        """Make what varies training pictures of this source."""
+        """Return the augmentation for this source's training images."""
 
 
-def open_source(recipe: PictureRecipe) -> PictureSource:
-    """Load the pictures that a recipe names.
+def open_source(recipe: ImageRecipe) -> ImageSource:
+    """Load the images of a recipe.
 
     Raises:
         DataRejected: The data cannot be trained on; the text names the file or folder.

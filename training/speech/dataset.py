@@ -1,4 +1,4 @@
-"""What speech is learnt from and measured on, whatever its source."""
+"""Speech data for training and evaluation, of any source."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class SpokenSet:
-    """Utterances to learn from, one behind the other.
+class SpeechTrainingSet:
+    """Utterances for training, concatenated.
 
     Attributes:
         samples: i16 [S], at the recipe's sample rate; may be a memory-mapped file.
         offsets: i64 [N + 1]; utterance n is `samples[offsets[n]:offsets[n + 1]]`.
-        texts: N transcripts, or labels.
-        voices: N names of who speaks.
-        too_long: How many more there were, too long for the graph.
+        texts: N transcripts or labels.
+        voices: N names of speakers.
+        too_long: Number of further utterances that are too long for the graph.
     """
 
     samples: NDArray[np.int16]
@@ -31,28 +31,28 @@ class SpokenSet:
     too_long: int = 0
 
     def __len__(self) -> int:
-        """Count the utterances."""
+        """Return the number of utterances."""
         return len(self.texts)
 
     @property
     def description(self) -> str:
-        """How many there are, for people."""
+        """The number of utterances, for people."""
         return f"{len(self)} sounds" + (f" ({self.too_long} more too long)" if self.too_long else "")
 
     def utterance(self, number: int) -> NDArray[np.int16]:
-        """Give the samples of one utterance: i16 [T]."""
+        """Return the samples of one utterance: i16 [T]."""
         return self.samples[self.offsets[number] : self.offsets[number + 1]]
 
 
 @dataclass(frozen=True, slots=True)
-class SpokenFile:
-    """A sound file to measure on.
+class SpeechFile:
+    """A sound file for evaluation.
 
     Attributes:
-        name: Of the file.
-        content: The file, WAV or FLAC or whatever the source has.
-        text: What is said, or the label.
-        traits: What is notable, as `kind: value`, for figures by slice: `voice: …`, `condition: noisy`.
+        name: Name of the file.
+        content: The file: WAV, FLAC or another format of the source.
+        text: The transcript or the label.
+        traits: Properties as `kind: value`, for metrics by slice: `voice: …`, `condition: noisy`.
     """
 
     name: str
@@ -61,28 +61,28 @@ class SpokenFile:
     traits: tuple[str, ...] = ()
 
 
-def golden_name(number: int, file: SpokenFile, text: str) -> str:
-    """Name a file that is published with a model: a number, the first words of what is in it, its ending."""
-    told = "-".join(re.findall("[a-z0-9]+", text.lower())[:5])
-    return f"{number:02d}-{told or 'sound'}{Path(file.name).suffix.lower()}"
+def golden_file_name(number: int, file: SpeechFile, text: str) -> str:
+    """Return the name of a golden file: a number, the first words of the text, the suffix."""
+    words = "-".join(re.findall("[a-z0-9]+", text.lower())[:5])
+    return f"{number:02d}-{words or 'sound'}{Path(file.name).suffix.lower()}"
 
 
 class SpeechSource(Protocol):
-    """Where speech comes from.
+    """A source of speech data.
 
     Attributes:
-        description: What it is, in a sentence, for people and provenance.
-        split: How the parts were drawn.
+        description: What the data are, in a sentence, for people and provenance.
+        split: How the parts were chosen.
     """
 
     description: str
     split: str
 
-    def training_set(self) -> SpokenSet:
-        """Give the utterances to learn from."""
+    def training_set(self) -> SpeechTrainingSet:
+        """Return the training part."""
 
-    def validation_files(self) -> list[SpokenFile]:
-        """Give the files to stop by."""
+    def validation_files(self) -> list[SpeechFile]:
+        """Return the validation part."""
 
-    def held_out_files(self) -> list[SpokenFile]:
-        """Give the test part."""
+    def held_out_files(self) -> list[SpeechFile]:
+        """Return the test part."""

@@ -21,7 +21,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from training.data.debian_packages import package_files
-from training.speech.synthetic.grammar import COMMANDS, draw_sentence, words
+from training.speech.synthetic.grammar import COMMANDS, draw_sentence, vocabulary
 from training.speech.synthetic.spoken_words import UNKNOWN
 
 WORDS_FILE = "words.csv"
@@ -50,9 +50,9 @@ class Row:
 
     Attributes:
         audio: The sound file, relative to the table.
-        text: What is said, or the label.
-        speaker: Who says it.
-        kind: `word`, `phrase` for several, `joined` for a sentence made out of others.
+        text: The transcript or the label.
+        speaker: The speaker.
+        kind: `word`, `phrase` for several words, `joined` for a concatenated sentence.
     """
 
     audio: str
@@ -63,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A recording of the telephone system: its name, such as `digits/7`, and what is said in it."""
+    """A recording of the telephone system: its name, such as `digits/7`, its text and its samples."""
 
     name: str
     text: str
@@ -71,16 +71,16 @@ class Prompt:
 
 
 def write_recorded_speech(folder: Path) -> dict[str, int]:
-    """Fetch the packages, write the sounds and a table of words and one of sentences.
+    """Fetch the packages; write the sounds, a table of words and a table of sentences.
 
     Args:
         folder: Where to write.
 
     Returns:
-        How many rows each table has.
+        Number of rows of each table.
 
     Raises:
-        DataRejected: There is no apt here, or it cannot fetch.
+        DataRejected: apt is missing or cannot fetch.
     """
     files = dict(package_files(_PACKAGES, _wanted))
     prompts = list(_prompts(files))
@@ -105,7 +105,7 @@ def _wanted(path: PurePosixPath) -> bool:
 
 
 def _prompts(files: Mapping[PurePosixPath, bytes]) -> Iterator[Prompt]:
-    """Read the prompts in which something is said; of those that are the same, only one."""
+    """Yield the prompts with speech, without duplicates."""
     seen = set()
     for line in gzip.decompress(files[_LISTED]).decode("utf-8").splitlines():
         name, colon, told = line.partition(": ")
@@ -123,7 +123,7 @@ def _kind(text: str) -> str:
 
 
 def _is_word(text: str) -> bool:
-    """Tell whether a text is one word, and not just a letter, nor one that sounds like a keyword."""
+    """Return whether a text is one word, but not a letter or a word that sounds like a keyword."""
     return len(text) > 1 and " " not in text and text not in _SOUNDS_LIKE_A_KEYWORD
 
 
@@ -132,12 +132,12 @@ def _labelled(row: Row) -> Row:
 
 
 def _within(text: str) -> bool:
-    """Tell whether a text has words of the language alone; one letter is a word only beside another."""
-    return len(text) > 1 and set(text.split()) <= set(words())
+    """Return whether all words of a text are in the grammar; a single letter is no word."""
+    return len(text) > 1 and set(text.split()) <= set(vocabulary())
 
 
 def _joined(prompts: Sequence[Prompt], folder: Path) -> Iterator[Row]:
-    """Draw sentences that can be joined, as many of each kind, and join them."""
+    """Draw sentences that can be concatenated from prompts, equally many of each kind."""
     recorded: dict[str, Prompt] = {}
     for prompt in prompts:
         recorded.setdefault(prompt.text, prompt)
@@ -159,7 +159,7 @@ def _joined(prompts: Sequence[Prompt], folder: Path) -> Iterator[Row]:
 
 
 def _pieces(text: str) -> list[str]:
-    """Take a sentence apart as it was recorded: the two letters of `a m` and `p m` are one recording."""
+    """Split a sentence as it was recorded: the two letters of `a m` and `p m` are one recording."""
     return re.findall(r"[ap] m|\S+", text)
 
 

@@ -1,4 +1,4 @@
-"""Sound files as the network hears them: what the service's decoder makes of them."""
+"""Decode sound files with the service's decoder."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from service.tasks import Limits
 from service.tasks.audio.waveform import read_sound
 
 
-def decoded(
+def decode_sound(
     content: bytes, spec: AudioInput, max_seconds: float = Limits().max_audio_seconds
 ) -> NDArray[np.int16]:
-    """Decode a sound file: i16 [T] at the graph's sample rate, silence behind what is too short.
+    """Return a sound's samples, i16 [T] at the graph's rate, padded with silence if it is too short.
 
     Raises:
-        InvalidInput: It is damaged or no sound.
-        UnsupportedMedia: It is something else.
+        InvalidInput: The file is damaged or has no sound.
+        UnsupportedMedia: It is no sound file.
         TooLarge: It is longer than `max_seconds`.
     """
     sound = read_sound(content, spec.sample_rate, max_seconds=max_seconds)

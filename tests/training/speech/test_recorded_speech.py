@@ -8,7 +8,7 @@ import soundfile
 
 from tests.training.package_fixtures import packages_hold
 from training.speech.debian_recordings import SENTENCES_FILE, WORDS_FILE, write_recorded_speech
-from training.speech.synthetic.grammar import words
+from training.speech.synthetic.grammar import vocabulary
 
 Rows = dict[str, dict[str, str]]
 UNITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -72,7 +72,7 @@ def test_single_words_have_their_label_or_are_unknown(tables: tuple[Path, Rows, 
 
 def test_sentences_are_of_words_of_the_language_alone(tables: tuple[Path, Rows, Rows]) -> None:
     _, _, found = tables
-    assert {word for row in found.values() for word in row["text"].split()} <= set(words())
+    assert {word for row in found.values() for word in row["text"].split()} <= set(vocabulary())
     assert found["thanks.wav"]["text"] == "thank you" and found["thanks.wav"]["kind"] == "phrase"
     assert found["digits/a-m.wav"]["text"] == "a m" and found["for.wav"]["text"] == "for"
     assert not {"goodbye.wav", "long.wav", "letters/b.wav", "hello-again.wav"} & set(found)

@@ -21,7 +21,7 @@ def test_what_a_recipe_learns_from_is_spoken_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(voices, "installed_voices", lambda: INSTALLED)
-    monkeypatch.setattr(corpus, "speak", hum)
+    monkeypatch.setattr(corpus, "synthesize", hum)
     recipe = load_recipe("spoken-commands").model_dump(mode="json")
     speakers = {"validation": ["espeak:en-us+f1"], "test": ["flite:rms"]}
     recipe["data"] |= {"train": 30, "voices": speakers}
@@ -35,4 +35,4 @@ def test_a_recipe_that_nothing_is_spoken_for_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "data", "speech", "digits", "--runs", tmp_path) == 1
-    assert "digits learns from nothing that is spoken" in capsys.readouterr().err
+    assert "digits does not learn from synthetic speech" in capsys.readouterr().err

@@ -16,25 +16,20 @@ from service.repository.manifest import VERSION_FILE, GoldenCases, VersionFacts,
 from service.tasks import TASKS, Limits, answer_one
 from tests.training.text.conftest import Shipped, job_in, label_recipe, said_by
 from training import __main__ as command_line
-from training.core.card import figures_of_card
-from training.core.job import Job
-from training.core.trainer import Run, load_learner
-from training.core.version_folder import Place
-from training.core.warm_start import open_start
+from training.core.card import metrics_of_card
+from training.core.job import Job, Run
+from training.core.samplers import StepNumbers
+from training.core.trainer import load_learner
+from training.core.version_folder import Destination
+from training.core.warm_start import read_pretrained
 from training.errors import DataRejected
-from training.recipes.text_recipes import TextLabelsRecipe
+from training.recipes.text_recipe import TextClassificationRecipe
 from training.text.classification.calibration import best_temperature, calibrate, threshold_for
 from training.text.classification.fit import open_labelled
-from training.text.classification.learner import LabelLearner, soft_targets
-from training.text.classification.metrics import Answer, tally
-from training.text.classification.steps import LabelSteps
-from training.text.classification.windows import (
-    StepNumbers,
-    WindowBatches,
-    cut_window,
-    draw_windows,
-    vary_case,
-)
+from training.text.classification.learner import TextClassifierLearner, soft_targets
+from training.text.classification.metrics import LabelPrediction, tally
+from training.text.classification.steps import TextClassificationSteps
+from training.text.classification.windows import WindowBatches, cut_window, draw_windows, vary_case
 from training.text.dataset import LabelledTexts
 from training.text.tokens import byte_tokenizer
 
@@ -73,9 +68,9 @@ def test_what_evaluate_prints_is_what_the_card_shows(
 ) -> None:
     card = (words_model.version.parent / "README.md").read_text(encoding="utf-8")
     job = job_in(tmp_path, label_recipe(label_file))
-    LabelSteps(job).evaluate(None, words_model.version.parent, 0)
+    TextClassificationSteps(job).evaluate(None, words_model.version.parent, 0)
     printed = said_by(job).strip()
-    assert printed == figures_of_card(card)
+    assert printed == metrics_of_card(card)
     assert "Worst slices" in printed
     assert "windows of 20 characters" in printed
     facts = read(words_model.version / VERSION_FILE, VersionFacts)
@@ -86,13 +81,13 @@ def test_exporting_again_renews_the_figures_and_leaves_the_owners_words(
     words_model: Shipped, label_file: Path, tmp_path: Path
 ) -> None:
     job = job_in(tmp_path, label_recipe(label_file))
-    place = Place(tmp_path / "models")
+    place = Destination(tmp_path / "models")
     best = words_model.folder / "runs" / "words" / "checkpoints" / "best.ckpt"
-    LabelSteps(job).export(best, place)
+    TextClassificationSteps(job).export(best, place)
     card = tmp_path / "models" / "words" / "README.md"
     text = card.read_text(encoding="utf-8").replace("## Data", "## My data").replace("| pl |", "| xx |")
     card.write_text(text, encoding="utf-8")
-    LabelSteps(job).export(best, dataclasses.replace(place, version=1, overwrite=True))
+    TextClassificationSteps(job).export(best, dataclasses.replace(place, version=1, overwrite=True))
     renewed = card.read_text(encoding="utf-8")
     assert "## My data" in renewed
     assert "| pl |" in renewed
@@ -111,7 +106,7 @@ def test_data_with_other_labels_and_models_without_a_version_are_refused(
     other = tmp_path / "a.csv"
     rows = "".join(f"text {n},{'ab'[n % 2]},{n}\n" for n in range(40))
     other.write_text("text,label,group\n" + rows, encoding="utf-8")
-    steps = LabelSteps(job_in(tmp_path, label_recipe(other)))
+    steps = TextClassificationSteps(job_in(tmp_path, label_recipe(other)))
     with pytest.raises(DataRejected, match="other labels"):
         steps.evaluate(None, words_model.version.parent, 0)
     with pytest.raises(DataRejected, match="no version"):
@@ -125,10 +120,12 @@ def test_data_with_other_labels_and_models_without_a_version_are_refused(
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(label_file: Path, tmp_path: Path) -> None:
     recipe = label_recipe(label_file, epochs=2, passes=1)
     whole, broken = job_in(tmp_path / "whole", recipe), job_in(tmp_path / "broken", recipe)
-    LabelSteps(whole).fit(resume=False)
+    TextClassificationSteps(whole).fit(resume=False)
     stop_after_first_epoch(broken)
-    LabelSteps(broken).fit(resume=True)
-    first, second = (load_learner(job.run.last, LabelLearner).state_dict() for job in (whole, broken))
+    TextClassificationSteps(broken).fit(resume=True)
+    first, second = (
+        load_learner(job.run.last, TextClassifierLearner).state_dict() for job in (whole, broken)
+    )
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=0, atol=0)
 
@@ -138,15 +135,15 @@ def test_a_text_classifier_starts_from_a_version_of_ours(
 ) -> None:
     recipe = label_recipe(label_file, epochs=1, learning_rate=1e-12).changed(start=words_model.version)
     job = job_in(tmp_path, recipe)
-    LabelSteps(job).fit(resume=False)
+    TextClassificationSteps(job).fit(resume=False)
     assert f"weights of {words_model.version}" in said_by(job)
-    weights = load_learner(job.run.best, LabelLearner).graph.state_dict()
-    for name, weight in open_start(words_model.version).weights.items():
+    weights = load_learner(job.run.best, TextClassifierLearner).graph.state_dict()
+    for name, weight in read_pretrained(words_model.version).weights.items():
         if weight.ndim > 1 and name in weights:
             torch.testing.assert_close(weights[name], weight)
 
 
-def stop_after_first_epoch(job: Job[TextLabelsRecipe]) -> None:
+def stop_after_first_epoch(job: Job[TextClassificationRecipe]) -> None:
     """Train with a power cut when the second epoch begins."""
     original = StepNumbers.__iter__
 
@@ -158,7 +155,7 @@ def stop_after_first_epoch(job: Job[TextLabelsRecipe]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StepNumbers, "__iter__", cut)
         with pytest.raises(PowerCut):
-            LabelSteps(job).fit(resume=False)
+            TextClassificationSteps(job).fit(resume=False)
 
 
 def test_a_group_is_in_one_part_only(label_file: Path) -> None:
@@ -228,10 +225,10 @@ def test_the_temperature_undoes_overconfidence() -> None:
 
 def test_unknown_counts_as_wrong_but_not_as_answered() -> None:
     answers = [
-        Answer("a", "a", 0.9),
-        Answer("unknown", "a", 0.3),
-        Answer("b", "b", 0.8),
-        Answer("a", "a", 0.9),
+        LabelPrediction("a", "a", 0.9),
+        LabelPrediction("unknown", "a", 0.3),
+        LabelPrediction("b", "b", 0.8),
+        LabelPrediction("a", "a", 0.9),
     ]
     counts = tally(["a", "a", "a", "unknown"], answers)
     assert (counts.items, counts.answered, counts.right, counts.best_right) == (3, 2, 1, 2)
@@ -257,11 +254,11 @@ def test_a_csv_file_of_anyones_trains_from_the_command_line(
     with pytest.raises(SystemExit) as stopped:
         command_line.main()
     assert not stopped.value.code
-    assert load_learner(Run(tmp_path / "runs" / "tone").best, LabelLearner).classes == ("down", "up")
+    assert load_learner(Run(tmp_path / "runs" / "tone").best, TextClassifierLearner).classes == ("down", "up")
 
 
 def test_without_windows_there_is_no_threshold(label_file: Path) -> None:
     recipe = label_recipe(label_file).model_copy(update={"windows": None})
     data = open_labelled(recipe)
-    learner = LabelLearner(recipe.model_dump(mode="json"), list(data.table.classes), 1).eval()
+    learner = TextClassifierLearner(recipe.model_dump(mode="json"), list(data.table.classes), 1).eval()
     assert calibrate(learner, data, recipe) is None

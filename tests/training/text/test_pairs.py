@@ -12,17 +12,17 @@ from service.repository.golden import check_arrays, check_cases, check_files
 from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import TASKS, Limits
 from tests.training.text.conftest import Shipped, job_in, pair_recipe, said_by
-from training.core.card import figures_of_card
+from training.core.card import metrics_of_card
+from training.core.samplers import StepNumbers
 from training.core.trainer import load_learner
 from training.errors import DataRejected
 from training.networks.text_encoder import TextEncoder
-from training.recipes.text_recipes import Contrast, EncoderSize
-from training.text.classification.windows import StepNumbers
+from training.recipes.text_recipe import Contrast, TextEncoderSize
 from training.text.embedding.batches import PairBatches, nearest_centres
-from training.text.embedding.learner import PairLearner, contrast, encode_by_length
+from training.text.embedding.learner import TextEncoderLearner, contrast, encode_by_length
 from training.text.embedding.metrics import embed, ranks_of, recall
-from training.text.embedding.pairs import TokenPairs, frequencies, open_pairs, split_sentences
-from training.text.embedding.steps import PairSteps
+from training.text.embedding.pairs import TokenPairs, document_frequencies, open_pairs, split_sentences
+from training.text.embedding.steps import TextEmbeddingSteps
 from training.text.tokens import pad
 
 
@@ -60,10 +60,10 @@ def test_what_evaluate_prints_is_what_the_card_shows(
     things_model: Shipped, pair_file: Path, tmp_path: Path
 ) -> None:
     job = job_in(tmp_path, pair_recipe(pair_file))
-    PairSteps(job).evaluate(None, things_model.version.parent, 0)
+    TextEmbeddingSteps(job).evaluate(None, things_model.version.parent, 0)
     printed = said_by(job).strip()
     card = (things_model.version.parent / "README.md").read_text(encoding="utf-8")
-    assert printed == figures_of_card(card)
+    assert printed == metrics_of_card(card)
     assert "the first 8 numbers" in printed
     assert "TF-IDF of character n-grams" in printed
 
@@ -71,7 +71,7 @@ def test_what_evaluate_prints_is_what_the_card_shows(
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(pair_file: Path, tmp_path: Path) -> None:
     recipe = pair_recipe(pair_file, epochs=3)
     whole, broken = job_in(tmp_path / "whole", recipe), job_in(tmp_path / "broken", recipe)
-    PairSteps(whole).fit(resume=False)
+    TextEmbeddingSteps(whole).fit(resume=False)
     original = StepNumbers.__iter__
 
     def cut(self: StepNumbers) -> Iterator[int]:
@@ -82,9 +82,9 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(pair_file: P
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StepNumbers, "__iter__", cut)
         with pytest.raises(PowerCut):
-            PairSteps(broken).fit(resume=False)
-    PairSteps(broken).fit(resume=True)
-    first, second = (load_learner(job.run.last, PairLearner).state_dict() for job in (whole, broken))
+            TextEmbeddingSteps(broken).fit(resume=False)
+    TextEmbeddingSteps(broken).fit(resume=True)
+    first, second = (load_learner(job.run.last, TextEncoderLearner).state_dict() for job in (whole, broken))
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=0, atol=0)
 
@@ -95,7 +95,7 @@ def test_too_few_held_out_pairs_and_models_without_a_version_are_refused(
     recipe = pair_recipe(pair_file)
     with pytest.raises(DataRejected, match="lower candidates"):
         open_pairs(recipe.model_copy(update={"candidates": 500}))
-    steps = PairSteps(job_in(tmp_path, recipe))
+    steps = TextEmbeddingSteps(job_in(tmp_path, recipe))
     with pytest.raises(DataRejected, match="no version"):
         steps.evaluate(None, tmp_path / "nothing", 0)
     with pytest.raises(DataRejected, match="export the checkpoint"):
@@ -121,7 +121,7 @@ def test_the_loss_is_low_where_each_query_is_nearest_to_its_own_document() -> No
 
 def test_texts_encoded_in_parts_by_length_keep_their_order() -> None:
     torch.manual_seed(0)
-    network = TextEncoder(EncoderSize(vocabulary=300, width=8, heads=2, dimensions=16), 300).eval()
+    network = TextEncoder(TextEncoderSize(vocabulary=300, width=8, heads=2, dimensions=16), 300).eval()
     ids, mask = (torch.from_numpy(a) for a in pad([np.arange(1, n) for n in (9, 3, 30, 2, 12, 5, 7, 44)]))
     torch.testing.assert_close(encode_by_length(network, ids, mask), network(ids, mask))
 
@@ -159,7 +159,7 @@ def test_documents_that_are_alike_are_put_side_by_side_from_the_second_epoch_on(
 
 
 def test_rare_tokens_weigh_more() -> None:
-    weights = frequencies(token_pairs(64), 60)
+    weights = document_frequencies(token_pairs(64), 60)
     assert weights[50] > weights[3]
     assert (weights > 0).all()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.errors import DataRejected
-from training.recipes.text_recipes import TextPairsData, TextTableData
+from training.recipes.text_recipe import TextPairsData, TextTableData
 from training.text.dataset import read_labelled, read_pairs
 
 

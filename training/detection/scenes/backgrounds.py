@@ -1,6 +1,6 @@
-"""What stands behind a scene's digits: plain light, textures, printed lines, pieces of photographs.
+"""Backgrounds of scenes: plain colour, textures, printed lines, parts of photographs.
 
-Letters in shapes: `H` height, `W` width. Pictures are f32 [H, W, 3], 0–1, red, green and blue.
+Letters in shapes: `H` height, `W` width. Images are f32 [H, W, 3], 0–1, red, green and blue.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def bundled_photograph(name: str) -> Photograph:
-    """Load one of scikit-learn's two photographs: u8 [H, W, 3]."""
+    """Return one of scikit-learn's two photographs: u8 [H, W, 3]."""
     from sklearn.datasets import load_sample_image  # noqa: PLC0415  (slow to import)
 
     return np.asarray(load_sample_image(name), dtype=np.uint8)
 
 
 def load_photographs(folder: Path) -> list[Photograph]:
-    """Load a folder's pictures in the order of their names, none larger than scenes need.
+    """Return a folder's images in the order of their names, scaled down to the size that scenes need.
 
     Raises:
-        DataRejected: There is no such folder, or no picture in it.
+        DataRejected: The folder is missing or has no image.
     """
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _PICTURES)
     if not paths:
@@ -49,13 +49,13 @@ def load_photographs(folder: Path) -> list[Photograph]:
 def make_background(
     kind: str, size: tuple[int, int], photographs: Sequence[Photograph], random: np.random.Generator
 ) -> Picture:
-    """Make a background.
+    """Return a random background.
 
     Args:
         kind: `photograph`, `texture`, `lines` or `plain`.
         size: Width and height.
-        photographs: To cut from.
-        random: Where every random number comes from.
+        photographs: Photographs to cut from.
+        random: Source of all random numbers.
     """
     if kind == "photograph":
         return _piece(photographs[int(random.integers(len(photographs)))], size, random)
@@ -78,7 +78,7 @@ def _colour(random: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _slope(size: tuple[int, int], random: np.random.Generator) -> Picture:
-    """Uneven light: f32 [H, W] about 0."""
+    """Return uneven light: f32 [H, W] around 0."""
     across, down = random.uniform(-0.25, 0.25, 2) * (random.random(2) < 0.6)
     x = np.linspace(-0.5, 0.5, size[0], dtype=np.float32) * np.float32(across)
     y = np.linspace(-0.5, 0.5, size[1], dtype=np.float32) * np.float32(down)
@@ -87,7 +87,7 @@ def _slope(size: tuple[int, int], random: np.random.Generator) -> Picture:
 
 
 def _clouds(size: tuple[int, int], random: np.random.Generator) -> Picture:
-    """Noise that is smooth on several scales: f32 [H, W], 0–1."""
+    """Return noise that is smooth on several scales: f32 [H, W], 0–1."""
     total = np.zeros((size[1], size[0]), np.float32)
     cells = int(random.integers(2, 6))
     roughness = random.uniform(0.4, 0.9)
@@ -102,7 +102,7 @@ def _clouds(size: tuple[int, int], random: np.random.Generator) -> Picture:
 
 
 def _lines(size: tuple[int, int], random: np.random.Generator) -> Picture:
-    """Ruled, squared or striped paper: f32 [H, W], 0–1."""
+    """Return ruled, squared or striped paper: f32 [H, W], 0–1."""
     spacing, share = random.uniform(8, 60), random.uniform(0.05, 0.5)
     across = (np.arange(size[1]) + random.uniform(0, spacing)) % spacing < max(1.0, share * spacing)
     down = (np.arange(size[0]) + random.uniform(0, spacing)) % spacing < max(1.0, share * spacing)
@@ -114,7 +114,7 @@ def _lines(size: tuple[int, int], random: np.random.Generator) -> Picture:
 
 
 def _piece(photograph: Photograph, size: tuple[int, int], random: np.random.Generator) -> Picture:
-    """Cut a piece of a photograph, mirrored and toned at random."""
+    """Return a random part of a photograph, sometimes mirrored or grey, with random gamma."""
     height, width, _ = photograph.shape
     shape = size[0] / size[1]
     widest = min(width, height * shape)

@@ -1,7 +1,7 @@
-"""Things in a scene that are no digits: filled shapes, long lines, scribbles, letters and signs.
+"""Clutter in scenes: filled shapes, long lines, scribbles, letters and signs, but no digits.
 
-Nothing here may look like a digit, so there are no rings, no single short strokes, and only letters that
-no digit resembles.
+Nothing here may look like a digit. So there are no rings, no single short strokes, and only letters that do
+not resemble a digit.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _KINDS = ("sign", "sign", "ellipse", "rectangle", "triangle", "line", "scribble"
 
 
 def draw_clutter(size: tuple[int, int], pieces: int, random: np.random.Generator) -> list[Image.Image]:
-    """Draw pieces of clutter, one a mask.
+    """Draw pieces of clutter, one per mask.
 
     Args:
         size: Width and height of the scene.
-        pieces: How many.
-        random: Where every random number comes from.
+        pieces: Number of pieces.
+        random: Source of all random numbers.
 
     Returns:
-        Pictures of mode L and the scene's size, 255 where the piece is.
+        Images of mode L and the scene's size, 255 where the piece is.
     """
     masks = []
     for _ in range(pieces):

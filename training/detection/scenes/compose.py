@@ -1,7 +1,8 @@
-"""A scene: several digits of any size, dark on light or light on dark, over a background with clutter.
+"""Compose a scene: digits of any size, dark on light or light on dark, on a background with clutter.
 
-A digit's box is the tight ink, the smallest rectangle of whole pixels that holds every pixel that the
-ink covers by at least half. All numbers come from one generator: same stock, same generator, same scene.
+A digit's box is the smallest rectangle of whole pixels that contains every pixel covered by ink to at least
+one half. All random numbers come from one generator: the same material and generator state give the same
+scene.
 
 Letters in shapes: `H` height, `W` width, `M` digits in the scene.
 """
@@ -17,7 +18,7 @@ from PIL import Image, ImageFilter
 
 from training.detection.scenes.backgrounds import LUMINANCE, Photograph, Picture, make_background
 from training.detection.scenes.clutter import draw_clutter
-from training.detection.scenes.digit_ink import Field, Hand, write_digit
+from training.detection.scenes.digit_ink import Field, Handwriting, write_digit
 
 SMALLEST_SIDE, LARGEST_SIDE = 256, 512  # pixels
 FEWEST, MOST = 1, 12  # digits
@@ -32,12 +33,11 @@ _OTHERS = {"texture": 0.25, "lines": 0.1, "plain": 0.25}  # in proportion
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is notable about a scene, for figures by look.
+    """The look of a scene, for metrics by look.
 
     Attributes:
         background: As in `make_background`.
-        contrast: Name of the range in `CONTRASTS` that every digit's contrast with the mean of what is
-            behind it lies in.
+        contrast: Name of a range in `CONTRASTS`: the contrast of every digit with the mean of its background.
     """
 
     background: str
@@ -47,7 +47,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture and what is in it.
+    """An image and its digits.
 
     Attributes:
         picture: u8 [H, W, 3].
@@ -62,15 +62,15 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
-    """What scenes are composed of.
+class SceneMaterial:
+    """What scenes are composed from.
 
     Attributes:
-        fields: Of the digits, from `smooth_field`.
-        labels: i64, one a field.
-        photographs: May be empty; then no scene has one.
-        sides: Least and largest side of a scene, in pixels.
-        photograph_share: Of the scenes that show a piece of a photograph.
+        fields: Digits, from `smooth_field`.
+        labels: i64, one per field.
+        photographs: Photographs; if empty, no scene has one.
+        sides: Smallest and largest side of a scene, in pixels.
+        photograph_share: Share of the scenes with a part of a photograph.
     """
 
     fields: Sequence[Field]
@@ -80,7 +80,7 @@ class Stock:
     photograph_share: float = PHOTOGRAPHS
 
 
-def compose(stock: Stock, random: np.random.Generator) -> Scene:
+def compose(stock: SceneMaterial, random: np.random.Generator) -> Scene:
     """Compose a scene."""
     share = stock.photograph_share if stock.photographs else 0.0
     kinds = ["photograph", *_OTHERS]
@@ -132,7 +132,7 @@ def _add_clutter(canvas: Picture, random: np.random.Generator) -> None:
 
 
 def _toned(canvas: Picture, look: Look, random: np.random.Generator) -> Picture:
-    """Fade a background until ink of the scene's contrast can be read on most of it, and make room for it."""
+    """Reduce a background's contrast so that ink of the scene's contrast is legible on most of it."""
     low, high = CONTRASTS[look.contrast]
     grey = canvas @ LUMINANCE
     mean, deviation = float(grey.mean()), float(grey.std())
@@ -151,13 +151,13 @@ def _add_digit(
     look: Look,
     random: np.random.Generator,
 ) -> tuple[int, int, int, int] | None:
-    """Write a digit where it is legible and overlaps little; returns its box, or None without room."""
+    """Write a digit where it is legible and overlaps little; return its box, or None if there is no place."""
     height, width, _ = canvas.shape
     tallest = min(TALLEST, int(0.8 * height))
     for attempt in range(_TRIES):
         if attempt % 5 == 0:
             tall = round(np.exp(random.uniform(np.log(SHORTEST), np.log(tallest))))
-            ink = write_digit(field, tall, Hand.draw(random))
+            ink = write_digit(field, tall, Handwriting.draw(random))
         rows, columns = ink.shape
         if rows < SHORTEST or columns > width:
             continue
@@ -172,7 +172,7 @@ def _add_digit(
 
 
 def _ink_colour(part: Picture, look: Look, random: np.random.Generator) -> NDArray[np.float32] | None:
-    """Choose ink for what is behind it: f32 [3], or None where no ink of the scene's contrast is legible."""
+    """Choose the ink for a background: f32 [3], or None if no ink of the scene's contrast is legible."""
     grey = part @ LUMINANCE
     mean, deviation = float(grey.mean()), float(grey.std())
     low, high = CONTRASTS[look.contrast]
@@ -188,7 +188,7 @@ def _ink_colour(part: Picture, look: Look, random: np.random.Generator) -> NDArr
 
 
 def _overlap(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
-    """Tell which share of the smaller box is common to both."""
+    """Return the intersection as a share of the smaller box."""
     across = min(box[2], other[2]) - max(box[0], other[0])
     down = min(box[3], other[3]) - max(box[1], other[1])
     if across <= 0 or down <= 0:
@@ -198,7 +198,7 @@ def _overlap(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -
 
 
 def _photographed(canvas: Picture, random: np.random.Generator) -> NDArray[np.uint8]:
-    """Lose a little sharpness and add grain, as a camera does: u8 [H, W, 3]."""
+    """Add blur and noise, as a camera does; return u8 [H, W, 3]."""
     if random.random() < 0.5:
         grain = random.standard_normal(canvas.shape[:2], dtype=np.float32)
         canvas = canvas + np.float32(random.uniform(0, 0.04)) * grain[..., None]

@@ -1,7 +1,7 @@
-"""A digit of 8 × 8 grey levels as ink of any size: smooth edges, varied width, slant and tilt.
+"""Render a digit of 8 × 8 grey levels as ink of any size: smooth edges, varied width, slant and tilt.
 
-The grey levels become a smooth field; a stroke is where the field is above a level, so that it stays
-crisp at every size. Sampled several times finer than asked for and averaged, it gives each pixel's ink.
+The grey levels become a smooth field, and ink is where the field exceeds a level, so that edges stay sharp at
+every size. The field is sampled several times finer than the result and averaged.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Field = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Hand:
+class Handwriting:
     """How a digit is written.
 
     Attributes:
-        level: Of the field, 0–255, above which there is ink: the lower, the thicker.
-        tilt_degrees: Turn against the clock.
-        shear: Shift to the right of the top, as a share of the height.
-        stretch: Width beside the natural one.
+        level: Level of the field, 0–255, above which there is ink: a lower one gives thicker strokes.
+        tilt_degrees: Rotation counter-clockwise.
+        shear: Shift of the top to the right, as a share of the height.
+        stretch: Width relative to the natural width.
     """
 
     level: int = 112
@@ -38,9 +38,9 @@ class Hand:
     stretch: float = 1.0
 
     @staticmethod
-    def draw(random: np.random.Generator) -> Hand:
-        """Choose one at random."""
-        return Hand(
+    def draw(random: np.random.Generator) -> Handwriting:
+        """Return a random handwriting."""
+        return Handwriting(
             level=int(random.integers(100, 156)),
             tilt_degrees=random.uniform(-14, 14),
             shear=random.uniform(-0.2, 0.2),
@@ -58,17 +58,17 @@ def smooth_field(digit: NDArray[np.uint8]) -> Field:
     return np.asarray(sharp.filter(ImageFilter.GaussianBlur(0.25 * _ZOOM)), dtype=np.uint8)
 
 
-def write_digit(field: Field, height: int, hand: Hand) -> NDArray[np.uint8]:
-    """Write a digit.
+def write_digit(field: Field, height: int, hand: Handwriting) -> NDArray[np.uint8]:
+    """Render a digit.
 
     Args:
         field: From `smooth_field`.
-        height: Pixels of the ink.
-        hand: How it is written.
+        height: Height of the ink in pixels.
+        hand: The handwriting.
 
     Returns:
-        u8 [h, w], the ink's share of each pixel times 255, cut to the pixels that are at least half
-        ink; h is `height` or one or two less.
+        u8 [h, w], the ink's share of each pixel times 255, cropped to pixels with at least half ink; h is
+        `height` or one or two less.
     """
     matrix = _matrix(hand)
     low, high = _extent(field, hand.level, matrix)
@@ -89,7 +89,7 @@ def write_digit(field: Field, height: int, hand: Hand) -> NDArray[np.uint8]:
 
 
 def tight(ink: NDArray[np.uint8]) -> tuple[slice, slice]:
-    """Find the rows and columns from the first to the last pixel that is at least half ink."""
+    """Return the rows and columns from the first to the last pixel with at least half ink."""
     inked = ink >= HALF
     rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -99,8 +99,8 @@ def _stencil(level: int) -> list[int]:
     return [255 if value >= level else 0 for value in range(256)]
 
 
-def _matrix(hand: Hand) -> NDArray[np.float64]:
-    """Map the field, x to the right and y downwards, to the written digit: f64 [2, 2]."""
+def _matrix(hand: Handwriting) -> NDArray[np.float64]:
+    """Return the map from the field, x to the right and y downwards, to the written digit: f64 [2, 2]."""
     angle = np.deg2rad(hand.tilt_degrees)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     matrix: NDArray[np.float64] = turn @ np.array([[hand.stretch, -hand.shear], [0.0, 1.0]])
@@ -110,7 +110,7 @@ def _matrix(hand: Hand) -> NDArray[np.float64]:
 def _extent(
     field: Field, level: int, matrix: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Find the written ink's lowest and highest x and y, in field pixels from the field's centre."""
+    """Return the lowest and highest x and y of the written ink, in field pixels from the field's centre."""
     rows, columns = np.nonzero(field >= level)
     points = np.stack([columns, rows]) + 0.5 - field.shape[0] / 2
     written = matrix @ points

@@ -1,32 +1,39 @@
-"""Scenes of the bundled digits as a source: the same split of digits as for one digit to a picture.
+"""Scenes of the bundled digits as a source, with the same split of digits as for image classification.
 
-A digit, a photograph and a seed belong to one part only. Scenes to learn from are composed once and kept,
-for a part of them as seen through a small or a JPEG file; held-out scenes are PNG files.
+A digit, a photograph and a seed belong to one part only. Training scenes are composed once and kept; some of
+them are degraded as in a small or a JPEG file. Test scenes are PNG files.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from service.repository.manifest import ImageInput
 from service.tasks.image.preprocessing import resize_image
+from training.data.bundled_digits import bundled_digits
 from training.data.drawn_digits import draw_digits
 from training.data.split import stratified_parts
-from training.detection.dataset import AnnotatedFile, LearningSet, letterboxed, padded
+from training.detection.dataset import AnnotatedImage, TrainingSet, letterbox_boxes, pad_boxes
 from training.detection.scenes import backgrounds, clutter, digit_ink
-from training.detection.scenes import compose as composing
+from training.detection.scenes import compose as composition
 from training.detection.scenes.backgrounds import Photograph, bundled_photograph, load_photographs
-from training.detection.scenes.compose import LARGEST_SIDE, PHOTOGRAPHS, SMALLEST_SIDE, Scene, Stock, compose
+from training.detection.scenes.compose import (
+    LARGEST_SIDE,
+    PHOTOGRAPHS,
+    SMALLEST_SIDE,
+    Scene,
+    SceneMaterial,
+    compose,
+)
 from training.detection.scenes.digit_ink import smooth_field
-from training.images.digits import LEVELS
 from training.recipes.detection_recipe import DetectionRecipe, ScenesData
 
 _TRAIN, _VALIDATION, _TEST = 11, 12, 13  # first numbers of the parts' seeds
@@ -38,24 +45,24 @@ HEIGHTS = (24, 48)  # pixels; digits below the first are called small, from the 
 
 @dataclass(frozen=True, slots=True)
 class _Digits:
-    """Every digit that may be written: u8 [N, 8, 8] and i64 [N]."""
+    """Digits of a part: u8 [N, 8, 8] and i64 [N]."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
     def stock(
         self, photographs: list[Photograph], sides: tuple[int, int], share: float = PHOTOGRAPHS
-    ) -> Stock:
+    ) -> SceneMaterial:
         fields = [smooth_field(digit) for digit in self.pixels]
-        return Stock(fields, self.labels, photographs, sides, share)
+        return SceneMaterial(fields, self.labels, photographs, sides, share)
 
 
 class DigitScenes:
-    """Composed scenes.
+    """Composed scenes; see `DetectionSource`.
 
     Args:
-        recipe: How many, how large, and the split of the digits.
-        cache: Folder that composed scenes to learn from are kept in.
+        recipe: Number and size of the scenes, and the split of the digits.
+        cache: Folder for composed training scenes.
     """
 
     mirror = False
@@ -79,8 +86,8 @@ class DigitScenes:
             "photographs and seeds of their own"
         )
 
-    def training_set(self) -> LearningSet:
-        """Give the scenes to learn from, composed now unless they are kept from before."""
+    def training_set(self) -> TrainingSet:
+        """Return the training scenes, composed on the first call."""
         folder = self._cache / f"scenes-{self._fingerprint()}"
         pictures, truth = folder / "pictures.npy", folder / "truth.npz"
         if not truth.is_file():
@@ -88,31 +95,33 @@ class DigitScenes:
             self._compose_training_set(pictures, truth)
         with np.load(truth, allow_pickle=False) as arrays:
             # Copy on write: torch wants arrays that could be written to.
-            return LearningSet(np.load(pictures, mmap_mode="c"), arrays["boxes"], arrays["labels"])
+            return TrainingSet(np.load(pictures, mmap_mode="c"), arrays["boxes"], arrays["labels"])
 
-    def validation_files(self) -> list[AnnotatedFile]:
-        """Compose the scenes to stop by."""
+    def validation_files(self) -> list[AnnotatedImage]:
+        """Compose the validation scenes."""
         stock = self._digits("validation").stock(self._papers[::_HELD_BACK], (SMALLEST_SIDE, LARGEST_SIDE))
         return self._files(stock, _VALIDATION, self._settings.validation)
 
-    def held_out_files(self) -> list[AnnotatedFile]:
-        """Compose the test part."""
+    def held_out_files(self) -> list[AnnotatedImage]:
+        """Return the test scenes, composed on the first call."""
+        return self._test_files
+
+    @cached_property
+    def _test_files(self) -> list[AnnotatedImage]:
         stock = self._digits("test").stock([bundled_photograph("flower.jpg")], (SMALLEST_SIDE, LARGEST_SIDE))
         return self._files(stock, _TEST, self._settings.test)
 
     def _digits(self, part: str) -> _Digits:
-        data = load_digits()
-        labels = data.target.astype(np.int64)
+        pixels, labels = bundled_digits()
         chosen = getattr(stratified_parts(labels, self._recipe.split), part)
-        pixels = (data.images[chosen] * (255 / LEVELS)).round().astype(np.uint8)
-        return _Digits(pixels, labels[chosen])
+        return _Digits(pixels[chosen], labels[chosen])
 
-    def _files(self, stock: Stock, part: int, count: int) -> list[AnnotatedFile]:
+    def _files(self, stock: SceneMaterial, part: int, count: int) -> list[AnnotatedImage]:
         files = []
         for number in range(count):
             scene = compose(stock, np.random.default_rng((part, self._recipe.split.seed, number)))
             files.append(
-                AnnotatedFile(
+                AnnotatedImage(
                     f"scene-{number:04d}.png",
                     png(scene.picture),
                     scene.boxes_xyxy.astype(np.float64),
@@ -143,15 +152,15 @@ class DigitScenes:
             boxes.append(edges)
             labels.append(scene.labels)
         images.flush()
-        learning = padded(images, boxes, labels)
+        learning = pad_boxes(images, boxes, labels)
         np.savez(truth, boxes=learning.boxes_xyxy, labels=learning.labels)  # last: it says that all is there
 
     def _fingerprint(self) -> str:
-        """Name all that composed scenes depend on, the code included."""
+        """Return a hash of everything that composed scenes depend on, including the code."""
         told = [self._settings.model_dump_json(), self._recipe.training_input.model_dump_json()]
         told += [self._recipe.input.model_dump_json(), self._recipe.split.model_dump_json()]
         told += [str(paper.shape) for paper in self._papers]
-        code = [module.__file__ for module in (backgrounds, clutter, digit_ink, composing)] + [__file__]
+        code = [module.__file__ for module in (backgrounds, clutter, digit_ink, composition)] + [__file__]
         told += [Path(str(file)).read_text(encoding="utf-8") for file in code]
         return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
@@ -159,7 +168,7 @@ class DigitScenes:
 def seen(
     scene: Scene, spec: ImageInput, random: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Bring a scene to the graph's size, some through a small or a JPEG file.
+    """Scale a scene to the graph's size, some through a small or a JPEG file.
 
     Returns:
         u8 [H, W, 3], and the boxes f32 [M, 4] in its pixels.
@@ -174,11 +183,11 @@ def seen(
         picture.save(file, format="JPEG", quality=int(random.integers(35, 96)))
         picture = Image.open(file).convert("RGB")
     scale = np.array([picture.width / width, picture.height / height] * 2)
-    return resize_image(picture, spec), letterboxed(scene.boxes_xyxy * scale, picture.size, spec)
+    return resize_image(picture, spec), letterbox_boxes(scene.boxes_xyxy * scale, picture.size, spec)
 
 
 def traits_of(scene: Scene) -> tuple[str, ...]:
-    """Name what is notable about a scene."""
+    """Return the traits of a scene."""
     look = scene.look
     return (
         f"contrast: {look.contrast}",
@@ -188,7 +197,7 @@ def traits_of(scene: Scene) -> tuple[str, ...]:
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:
-    """Save u8 [H, W, 3] as a PNG file."""
+    """Return u8 [H, W, 3] as a PNG file."""
     file = BytesIO()
     Image.fromarray(picture).save(file, format="PNG")
     return file.getvalue()

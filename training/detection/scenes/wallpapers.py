@@ -1,7 +1,7 @@
-"""Photographs and paintings out of Debian's wallpaper packages, fetched with apt and made small.
+"""Fetch photographs and paintings from Debian's wallpaper packages.
 
-Nothing is installed: the package files are downloaded, the pictures read out of them, and each saved as a
-JPEG file no larger than scenes need. Debian, or a relative of it, is needed. Licences are the packages' own.
+Nothing is installed: the packages are downloaded, and their images are saved as JPEG files of the size that
+scenes need. Debian or a derivative is needed. The licences are those of the packages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OTHER_SIZE = re.compile(r"_\d+x\d+$")  # names of files that repeat a picture
 
 
 def fetch_wallpapers(folder: Path, packages: Sequence[str] = PACKAGES) -> list[Path]:
-    """Fetch the packages and save their pictures.
+    """Fetch the packages and save their images.
 
     Args:
         folder: Where to save.
@@ -33,7 +33,7 @@ def fetch_wallpapers(folder: Path, packages: Sequence[str] = PACKAGES) -> list[P
         The saved files.
 
     Raises:
-        DataRejected: There is no apt here, or it cannot fetch.
+        DataRejected: apt is missing or cannot fetch.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return [

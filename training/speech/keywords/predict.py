@@ -1,4 +1,4 @@
-"""What a model takes short sounds for: by an exported version, or by PyTorch, as a client gets it."""
+"""Classify short sounds with an exported version, as a client gets the answer."""
 
 from __future__ import annotations
 
@@ -7,50 +7,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from service.repository.manifest import VERSION_FILE, VersionFacts, read
+from service.repository.golden import Run
+from service.repository.manifest import VersionFacts
 from service.tasks import Limits, answer_one
 from service.tasks.audio.classification import AudioClassification, AudioClassificationParameters
 from service.tasks.classification import Classification
-from training.core.session import open_graph
-from training.speech.dataset import SpokenFile
-from training.speech.export import Run
+from training.core.session import open_version
+from training.speech.dataset import SpeechFile
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A sound file and what it was taken for.
+class KeywordPrediction:
+    """A sound file and its predicted label.
 
     Attributes:
-        label: The best one.
+        label: The best label.
         score: Its probability.
     """
 
-    file: SpokenFile
+    file: SpeechFile
     label: str
     score: float
 
 
-def heard_by_version(
-    folder: Path, files: Sequence[SpokenFile], facts: VersionFacts | None = None
-) -> list[Heard]:
-    """Classify sound files with an exported version, from raw file to the client's answer.
+def predict_with_version(
+    folder: Path, files: Sequence[SpeechFile], facts: VersionFacts | None = None
+) -> list[KeywordPrediction]:
+    """Classify sound files, from raw file to the client's answer.
 
     Args:
         folder: The version's folder.
-        files: What to answer.
+        files: The files.
         facts: The version's facts; None reads them from the folder.
     """
-    facts = facts or read(folder / VERSION_FILE, VersionFacts)
-    task = AudioClassification(folder, facts)
-    session = open_graph(folder, facts)
-    heard = []
+    task, run = open_version(folder, AudioClassification, facts)
+    predictions = []
     for file in files:
-        best = answer_to(task, session.run, file.content, 1)["predictions"][0]
-        heard.append(Heard(file, best["label"], best["score"]))
-    return heard
+        best = answer_to(task, run, file.content, 1)["predictions"][0]
+        predictions.append(KeywordPrediction(file, best["label"], best["score"]))
+    return predictions
 
 
 def answer_to(task: AudioClassification, run: Run, content: bytes, top_k: int) -> Classification:
-    """Give the client's answer to a sound file; what is too long is cut."""
+    """Return the client's answer to a sound file; a sound that is too long is cut."""
     parameters = AudioClassificationParameters(top_k=top_k, truncate=True)
     return cast(Classification, answer_one(task, run, content, Limits(), parameters))

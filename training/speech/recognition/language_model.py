@@ -1,12 +1,12 @@
-"""A small n-gram model of words, counted over transcripts, in ARPA format.
+"""A small n-gram language model, counted over transcripts, in ARPA format.
 
-Smoothed after I. Witten, T. Bell, The zero-frequency problem, IEEE Transactions on Information Theory, 1991
-(method C), interpolated: after words h that stand before T different words, c(h) times in all,
+The smoothing is that of I. Witten, T. Bell, The zero-frequency problem, IEEE Transactions on Information
+Theory, 1991 (method C), interpolated: for a history h with count c(h) that is followed by T different words,
 
     p(w | h) = (c(h w) + T p(w | h')) / (c(h) + T),
 
-where h' is h without its first word. What was never seen after h has the second summand alone, so that the
-weight of backing off is T / (c(h) + T), and the format holds the model exactly.
+where h' is h without its first word. A word that was never seen after h has only the second summand, so that
+the back-off weight is T / (c(h) + T), and the format represents the model exactly.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Words = tuple[str, ...]
 
 
 def word_list(texts: Iterable[str]) -> tuple[str, ...]:
-    """List the words of transcripts, each once, in order."""
+    """Return the different words of transcripts, sorted."""
     return tuple(sorted({word for text in texts for word in text.split()}))
 
 
 def arpa(texts: Iterable[str], order: int) -> str:
-    """Count an n-gram model of the words of transcripts and write it down.
+    """Return an n-gram model of the words of transcripts in ARPA format.
 
     Args:
         texts: Transcripts, words with spaces between.
-        order: Words that a probability looks at, 1 or more.
+        order: Largest length of an n-gram, 1 or more.
     """
     counts = _count(texts, order)
     probabilities, weights = _smoothed(counts)
@@ -43,7 +43,7 @@ def arpa(texts: Iterable[str], order: int) -> str:
 
 
 def _count(texts: Iterable[str], order: int) -> dict[int, Counter[Words]]:
-    """Count runs of 1 to `order` words; each text begins with one `<s>` and ends with `</s>`."""
+    """Count n-grams of 1 to `order` words; each text begins with one `<s>` and ends with `</s>`."""
     counts: dict[int, Counter[Words]] = {level: Counter() for level in range(1, order + 1)}
     for text in texts:
         words = (BEGIN, *text.split(), END)
@@ -54,7 +54,7 @@ def _count(texts: Iterable[str], order: int) -> dict[int, Counter[Words]]:
 
 
 def _smoothed(counts: Mapping[int, Counter[Words]]) -> tuple[dict[Words, float], dict[Words, float]]:
-    """Give the probability of each run's last word after the others, and the weight of backing off."""
+    """Return the probability of each n-gram's last word after the others, and the back-off weights."""
     predicted = [words for words in counts[1] if words != (BEGIN,)]
     kinds = sum(counts[1][words] > 0 for words in predicted)
     total = sum(counts[1][words] for words in predicted)

@@ -1,30 +1,31 @@
-"""How good transcripts are: word error rates, counted by jiwer, with slices.
+"""Metrics of transcripts: word error rates, counted by jiwer, with slices.
 
-The word error rate is the words that are wrong, missing or too many, by the words that were said.
+The word error rate is the number of wrong, missing and added words, divided by the number of words spoken.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jiwer
 
-from training.speech.dataset import SpokenFile
-from training.speech.recognition.predict import Answer
-from training.speech.recognition.tokens import plain
+from training.core.slices import slices_of_kind
+from training.speech.dataset import SpeechFile
+from training.speech.recognition.predict import Hypothesis
+from training.speech.recognition.tokens import normalize_text
 
-Heard = Sequence[tuple[SpokenFile, Answer]]
+Pairs = Sequence[tuple[SpeechFile, Hypothesis]]
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """What was wrong.
+    """Counts of errors.
 
     Attributes:
-        words: That were said.
-        right_files: Files in which nothing is wrong.
+        words: Words spoken.
+        right_files: Files without an error.
     """
 
     files: int = 0
@@ -40,71 +41,71 @@ class Errors:
         return (self.substituted + self.missing + self.added) / max(1, self.words)
 
     def plus(self, other: Errors) -> Errors:
-        """Add up."""
-        return Errors(
-            *(getattr(self, name) + getattr(other, name) for name in Errors.__dataclass_fields__),
-        )
+        """Return the sum."""
+        return Errors(*(getattr(self, name) + getattr(other, name) for name in Errors.__dataclass_fields__))
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Errors of some files: searched with the word list, and letter by letter."""
+    """Errors of some files: with the word list, and with greedy decoding."""
 
     searched: Errors = field(default_factory=Errors)
     letters: Errors = field(default_factory=Errors)
 
     def plus(self, other: Slice) -> Slice:
-        """Add up."""
+        """Return the sum."""
         return Slice(self.searched.plus(other.searched), self.letters.plus(other.letters))
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechFigures:
-    """How good transcripts were.
+class SpeechMetrics:
+    """Metrics of transcripts.
 
     Attributes:
         whole: Of all files.
-        slices: By what is notable about a file, `kind: value`.
-        mistakes: The commonest words taken for others: what was said, what was written, how often.
+        slices: By trait of the files, `kind: value`.
+        mistakes: The most frequent substitutions: word spoken, word written, count.
+        confidences: Of all words written.
     """
 
     whole: Slice
     slices: dict[str, Slice]
     mistakes: tuple[tuple[str, str, int], ...]
+    confidences: tuple[float, ...] = ()
 
     def of_kind(self, kind: str) -> dict[str, Slice]:
-        """Give the slices of a kind, by value."""
-        start = f"{kind}: "
-        return {name.removeprefix(start): one for name, one in self.slices.items() if name.startswith(start)}
+        """Return the slices of a kind, by value."""
+        return slices_of_kind(self.slices, kind)
 
 
-def measure(heard: Heard, most_mistakes: int = 12) -> SpeechFigures:
-    """Compare transcripts with what was said."""
+def measure(pairs: Pairs, most_mistakes: int = 12) -> SpeechMetrics:
+    """Compare transcripts with what was spoken."""
     whole, slices = Slice(), dict[str, Slice]()
     mistakes: Counter[tuple[str, str]] = Counter()
-    for file, answer in heard:
-        found, taken = errors_of(file.text, answer.text)
-        mistakes.update(taken)
-        one = Slice(found, errors_of(file.text, answer.letters)[0])
+    for file, hypothesis in pairs:
+        found, substitutions = count_errors(file.text, hypothesis.text)
+        mistakes.update(substitutions)
+        one = Slice(found, count_errors(file.text, hypothesis.letters)[0])
         whole = whole.plus(one)
         for trait in file.traits:
             slices[trait] = slices.get(trait, Slice()).plus(one)
     common = sorted(mistakes.items(), key=lambda item: (-item[1], item[0]))[:most_mistakes]
-    return SpeechFigures(
+    return SpeechMetrics(
         whole,
         {name: slices[name] for name in sorted(slices)},
         tuple((said, written, count) for (said, written), count in common),
+        tuple(confidence for _, hypothesis in pairs for confidence in hypothesis.confidences),
     )
 
 
-def errors_of(said: str, written: str) -> tuple[Errors, list[tuple[str, str]]]:
-    """Count the errors of one transcript, and list the words taken for others."""
-    words = plain(said).split()
-    given = plain(written).split()
+def count_errors(said: str, written: str) -> tuple[Errors, list[tuple[str, str]]]:
+    """Return the errors of one transcript, and its substitutions: word spoken, word written."""
+    words = normalize_text(said).split()
+    given = normalize_text(written).split()
     if not words:
         return Errors(files=1, added=len(given), right_files=int(not given)), []
     counts = jiwer.process_words(" ".join(words), " ".join(given))
-    taken = [
+    substitutions = [
         (words[chunk.ref_start_idx + place], given[chunk.hyp_start_idx + place])
         for chunk in counts.alignments[0]
         if chunk.type == "substitute"
@@ -118,12 +119,12 @@ def errors_of(said: str, written: str) -> tuple[Errors, list[tuple[str, str]]]:
         added=counts.insertions,
         right_files=int(words == given),
     )
-    return errors, taken
+    return errors, substitutions
 
 
-def rates(figures: SpeechFigures) -> Mapping[str, float]:
-    """Give the figures that `version.yaml` says: of everything, and by condition."""
-    named = {"": figures.whole} | {f"{name}_": one for name, one in figures.of_kind("condition").items()}
+def version_metrics(metrics: SpeechMetrics) -> dict[str, float]:
+    """Return the metrics for `version.yaml`: of all files, and by condition."""
+    named = {"": metrics.whole} | {f"{name}_": one for name, one in metrics.of_kind("condition").items()}
     return {
         f"{name}{how}": errors.rate
         for name, one in named.items()

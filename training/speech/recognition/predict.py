@@ -1,4 +1,4 @@
-"""What a speech model hears in sound files: by an exported version, or by PyTorch, as a client gets it.
+"""Transcribe sound files with an exported version, or with PyTorch, as a client gets the answer.
 
 Letters in shapes: `F` frames, `V` tokens.
 """
@@ -12,24 +12,25 @@ from typing import cast
 
 import numpy as np
 
-from service.repository.manifest import VERSION_FILE, VersionFacts, read
+from service.repository.golden import Run
+from service.repository.manifest import VersionFacts
 from service.tasks import Decoded, Limits
 from service.tasks.audio.speech_recognition import SpeechParameters, SpeechRecognition, Transcript
-from training.core.session import open_graph
-from training.speech.dataset import SpokenFile
-from training.speech.export import Arrays, Run
+from training.core.export import Arrays
+from training.core.session import open_version
+from training.speech.dataset import SpeechFile
 
-_LETTERS = SpeechParameters(search="greedy")
+_GREEDY = SpeechParameters(search="greedy")
 _DEFAULTS = SpeechParameters()
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model wrote down.
+class Hypothesis:
+    """The transcript of a sound file.
 
     Attributes:
-        text: Searched with the word list, if the model has one.
-        letters: Letter by letter, without it.
+        text: From the search with the word list, if the model has one.
+        letters: From greedy decoding, without a word list.
         confidences: Of the words of `text`.
     """
 
@@ -39,50 +40,49 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Listened:
-    """A sound file that went through the network; what is left is the search for words.
+class Encoded:
+    """The network's outputs for a sound file, before the search for words.
 
     Attributes:
-        outputs: Log probabilities f32 [F, V] and frames, one for each stretch of the recording.
+        decoded: The file's samples.
+        outputs: Log probabilities f32 [F, V] and frames, one for each section of the recording.
     """
 
     decoded: Decoded
     outputs: tuple[Arrays, ...]
 
 
-def answers_of_version(
-    folder: Path, files: Sequence[SpokenFile], facts: VersionFacts | None = None
-) -> list[Answer]:
-    """Write down what an exported version hears, from raw file to the client's answer.
+def predict_with_version(
+    folder: Path, files: Sequence[SpeechFile], facts: VersionFacts | None = None
+) -> list[Hypothesis]:
+    """Transcribe with an exported version, from raw file to the client's answer.
 
     Args:
         folder: The version's folder.
-        files: What to answer.
+        files: The files.
         facts: The version's facts; None reads them from the folder.
     """
-    facts = facts or read(folder / VERSION_FILE, VersionFacts)
-    task = SpeechRecognition(folder, facts)
-    session = open_graph(folder, facts)
-    return [answer_of(task, listen(task, session.run, file.content)) for file in files]
+    task, run = open_version(folder, SpeechRecognition, facts)
+    return [transcribe(task, encode(task, run, file.content)) for file in files]
 
 
-def listen(task: SpeechRecognition, run: Run, content: bytes) -> Listened:
-    """Decode a sound file and send it through a network."""
+def encode(task: SpeechRecognition, run: Run, content: bytes) -> Encoded:
+    """Decode a sound file and run a network on it."""
     decoded = task.decode(content, Limits(), _DEFAULTS)
     outputs = []
     for part in decoded.parts:
         given = run({name: part[name][np.newaxis] for name in task.inputs})
         outputs.append({name: array[0] for name, array in given.items()})
-    return Listened(decoded, tuple(outputs))
+    return Encoded(decoded, tuple(outputs))
 
 
-def answer_of(task: SpeechRecognition, listened: Listened) -> Answer:
-    """Search what the network heard, with the word list and without."""
-    found = transcript_of(task, listened)
-    letters = cast(Transcript, task.answer(listened.outputs, listened.decoded, _LETTERS))
-    return Answer(found["text"], letters["text"], tuple(word["confidence"] for word in found["words"]))
+def transcribe(task: SpeechRecognition, encoded: Encoded) -> Hypothesis:
+    """Return the transcript with the word list, and the one of greedy decoding."""
+    found = transcript_of(task, encoded)
+    letters = cast(Transcript, task.answer(encoded.outputs, encoded.decoded, _GREEDY))
+    return Hypothesis(found["text"], letters["text"], tuple(word["confidence"] for word in found["words"]))
 
 
-def transcript_of(task: SpeechRecognition, listened: Listened) -> Transcript:
-    """Give the client's answer."""
-    return cast(Transcript, task.answer(listened.outputs, listened.decoded, _DEFAULTS))
+def transcript_of(task: SpeechRecognition, encoded: Encoded) -> Transcript:
+    """Return the client's answer."""
+    return cast(Transcript, task.answer(encoded.outputs, encoded.decoded, _DEFAULTS))

@@ -1,4 +1,4 @@
-"""Letters, the tokens of a speech model: from transcript to numbers, and from the best path back."""
+"""The tokens of a speech model, letters: encode transcripts, and decode the best path."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ _ENGLISH = "abcdefghijklmnopqrstuvwxyz'"
 
 
 def tokens_of(texts: Iterable[str]) -> tuple[str, ...]:
-    """Give the tokens for such transcripts: the blank, letters, and what stands between words.
+    """Return the tokens for some transcripts: the blank, letters, and the word separator.
 
-    English letters are always among them, so that one English model can start from another.
+    English letters are always included, so that an English model can start from another one.
     """
     further = {letter for text in texts for word in text.lower().split() for letter in word}
     return (BLANK, *_ENGLISH, *sorted(further - set(_ENGLISH) - {BETWEEN_WORDS}), BETWEEN_WORDS)
 
 
-def plain(text: str) -> str:
-    """Write a transcript as it is learnt and compared: lower case, one space between words."""
+def normalize_text(text: str) -> str:
+    """Normalize a transcript: lower case, one space between words."""
     return " ".join(text.replace(BETWEEN_WORDS, " ").lower().split())
 
 
-def numbers_of(text: str, tokens: Sequence[str]) -> NDArray[np.int64]:
-    """Turn a transcript into token numbers i64 [L]; letters that are no token are left out."""
+def encode_text(text: str, tokens: Sequence[str]) -> NDArray[np.int64]:
+    """Return a transcript as token numbers i64 [L], without characters that are no tokens."""
     numbers = {token: number for number, token in enumerate(tokens)}
-    letters = plain(text).replace(" ", BETWEEN_WORDS)
+    letters = normalize_text(text).replace(" ", BETWEEN_WORDS)
     return np.array([numbers[letter] for letter in letters if letter in numbers], dtype=np.int64)
 
 
 def best_path(log_probs: NDArray[np.float32], tokens: Sequence[str]) -> str:
-    """Read the likeliest token of every frame: repetitions count once, blanks not at all.
+    """Return the text of the most probable token of every frame: repetitions are merged, blanks removed.
 
     Args:
         log_probs: f32 [F, V].
@@ -42,4 +42,4 @@ def best_path(log_probs: NDArray[np.float32], tokens: Sequence[str]) -> str:
     """
     best = log_probs.argmax(axis=1)
     kept = best[np.concatenate([[True], best[1:] != best[:-1]])] if best.size else best
-    return plain("".join(tokens[number] for number in kept.tolist() if number))
+    return normalize_text("".join(tokens[number] for number in kept.tolist() if number))

@@ -1,7 +1,6 @@
-"""The conditions that held-out speech is heard in: clean, noisy, over a telephone.
+"""The conditions of test speech: clean, noisy, telephone.
 
-Made on their own, with other noises than `augmentation` makes: held-out speech meets noise that nobody
-trained with.
+The noises are independent of those of the augmentation: test speech has noise that was not trained with.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ _PEAK_DECIBELS = (-20.0, -1.0)  # of full scale
 Samples = NDArray[np.float64]
 
 
-def heard_file(
+def file_in_condition(
     spoken: NDArray[np.int16],
     sample_rate: int,
     condition: str,
     talkers: Sequence[NDArray[np.int16]],
     random: np.random.Generator,
 ) -> bytes:
-    """Make the sound file of an utterance in a condition.
+    """Return the sound file of an utterance in a condition.
 
     Args:
-        spoken: i16 [T]; all 0 for nobody speaking, where noise alone is heard, faintly if it is clean.
-        sample_rate: Samples a second.
+        spoken: i16 [T]; all 0 for silence, of which the file has only noise, weak if it is clean.
+        sample_rate: Samples per second.
         condition: One of `CONDITIONS`.
-        talkers: Other utterances, which are heard behind some of the noisy ones.
-        random: Where noise, its strength and the level come from.
+        talkers: Other utterances, which are the background of some noisy ones.
+        random: Source of all random numbers.
 
     Returns:
-        FLAC; for the telephone a WAV of 8,000 samples a second with mu-law.
+        FLAC; for the telephone a WAV of 8,000 samples per second with mu-law.
     """
     sound = spoken / 32768.0
     if not sound.any():
@@ -77,7 +76,7 @@ def _telephone_file(
 def _noise(
     samples: int, rate: int, talkers: Sequence[NDArray[np.int16]], random: np.random.Generator
 ) -> Samples:
-    """Draw a noise of power 1: [T]."""
+    """Return noise of power 1: [T]."""
     kind = _NOISES[int(random.integers(len(_NOISES) if talkers else len(_NOISES) - 1))]
     if kind == "people":
         noise = _people(samples, talkers, random)
@@ -95,7 +94,7 @@ def _noise(
 
 
 def _people(samples: int, talkers: Sequence[NDArray[np.int16]], random: np.random.Generator) -> Samples:
-    """Five others talking at once, each over and over."""
+    """Return five other utterances at once, each repeated."""
     heard = np.zeros(samples)
     for _ in range(5):
         talker = talkers[int(random.integers(len(talkers)))] / 32768.0
@@ -104,13 +103,13 @@ def _people(samples: int, talkers: Sequence[NDArray[np.int16]], random: np.rando
 
 
 def _swelling(samples: int, rate: int, random: np.random.Generator) -> Samples:
-    """A loudness that comes and goes twice a second."""
+    """Return a loudness that varies twice per second."""
     points = random.uniform(0.4, 1.6, size=2 + 2 * samples // rate)
     return np.interp(np.linspace(0, len(points) - 1, samples), np.arange(len(points)), points)
 
 
 def _band(sound: Samples, rate: int, low: float, high: float, order: int) -> Samples:
-    """Let a band of frequencies through, with the edges of a Butterworth filter of this order."""
+    """Apply a band pass with the amplitude response of a Butterworth filter of this order."""
     hertz = np.fft.rfftfreq(len(sound), 1 / rate).clip(1e-3)
     gain = 1 / np.sqrt((1 + (low / hertz) ** (2 * order)) * (1 + (hertz / high) ** (2 * order)))
     return np.asarray(np.fft.irfft(np.fft.rfft(sound) * gain, len(sound)))

@@ -1,7 +1,7 @@
-"""Spoken utterances kept in a folder: spoken once, then read as a memory-mapped file.
+"""Synthesized utterances in a folder: synthesized once, then read as a memory-mapped file.
 
-The folder is named for everything that the sound depends on. Speaking can be cut off at any time: what
-was spoken is kept, part by part, and the index is written last.
+The folder's name is a hash of everything that the sound depends on. An interrupted synthesis continues: the
+utterances are stored in parts, and the index is written last.
 """
 
 from __future__ import annotations
@@ -9,63 +9,66 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.speech.dataset import SpokenSet
+from training.speech.dataset import SpeechTrainingSet
 from training.speech.synthetic import synthesis
-from training.speech.synthetic.synthesis import Order, speak
+from training.speech.synthetic.synthesis import SpeechRequest, synthesize
 
-_PART = 1200  # utterances a file while speaking goes on
+_PART = 1200  # utterances per file during the synthesis
 
-Placed = Callable[[int, NDArray[np.int16]], NDArray[np.int16]]
-
-
-def corpus_folder(cache: Path, name: str, orders: Sequence[Order], sample_rate: int) -> Path:
-    """Name the folder of what is spoken by these orders at this rate."""
-    told = hashlib.sha256(f"{synthesis.VERSION} {sample_rate}\n".encode())
-    for order in orders:
-        told.update(f"{order.voice} {order.manner} {order.text}\n".encode())
-    return cache / f"{name}-{told.hexdigest()[:16]}"
+Finish = Callable[[int, NDArray[np.int16]], NDArray[np.int16]]
 
 
-def spoken_corpus(
+def corpus_folder(cache: Path, name: str, requests: Sequence[SpeechRequest], sample_rate: int) -> Path:
+    """Return the folder of these requests at this sample rate."""
+    key = hashlib.sha256(f"{synthesis.VERSION} {sample_rate}\n".encode())
+    for request in requests:
+        fields = ", ".join(f"{name}={value!r}" for name, value in asdict(request.prosody).items())
+        # The word Manner keeps the names of folders that exist.
+        key.update(f"{request.voice} Manner({fields}) {request.text}\n".encode())
+    return cache / f"{name}-{key.hexdigest()[:16]}"
+
+
+def synthesize_corpus(
     folder: Path,
-    orders: Sequence[Order],
+    requests: Sequence[SpeechRequest],
     texts: Sequence[str],
     sample_rate: int,
-    placed: Placed | None = None,
-) -> SpokenSet:
-    """Read a folder's utterances, and speak first what is not there yet.
+    finish: Finish | None = None,
+) -> SpeechTrainingSet:
+    """Return a folder's utterances; synthesize missing ones first.
 
     Args:
-        folder: As `corpus_folder` names it.
-        orders: N sentences to be spoken.
+        folder: The folder, from `corpus_folder`.
+        requests: N sentences with voice and prosody.
         texts: Their N transcripts or labels.
-        sample_rate: Samples a second.
-        placed: Makes the final utterance of a number out of what was spoken; as spoken if None.
+        sample_rate: Samples per second.
+        finish: Makes the final utterance from its number and the synthesized samples; None keeps them.
     """
     index = folder / "index.json"
     if not index.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         parts = []
-        for start in range(0, len(orders), _PART):
+        for start in range(0, len(requests), _PART):
             part = folder / f"part-{start:07d}.npz"
             if not part.is_file():
-                spoken = speak(orders[start : start + _PART], sample_rate)
-                if placed:
-                    spoken = [placed(start + number, samples) for number, samples in enumerate(spoken)]
+                spoken = synthesize(requests[start : start + _PART], sample_rate)
+                if finish:
+                    spoken = [finish(start + number, samples) for number, samples in enumerate(spoken)]
                 _write_part(part, spoken)
             parts.append(part)
         _join(folder, parts)
-        content = {"texts": list(texts), "voices": [str(order.voice) for order in orders]}
+        content = {"texts": list(texts), "voices": [str(request.voice) for request in requests]}
         index.write_text(json.dumps(content), encoding="utf-8")
         for part in parts:
             part.unlink()
     content = json.loads(index.read_text(encoding="utf-8"))
-    return SpokenSet(
+    return SpeechTrainingSet(
         np.load(folder / "samples.npy", mmap_mode="r"),
         np.load(folder / "offsets.npy"),
         content["texts"],

@@ -1,7 +1,7 @@
-"""The small spoken language: a grammar that sentences are drawn from.
+"""The small spoken language: a grammar from which sentences are drawn.
 
-Numbers to 999, digit strings, dates, times, single words and simple orders; lower-case words of letters
-and apostrophes, as transcripts are. Says nothing about sound.
+Numbers to 999, digit strings, dates, times, single words and simple commands; lower-case words of letters and
+apostrophes, as in transcripts.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ _RESPELT = {"a m": "eigh em", "p m": "pee em", "read": "reed"}
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """What is said: lower-case words with single spaces, and the kind of sentence."""
+    """A sentence, lower-case words with single spaces, and its kind."""
 
     text: str
     kind: str
@@ -165,14 +165,14 @@ def draw_sentence(random: np.random.Generator) -> Sentence:
     return Sentence(_expand(f"<{kind}>", random), kind)
 
 
-def words() -> tuple[str, ...]:
-    """List every word of the language, in alphabetical order."""
+def vocabulary() -> tuple[str, ...]:
+    """Return all words of the language in alphabetical order."""
     texts = [text for alternatives in _GRAMMAR.values() for text in alternatives]
     return tuple(sorted({word for text in texts for word in _SLOT.sub(" ", text).split()}))
 
 
-def spelling_to_speak(text: str) -> str:
-    """Respell a sentence where some synthesiser would say another word."""
+def respell(text: str) -> str:
+    """Respell a sentence where a synthesizer would say another word."""
     return re.sub(r"\b([ap] m|read)\b", lambda found: _RESPELT[found.group()], text)
 
 
@@ -185,4 +185,4 @@ def _expand(text: str, random: np.random.Generator) -> str:
     return _SLOT.sub(replaced, text)
 
 
-_ANY = tuple(word for word in words() if word not in ("a", "m", "p"))
+_ANY = tuple(word for word in vocabulary() if word not in ("a", "m", "p"))

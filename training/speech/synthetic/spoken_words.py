@@ -1,11 +1,12 @@
-"""Single words, other words and silence, as a source for telling sounds apart.
+"""Single words, other words and silence, as a source of data for keyword classification.
 
 A clip is a word somewhere in a little more than a second. `unknown` is another word, or parts of several;
-`silence` is a room, a machine, or nothing at all.
+`silence` is the noise of a room or a machine, or digital silence.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -13,129 +14,113 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from training.recipes.speech_recipes import KeywordsRecipe, SpokenWordsData
-from training.speech.dataset import SpokenFile, SpokenSet
-from training.speech.synthetic.conditions import CONDITIONS, heard_file
-from training.speech.synthetic.corpus import corpus_folder, spoken_corpus
+from training.recipes.speech_recipe import KeywordsRecipe, SpokenWordsData
+from training.speech.dataset import SpeechFile, SpeechTrainingSet
+from training.speech.synthetic.conditions import CONDITIONS, file_in_condition
+from training.speech.synthetic.corpus import corpus_folder, synthesize_corpus
 from training.speech.synthetic.grammar import COMMANDS
-from training.speech.synthetic.synthesis import Order, speak
-from training.speech.synthetic.unknown_words import other_words
+from training.speech.synthetic.source import SyntheticSource
+from training.speech.synthetic.synthesis import SpeechRequest, synthesize
+from training.speech.synthetic.unknown_words import unknown_words
 from training.speech.synthetic.voices import (
-    Manner,
-    cast,
-    draw_held_out_manner,
-    draw_manner,
+    Prosody,
+    describe_voices,
+    draw_prosody,
+    draw_test_prosody,
     draw_voice,
-    told_of,
 )
 
 SILENCE, UNKNOWN = "silence", "unknown"
 LABELS = (*COMMANDS, SILENCE, UNKNOWN)
-_LEARNT_LABELS = (*LABELS, UNKNOWN, UNKNOWN)  # there are more other words than words
+_TRAINING_LABELS = (*LABELS, UNKNOWN, UNKNOWN)  # there are more unknown words than keywords
 _CLIP_SECONDS = (1.0, 1.5)
-_SEVERAL = 0.2  # share of unknown clips that are cut out of several words
-_NOTHING = 0.15  # share of silent clips without any sound
+_SEVERAL = 0.2  # share of unknown clips that are cut from several words
+_DIGITAL_SILENCE = 0.15  # share of silent clips without any sound
 
 Part = Literal["train", "validation", "test"]
 _SEEDS: dict[Part, int] = {"train": 31, "validation": 32, "test": 33}
 
 
-class SpokenWords:
-    """Clips of the 35 words, of other words and of silence.
+class SpokenWords(SyntheticSource):
+    """Clips of the 35 keywords, of other words and of silence; see `SyntheticSource`.
 
     Args:
-        recipe: How much, the voices, the sample rate and the seed.
-        cache: Folder that what is learnt from is kept in.
-
-    Raises:
-        DataRejected: A synthesiser or a voice is missing.
+        recipe: Number of clips, voices, sample rate and seed.
+        cache: Folder for the synthesized training set.
     """
 
     def __init__(self, recipe: KeywordsRecipe, cache: Path) -> None:
         assert isinstance(recipe.data, SpokenWordsData), "a recipe without spoken words"
-        self._settings, self._seed, self._cache = recipe.data, recipe.split.seed, cache
-        self._rate = recipe.input.sample_rate
-        self._cast = cast(recipe.data.voices)
-        counts = {part: len(other_words(part)) for part in _SEEDS}
+        super().__init__(recipe, recipe.data.voices, cache)
+        settings, voices = recipe.data, self._voices
+        self._settings = settings
+        counts = {part: len(unknown_words(part)) for part in _SEEDS}
         self.description = (
             f"{len(COMMANDS)} words, other words and silence, spoken by speech synthesisers: "
-            f"{self._settings.train} clips to learn from by {told_of(self._cast.train)}, "
-            f"{self._settings.validation} for validation by {told_of(self._cast.validation)}, "
-            f"{self._settings.test} held out by {told_of(self._cast.test)}, clean, with noise and over the "
+            f"{settings.train} clips to learn from by {describe_voices(voices.train)}, "
+            f"{settings.validation} for validation by {describe_voices(voices.validation)}, "
+            f"{settings.test} held out by {describe_voices(voices.test)}, clean, with noise and over the "
             f"telephone; other words are {counts['train']} to learn from, {counts['validation']} for "
             f"validation and {counts['test']} that are only held out"
         )
-        self.split = (
-            f"by voice, seed {self._seed}; validation: {', '.join(map(str, self._cast.validation))}; "
-            f"test: {', '.join(map(str, self._cast.test))}"
-        )
 
-    def training_set(self) -> SpokenSet:
-        """Give what is learnt from, spoken now unless it is kept from before; texts are labels."""
-        labels = [_learnt_label(number) for number in range(self._settings.train)]
-        folder = corpus_folder(self._cache, "words", self._training_orders, self._rate)
-        return spoken_corpus(folder, self._training_orders, labels, self._rate, self._placed)
+    def training_set(self) -> SpeechTrainingSet:
+        """Return the training part, synthesized on the first call; texts are labels."""
+        labels = [_training_label(number) for number in range(self._settings.train)]
+        folder = corpus_folder(self._cache, "words", self._training_requests, self._rate)
+        return synthesize_corpus(folder, self._training_requests, labels, self._rate, self._training_clip)
 
-    def validation_files(self) -> list[SpokenFile]:
-        """Make the clips to stop by."""
+    def validation_files(self) -> list[SpeechFile]:
+        """Synthesize the validation part."""
         return self._files("validation", self._settings.validation)
 
-    def held_out_files(self) -> list[SpokenFile]:
-        """Make the test part."""
+    def synthesize_test_files(self) -> list[SpeechFile]:
+        """Synthesize the test part."""
         return self._files("test", self._settings.test)
 
     @cached_property
-    def _training_orders(self) -> list[Order]:
-        orders = []
+    def _training_requests(self) -> list[SpeechRequest]:
+        requests = []
         for number in range(self._settings.train):
             random = self._random("train", number)
-            text, voice = _text(_learnt_label(number), "train", random), draw_voice(self._cast.train, random)
-            orders.append(Order(text, voice, _close(draw_manner(voice, random))))
-        return orders
+            text = _text(_training_label(number), "train", random)
+            voice = draw_voice(self._voices.train, random)
+            requests.append(SpeechRequest(text, voice, _trimmed(draw_prosody(voice, random))))
+        return requests
 
-    def _placed(self, number: int, spoken: NDArray[np.int16]) -> NDArray[np.int16]:
-        """Make a clip to learn from; noise comes when it is learnt from, but to silence."""
+    def _training_clip(self, number: int, spoken: NDArray[np.int16]) -> NDArray[np.int16]:
+        """Return a training clip; noise is added by the augmentation, except to silence."""
         random = self._random("train", number, 1)
-        if _learnt_label(number) == SILENCE:
-            return _room(_clip_samples(self._rate, random), self._rate, random)
+        if _training_label(number) == SILENCE:
+            return _silence(_clip_samples(self._rate, random), self._rate, random)
         return _clip(spoken, self._rate, random)
 
-    def _files(self, part: Part, count: int) -> list[SpokenFile]:
-        """Make a held-out part: voices and conditions take turns for each label."""
-        voices = self._cast.validation if part == "validation" else self._cast.test
-        orders = []
+    def _files(self, part: Part, count: int) -> list[SpeechFile]:
+        """Return the files of a part; voices and conditions take turns for each label."""
+        voices = self._voices.validation if part == "validation" else self._voices.test
+        requests = []
         for number in range(count):
             random = self._random(part, number)
             voice = voices[number // len(LABELS) % len(voices)]
             text = _text(_label(number), part, random)
-            orders.append(Order(text, voice, _close(draw_held_out_manner(random))))
-        spoken = speak(orders, self._rate)
+            requests.append(SpeechRequest(text, voice, _trimmed(draw_test_prosody(random))))
+        spoken = synthesize(requests, self._rate)
         talkers = [samples for samples in spoken if len(samples)][:40]
-        return [
-            self._file(part, number, order, samples, talkers)
-            for number, (order, samples) in enumerate(zip(orders, spoken, strict=True))
-        ]
-
-    def _file(
-        self,
-        part: Part,
-        number: int,
-        order: Order,
-        spoken: NDArray[np.int16],
-        talkers: list[NDArray[np.int16]],
-    ) -> SpokenFile:
-        random, label = self._random(part, number, 1), _label(number)
-        clip = _clip(spoken, self._rate, random)
-        voices = self._cast.validation if part == "validation" else self._cast.test
-        condition = CONDITIONS[number // len(LABELS) // len(voices) % len(CONDITIONS)]
-        if part == "validation":  # too few clips for all turns
-            condition = CONDITIONS[number % len(CONDITIONS)]
-        content = heard_file(clip, self._rate, condition, talkers if label != SILENCE else [], random)
-        traits = [f"condition: {condition}"]
-        if label != SILENCE:
-            traits += [f"voice: {order.voice}", f"engine: {order.voice.engine}"]
-        name = f"{label}-{number:04d}.{'wav' if condition == 'telephone' else 'flac'}"
-        return SpokenFile(name, content, label, tuple(traits))
+        # The validation part has too few clips for all combinations.
+        per_condition = 1 if part == "validation" else len(LABELS) * len(voices)
+        files = []
+        for number, (request, samples) in enumerate(zip(requests, spoken, strict=True)):
+            random, label = self._random(part, number, 1), _label(number)
+            clip = _clip(samples, self._rate, random)
+            condition = CONDITIONS[number // per_condition % len(CONDITIONS)]
+            others = talkers if label != SILENCE else []
+            content = file_in_condition(clip, self._rate, condition, others, random)
+            traits = [f"condition: {condition}"]
+            if label != SILENCE:
+                traits += [f"voice: {request.voice}", f"engine: {request.voice.engine}"]
+            name = f"{label}-{number:04d}.{'wav' if condition == 'telephone' else 'flac'}"
+            files.append(SpeechFile(name, content, label, tuple(traits)))
+        return files
 
     def _random(self, part: Part, *numbers: int) -> np.random.Generator:
         return np.random.default_rng((_SEEDS[part], self._seed, *numbers))
@@ -145,23 +130,23 @@ def _label(number: int) -> str:
     return LABELS[number % len(LABELS)]
 
 
-def _learnt_label(number: int) -> str:
-    return _LEARNT_LABELS[number % len(_LEARNT_LABELS)]
+def _training_label(number: int) -> str:
+    return _TRAINING_LABELS[number % len(_TRAINING_LABELS)]
 
 
 def _text(label: str, part: Part, random: np.random.Generator) -> str:
-    """Draw what is said for a label; nothing for silence."""
+    """Draw a text for a label; the empty text for silence."""
     if label == SILENCE:
         return ""
     if label != UNKNOWN:
         return label
-    others, count = other_words(part), 3 if random.random() < _SEVERAL else 1
+    others, count = unknown_words(part), 3 if random.random() < _SEVERAL else 1
     return " ".join(others[int(random.integers(len(others)))] for _ in range(count))
 
 
-def _close(manner: Manner) -> Manner:
-    """Cut closely to what is said: a clip has its own silence."""
-    return Manner(manner.speed, manner.pitch, manner.shift, manner.gap, 0.03, 0.06)
+def _trimmed(prosody: Prosody) -> Prosody:
+    """Return the prosody with hardly any silence around: a clip has its own silence."""
+    return replace(prosody, lead_seconds=0.03, tail_seconds=0.06)
 
 
 def _clip_samples(rate: int, random: np.random.Generator) -> int:
@@ -169,7 +154,7 @@ def _clip_samples(rate: int, random: np.random.Generator) -> int:
 
 
 def _clip(spoken: NDArray[np.int16], rate: int, random: np.random.Generator) -> NDArray[np.int16]:
-    """Put what was said somewhere in a clip; of what is far too long, take a part.
+    """Place an utterance at a random position in a clip; cut one that is far too long.
 
     Slow words make longer clips.
     """
@@ -182,9 +167,9 @@ def _clip(spoken: NDArray[np.int16], rate: int, random: np.random.Generator) -> 
     return np.pad(spoken, (before, free - before))
 
 
-def _room(samples: int, rate: int, random: np.random.Generator) -> NDArray[np.int16]:
-    """Make a silent clip to learn from: coloured noise, at times with a hum, knocks or swelling."""
-    if random.random() < _NOTHING:
+def _silence(samples: int, rate: int, random: np.random.Generator) -> NDArray[np.int16]:
+    """Return a clip of silence: coloured noise, sometimes with a hum, a knock or varying loudness."""
+    if random.random() < _DIGITAL_SILENCE:
         return np.zeros(samples, dtype=np.int16)
     hertz = np.fft.rfftfreq(samples, 1 / rate).clip(40)
     octaves = np.log2(hertz)

@@ -1,13 +1,14 @@
-"""English words that are none of the keywords: what `unknown` sounds like.
+"""English words that are no keywords, as examples of the label `unknown`.
 
-Many are near to a keyword on purpose. Some are only ever held out. None sounds the same as a keyword.
+Many resemble a keyword on purpose, but none sounds the same. Some are only in the validation or the test
+part.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from training.speech.synthetic.grammar import COMMANDS, words
+from training.speech.synthetic.grammar import COMMANDS, vocabulary
 
 _SAME_SOUND = {"a", "m", "p", "i", "to", "for", "oh"}  # as a keyword's, or hardly a sound
 _FURTHER = """
@@ -61,8 +62,8 @@ worry worth wound wrong yard year yell yellow yet young zebra
 _HELD_OUT = {"validation": 2, "test": 5}  # which of every eight words
 
 
-def other_words(part: Literal["train", "validation", "test"]) -> tuple[str, ...]:
-    """List the words of a part, which are in no other part."""
-    every = sorted({*words(), *_FURTHER.split()} - set(COMMANDS) - _SAME_SOUND)
+def unknown_words(part: Literal["train", "validation", "test"]) -> tuple[str, ...]:
+    """Return the words of a part, which are in no other part."""
+    every = sorted({*vocabulary(), *_FURTHER.split()} - set(COMMANDS) - _SAME_SOUND)
     places = {number: name for name, number in _HELD_OUT.items()}
     return tuple(word for number, word in enumerate(every) if places.get(number % 8, "train") == part)

@@ -1,7 +1,7 @@
-"""Synthetic voices: which there are, who speaks what, and in what manner.
+"""Synthetic voices: which are installed, which part each speaks in, and with which prosody.
 
-eSpeak NG speaks any accent with any variant of the voice; flite and festival are built from recordings
-of a few people. Whoever speaks in one part speaks in no other: a speaker is a variant, or a person.
+eSpeak NG combines any accent with any variant of the voice; flite and festival have voices of a few people. A
+speaker, which is a variant or a person, speaks in one part only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.errors import DataRejected
-from training.recipes.speech_recipes import SpokenVoices
+from training.recipes.speech_recipe import SpokenVoices
 
 ACCENTS = (
     *["en-gb", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029"],
@@ -31,18 +31,18 @@ _ESPEAK_SHARE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A voice of a synthesiser: `espeak:en-us+f4`, `flite:rms`, `festival:ked`."""
+    """A voice of a synthesizer: `espeak:en-us+f4`, `flite:rms`, `festival:ked`."""
 
     engine: str
     name: str
 
     def __str__(self) -> str:
-        """Write it as recipes do."""
+        """Return the name in recipes."""
         return f"{self.engine}:{self.name}"
 
     @property
     def speaker(self) -> str:
-        """Whose voice it is: numbered voices of one name are one speaker's, but eSpeak's f1 and m1."""
+        """The speaker: numbered voices of one name are one speaker, except eSpeak's f1 and m1."""
         if self.engine != "espeak":
             return self.name.rstrip("0123456789")
         variant = self.name.partition("+")[2].lower()
@@ -52,14 +52,14 @@ class Voice:
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How something is said.
+class Prosody:
+    """How a sentence is spoken.
 
     Attributes:
-        speed: As a share of the voice's own.
-        pitch: -1 to 1, where 0 is the voice's own.
-        shift: Share by which speed and pitch rise together, as of a smaller or larger speaker.
-        gap: Hundredths of a second more between eSpeak's words.
+        speed: Relative to the voice's own speed.
+        pitch: -1 to 1, where 0 is the voice's own pitch.
+        shift: Common factor of speed and pitch, as of a smaller or larger speaker.
+        gap: Further pause between eSpeak's words, in hundredths of a second.
         lead_seconds: Silence before.
         tail_seconds: Silence after.
     """
@@ -73,32 +73,32 @@ class Manner:
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
-    """Who speaks in the three parts."""
+class VoiceSplit:
+    """The voices of each part."""
 
     train: tuple[Voice, ...]
     validation: tuple[Voice, ...]
     test: tuple[Voice, ...]
 
 
-def cast(voices: SpokenVoices) -> Cast:
+def split_voices(voices: SpokenVoices) -> VoiceSplit:
     """Divide this machine's voices as a recipe names them.
 
-    Voices of festival that are not installed are left out; any other must be there.
+    Voices of festival that are not installed are left out; all others must be installed.
 
     Raises:
-        DataRejected: A named voice is not there, or its speaker is in two parts.
+        DataRejected: A named voice is missing, or its speaker is in two parts.
     """
     installed = installed_voices()
     validation, test = (_named(names, installed) for names in (voices.validation, voices.test))
     if both := {voice.speaker for voice in validation} & {voice.speaker for voice in test}:
         raise DataRejected(f"{min(both)} is named for validation and for the test")
     held_out = {voice.speaker for voice in (*validation, *test)}
-    return Cast(tuple(voice for voice in installed if voice.speaker not in held_out), validation, test)
+    return VoiceSplit(tuple(voice for voice in installed if voice.speaker not in held_out), validation, test)
 
 
 def installed_voices() -> tuple[Voice, ...]:
-    """List the voices of this machine.
+    """Return the voices of this machine.
 
     Raises:
         DataRejected: eSpeak NG or flite is missing.
@@ -111,7 +111,7 @@ def installed_voices() -> tuple[Voice, ...]:
 
 
 def draw_voice(voices: Sequence[Voice], random: np.random.Generator) -> Voice:
-    """Draw who speaks: eSpeak's voices for the most part, else each recorded speaker alike."""
+    """Draw a voice: mostly one of eSpeak's, else each recorded speaker equally often."""
     made = [voice for voice in voices if voice.engine == "espeak"]
     recorded: dict[str, list[Voice]] = {}
     for voice in voices:
@@ -123,9 +123,9 @@ def draw_voice(voices: Sequence[Voice], random: np.random.Generator) -> Voice:
     return recorded[speaker][int(random.integers(len(recorded[speaker])))]
 
 
-def draw_manner(voice: Voice, random: np.random.Generator) -> Manner:
-    """Draw a manner to learn from: wide; the few recorded speakers are shifted to be many."""
-    return Manner(
+def draw_prosody(voice: Voice, random: np.random.Generator) -> Prosody:
+    """Draw a prosody for training from wide ranges; recorded speakers are shifted to sound like others."""
+    return Prosody(
         speed=round(float(random.uniform(0.63, 1.32)), 3),
         pitch=round(float(random.uniform(-1, 1)), 3),
         shift=1.0 if voice.engine == "espeak" else round(float(random.uniform(0.85, 1.18)), 3),
@@ -135,9 +135,9 @@ def draw_manner(voice: Voice, random: np.random.Generator) -> Manner:
     )
 
 
-def draw_held_out_manner(random: np.random.Generator) -> Manner:
-    """Draw a manner to be judged by: at the speeds and pitches that people ordinarily speak with."""
-    return Manner(
+def draw_test_prosody(random: np.random.Generator) -> Prosody:
+    """Draw a prosody for evaluation, from the range of ordinary speech."""
+    return Prosody(
         speed=round(float(random.uniform(0.75, 1.2)), 3),
         pitch=round(float(random.uniform(-0.6, 0.6)), 3),
         gap=int(random.integers(0, 3)) if random.random() < 0.3 else 0,
@@ -174,8 +174,8 @@ def _named(names: Sequence[str], installed: Sequence[Voice]) -> tuple[Voice, ...
     return chosen
 
 
-def told_of(voices: Sequence[Voice]) -> str:
-    """Say in a few words who speaks."""
+def describe_voices(voices: Sequence[Voice]) -> str:
+    """Return a short description of voices."""
     made = {voice.speaker for voice in voices if voice.engine == "espeak"}
     recorded = sorted({voice.speaker for voice in voices if voice.engine != "espeak"})
     told = [f"{len(made)} variants of eSpeak NG"] if made else []

@@ -1,6 +1,6 @@
-"""After the training of a text classifier: its temperature, and the threshold for `unknown`.
+"""Calibrate a trained text classifier: its temperature, and the threshold for `unknown`.
 
-Both are found on the validation part, so that the held-out part stays unseen.
+Both are found on the validation part.
 
 Letters in shapes: `M` texts, `K` classes.
 """
@@ -12,24 +12,26 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from training.recipes.text_recipes import TextLabelsRecipe
-from training.text.classification.fit import LabelData, validation_batches
-from training.text.classification.learner import LabelLearner
+from training.recipes.text_recipe import TextClassificationRecipe
+from training.text.classification.fit import LabelledData, validation_batches
+from training.text.classification.learner import TextClassifierLearner
 from training.text.classification.windows import FixedBatches
 
 _TEMPERATURES = np.geomspace(0.3, 4.0, 400)
 
 
-def calibrate(learner: LabelLearner, data: LabelData, recipe: TextLabelsRecipe) -> float | None:
+def calibrate(
+    learner: TextClassifierLearner, data: LabelledData, recipe: TextClassificationRecipe
+) -> float | None:
     """Set the network's temperature.
 
     Args:
         learner: The trained network.
-        data: Whose validation part is used.
-        recipe: Says how sure an answer must be.
+        data: The data, of which the validation part is used.
+        recipe: The recipe, with the required precision of answers.
 
     Returns:
-        The threshold below which an answer is `unknown`; None where the recipe has no windows.
+        The threshold below which an answer is `unknown`; None if the recipe has no windows.
     """
     whole, windows = (_scores(learner, batches) for batches in validation_batches(recipe, data))
     logits, labels = (torch.cat(parts) for parts in zip(whole, windows, strict=True))
@@ -43,13 +45,13 @@ def calibrate(learner: LabelLearner, data: LabelData, recipe: TextLabelsRecipe) 
 
 
 def best_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Find the temperature with the lowest loss on f32 [M, K] and i64 [M]."""
+    """Return the temperature with the lowest loss on logits f32 [M, K] and labels i64 [M]."""
     losses = [float(functional.cross_entropy(logits / float(t), labels)) for t in _TEMPERATURES]
     return float(_TEMPERATURES[int(np.argmin(losses))])
 
 
 def threshold_for(probabilities: NDArray[np.float32], labels: NDArray[np.int64], right: float) -> float:
-    """Find the lowest threshold above which enough answers are right.
+    """Return the lowest threshold with the required precision.
 
     Args:
         probabilities: f32 [M, K].
@@ -57,7 +59,7 @@ def threshold_for(probabilities: NDArray[np.float32], labels: NDArray[np.int64],
         right: Share of the answers at or above the threshold that must be right.
 
     Returns:
-        The threshold, at least just above 1/K and below 1.
+        The threshold, between a little more than 1/K and 0.999.
     """
     best = probabilities.max(axis=1)
     hits = probabilities.argmax(axis=1) == labels
@@ -69,8 +71,8 @@ def threshold_for(probabilities: NDArray[np.float32], labels: NDArray[np.int64],
     return round(float(np.clip(best[last], lowest, 0.999)), 3)
 
 
-def _scores(learner: LabelLearner, batches: FixedBatches) -> tuple[torch.Tensor, torch.Tensor]:
-    """Score texts whose label is known; returns logits f32 [M, K] and labels i64 [M]."""
+def _scores(learner: TextClassifierLearner, batches: FixedBatches) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits f32 [M, K] and labels i64 [M] of the texts with a label."""
     rows, labels = [], []
     with torch.inference_mode():
         for number in range(len(batches)):

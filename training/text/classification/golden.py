@@ -1,18 +1,15 @@
-"""Golden texts of a classifier: short validation texts that it answers rightly and surely."""
+"""Golden texts of a classifier: short validation texts with right answers of high probability."""
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
-from numpy.typing import NDArray
 
 from service.repository.manifest import GoldenCase
 from service.tasks.classification import classify
+from training.core.golden import golden_name
 from training.errors import ExportFailed
-from training.text.classification.fit import LabelData
-from training.text.tokens import pad
-from training.text.version import GoldenText, TextModel, network_answers
+from training.text.classification.fit import LabelledData
+from training.text.version import GoldenText, TextModel
 
 _LONGEST = 300  # characters
 _TRIED = 40  # texts of each label
@@ -21,11 +18,11 @@ _TOP = 3
 _TOLERANCE = 0.01  # of a score
 
 
-def choose_golden_texts(model: TextModel, data: LabelData) -> list[GoldenText]:
-    """Choose the surest rightly answered text of each label.
+def choose_golden_texts(model: TextModel, data: LabelledData) -> list[GoldenText]:
+    """Choose the rightly answered text with the highest probability of each label.
 
     Raises:
-        ExportFailed: The network answers none rightly.
+        ExportFailed: The network answers no text rightly.
     """
     assert model.labels is not None, "a classifier has labels"
     table = data.table
@@ -35,7 +32,7 @@ def choose_golden_texts(model: TextModel, data: LabelData) -> list[GoldenText]:
         texts = sorted((table.texts[i] for i in members), key=len)
         short = [text for text in texts if len(text) <= _LONGEST] or texts[:1]
         if short:
-            rows = probabilities_of(model, short[-_TRIED:])
+            rows = model.outputs(short[-_TRIED:])
             best = int(np.argmax(np.where(rows.argmax(axis=1) == label, rows[:, label], -1)))
             if rows[best].argmax() == label:
                 chosen.append((name, short[-_TRIED:][best]))
@@ -44,19 +41,11 @@ def choose_golden_texts(model: TextModel, data: LabelData) -> list[GoldenText]:
     return [
         (
             GoldenCase(
-                file=f"{number:02d}-{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-') or 'label'}.txt",
-                answer=dict(
-                    classify(probabilities_of(model, [text])[0], model.labels, _TOP, model.unknown_below)
-                ),
+                file=golden_name(number, name, ".txt", default="label"),
+                answer=dict(classify(model.outputs([text])[0], model.labels, _TOP, model.unknown_below)),
                 tolerance=_TOLERANCE,
             ),
             text,
         )
         for number, (name, text) in enumerate(chosen[:_MOST], start=1)
     ]
-
-
-def probabilities_of(model: TextModel, texts: list[str]) -> NDArray[np.float32]:
-    """Classify texts with PyTorch; returns f32 [N, K]."""
-    ids, mask = pad([row.ids for row in model.tokenizer.encode_batch(texts)], model.input.max_tokens)
-    return network_answers(model.network, ids, mask)

@@ -1,4 +1,4 @@
-"""How good answers of a text classifier are: counted over texts and windows, by label and by length."""
+"""Metrics of the text classifier: over texts and windows, by label and by length."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 from service.repository.manifest import VersionFacts
 from service.tasks.classification import UNKNOWN, Classification
-from service.tasks.text.text import TextClassificationParameters
-from training.recipes.text_recipes import TextLabelsRecipe
-from training.text.classification.fit import LabelData
+from service.tasks.text.text import TextClassification, TextClassificationParameters
+from training.core.session import open_version
+from training.data.table import read_rows
+from training.recipes.text_recipe import TextClassificationRecipe
+from training.text.classification.fit import LabelledData
 from training.text.classification.windows import draw_windows
-from training.text.dataset import LabelledTexts, read_rows
-from training.text.predict import answer_texts, open_version
+from training.text.dataset import LabelledTexts
+from training.text.predict import answer_texts
 
 TEST_SEED = 2_000_003
 WINDOW_LENGTHS = (10, 20, 40, 80)
@@ -31,7 +33,7 @@ _WORST = 3
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts to be measured on: raw, with the label that is right for each, `unknown` included."""
+    """A named set of raw texts for evaluation, with their right labels, `unknown` included."""
 
     name: str
     texts: list[str]
@@ -39,8 +41,8 @@ class Texts:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer to one text: its label, the best of the real labels, and that one's probability."""
+class LabelPrediction:
+    """The answer to one text: its label, the best label but `unknown`, and that one's probability."""
 
     label: str
     best: str
@@ -80,17 +82,17 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class LabelEvaluation:
-    """Figures of a held-out part.
+    """Metrics on the test part.
 
     Attributes:
         whole: On the texts.
-        windows: On windows, by their length in characters.
+        windows: On windows of the texts, by their length in characters.
         macro_f1: Mean of the labels' F1 on the texts.
         by_label: On the texts and on the windows of the measured length, by label.
         by_length: On the texts, by their length.
-        confused: The commonest wrong answers to windows: right label, answer, how many.
-        strangers: Texts and windows that are none of the labels: how many, and how many got `unknown`.
-        beside: The recipe's further texts, each with its answer.
+        confused: The most frequent wrong answers to windows: right label, answer, count.
+        strangers: Texts and windows with none of the labels: count, and count of the answer `unknown`.
+        beside: The recipe's further texts with their right labels and answers.
         class_mix: Share of each label among the answers to texts.
         confidence: The best labels' probabilities on texts, sorted.
     """
@@ -102,29 +104,29 @@ class LabelEvaluation:
     by_length: dict[str, Tally]
     confused: tuple[tuple[str, str, int], ...]
     strangers: dict[str, tuple[int, int]]
-    beside: tuple[tuple[str, str, Answer], ...]
+    beside: tuple[tuple[str, str, LabelPrediction], ...]
     class_mix: dict[str, float]
     confidence: NDArray[np.float64]
     measured: int
 
 
-def answer_labels(folder: Path, facts: VersionFacts, texts: Sequence[str]) -> list[Answer]:
+def answer_labels(folder: Path, facts: VersionFacts, texts: Sequence[str]) -> list[LabelPrediction]:
     """Classify raw texts with an exported version."""
-    task, run = open_version(folder, "text-classification", facts)
+    task, run = open_version(folder, TextClassification, facts)
     everything = TextClassificationParameters(top_k=len(task.labels) + 1, truncate=True)
     return [_answer(cast(Classification, result)) for result in answer_texts(task, run, texts, everything)]
 
 
-def _answer(result: Classification) -> Answer:
+def _answer(result: Classification) -> LabelPrediction:
     first = result["predictions"][0]
     best = result["predictions"][1] if first["label"] == UNKNOWN else first
-    return Answer(first["label"], best["label"], best["score"])
+    return LabelPrediction(first["label"], best["label"], best["score"])
 
 
 def evaluate_labels(
-    folder: Path, facts: VersionFacts, data: LabelData, recipe: TextLabelsRecipe
+    folder: Path, facts: VersionFacts, data: LabelledData, recipe: TextClassificationRecipe
 ) -> LabelEvaluation:
-    """Measure an exported version on the held-out texts, and on windows out of them."""
+    """Evaluate an exported version on the test part, and on windows of its texts."""
     table, part = data.table, data.parts.test
     named = [*table.classes, UNKNOWN]  # a label of -1 is the last
     whole = Texts("texts", [table.texts[i] for i in part], [named[table.labels[i]] for i in part])
@@ -144,7 +146,7 @@ def _windows(table: LabelledTexts, part: NDArray[np.int64], length: int, named: 
     return Texts(f"windows of {length} characters", windows, [named[table.labels[i]] for i in owners])
 
 
-def _beside(recipe: TextLabelsRecipe) -> Texts:
+def _beside(recipe: TextClassificationRecipe) -> Texts:
     if recipe.beside_path is None:
         return Texts("beside", [], [])
     rows = read_rows(recipe.beside_path, (recipe.data.text, recipe.data.label), None)
@@ -153,7 +155,10 @@ def _beside(recipe: TextLabelsRecipe) -> Texts:
 
 
 def _count(
-    sets: list[Texts], answers: list[list[Answer]], classes: tuple[str, ...], recipe: TextLabelsRecipe
+    sets: list[Texts],
+    answers: list[list[LabelPrediction]],
+    classes: tuple[str, ...],
+    recipe: TextClassificationRecipe,
 ) -> LabelEvaluation:
     whole, *cut, beside = sets
     measured = recipe.windows.measured if recipe.windows else 0
@@ -184,8 +189,8 @@ def _count(
     )
 
 
-def tally(labels: Sequence[str], answers: Sequence[Answer]) -> Tally:
-    """Count answers to texts whose label is known."""
+def tally(labels: Sequence[str], answers: Sequence[LabelPrediction]) -> Tally:
+    """Count the answers to texts with a label."""
     pairs = [(label, given) for label, given in zip(labels, answers, strict=True) if label != UNKNOWN]
     return Tally(
         items=len(pairs),
@@ -195,12 +200,12 @@ def tally(labels: Sequence[str], answers: Sequence[Answer]) -> Tally:
     )
 
 
-def _of_label(name: str, texts: Texts, answers: list[Answer]) -> Tally:
+def _of_label(name: str, texts: Texts, answers: list[LabelPrediction]) -> Tally:
     kept = [i for i, label in enumerate(texts.labels) if label == name]
     return tally([name] * len(kept), [answers[i] for i in kept])
 
 
-def _by_length(texts: Texts, answers: list[Answer]) -> dict[str, Tally]:
+def _by_length(texts: Texts, answers: list[LabelPrediction]) -> dict[str, Tally]:
     places = np.digitize([len(text) for text in texts.texts], _LENGTHS) - 1
     tallies = {}
     for place, (low, high) in enumerate(pairwise(_LENGTHS)):
@@ -211,7 +216,7 @@ def _by_length(texts: Texts, answers: list[Answer]) -> dict[str, Tally]:
     return tallies
 
 
-def _confused(texts: Texts, answers: list[Answer]) -> tuple[tuple[str, str, int], ...]:
+def _confused(texts: Texts, answers: list[LabelPrediction]) -> tuple[tuple[str, str, int], ...]:
     wrong = Counter(
         (label, given.label)
         for label, given in zip(texts.labels, answers, strict=True)
@@ -220,7 +225,7 @@ def _confused(texts: Texts, answers: list[Answer]) -> tuple[tuple[str, str, int]
     return tuple((right, given, count) for (right, given), count in wrong.most_common(2 * _WORST))
 
 
-def _strangers(texts: Texts, answers: list[Answer]) -> tuple[int, int]:
+def _strangers(texts: Texts, answers: list[LabelPrediction]) -> tuple[int, int]:
     given = [answer for label, answer in zip(texts.labels, answers, strict=True) if label == UNKNOWN]
     return len(given), sum(answer.label == UNKNOWN for answer in given)
 

@@ -1,118 +1,89 @@
-"""The commands of a recipe that classifies texts."""
+"""The steps of a recipe for text classification."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from service.repository.manifest import VERSION_FILE, Baseline, VersionFacts, write
-from service.tasks.classification import read_labels
-from training.core.card import write_card
-from training.core.quantize import CALIBRATION_ITEMS, Subject
-from training.core.steps import CommonSteps
-from training.core.trainer import load_learner
-from training.core.version_folder import Place, publish, quantiles, with_figures
-from training.errors import DataRejected
-from training.recipes.text_recipes import TextLabelsRecipe
+from service.repository.manifest import Baseline, Provenance, VersionFacts
+from service.tasks.task import Raw
+from training.core.fit import TrainingSetup
+from training.core.quantize import CALIBRATION_ITEMS
+from training.core.version_folder import baseline_of
+from training.recipes.text_recipe import TextClassificationRecipe
 from training.text.classification.calibration import calibrate
-from training.text.classification.fit import LabelData, fit_labels, open_labelled
+from training.text.classification.fit import LabelledData, open_labelled, set_up_training
 from training.text.classification.golden import choose_golden_texts
-from training.text.classification.learner import LabelLearner
+from training.text.classification.learner import TextClassifierLearner
 from training.text.classification.metrics import LabelEvaluation, evaluate_labels
 from training.text.classification.tables import label_tables
+from training.text.steps import TextSteps
 from training.text.tokens import byte_tokenizer
-from training.text.version import TEXT_CARD, TextModel, write_files
+from training.text.version import TextModel, write_version
 
 
-class LabelSteps(CommonSteps[TextLabelsRecipe, LabelData]):
-    """What the command line can ask of a recipe for classifying texts."""
+class TextClassificationSteps(
+    TextSteps[TextClassificationRecipe, LabelledData, TextClassifierLearner, LabelEvaluation]
+):
+    """The commands of a recipe for text classification."""
 
-    def open(self) -> LabelData:
+    learner_class = TextClassifierLearner
+
+    def open(self) -> LabelledData:
         """Read the texts and divide them."""
         return open_labelled(self.job.recipe)
 
-    def describe(self, data: LabelData) -> str:
-        """Say what there is to learn from."""
-        return f"{data.table.description}\n{data.parts.description}"
+    def labels(self, data: LabelledData) -> tuple[str, ...]:
+        """Return the classes of the data."""
+        return data.table.classes
 
-    def train(self, data: LabelData, *, resume: bool) -> Path:
-        """Train; returns the best checkpoint."""
-        return fit_labels(self.job.recipe, data, self.job.run, self.job.console, resume=resume)
+    def set_up(self, data: LabelledData) -> TrainingSetup:
+        """Return network and batches."""
+        return set_up_training(self.job.recipe, data)
 
-    def measure(self, folder: Path, facts: VersionFacts, data: LabelData) -> str:
-        """Measure a version; returns its figures as Markdown.
-
-        Raises:
-            DataRejected: It has other labels than the data.
-        """
-        if read_labels(folder, facts) != data.table.classes:
-            raise DataRejected(f"{folder} answers with other labels than {data.table.description}")
-        return label_tables(evaluate_labels(folder, facts, data, self.job.recipe))
-
-    def subject(self) -> Subject:
-        """Say what a smaller variant is made with and judged by."""
-        recipe = self.job.recipe
-        data = self.open()
-        table, part = data.table, data.parts.validation.tolist()
-        items = [table.texts[i] for i in part[:: max(1, len(part) // CALIBRATION_ITEMS)]]
-
-        def measure(folder: Path, facts: VersionFacts) -> dict[str, float]:
-            return _figures(evaluate_labels(folder, facts, data, recipe))
-
-        guarded = ["accuracy", "macro_f1"]
-        if recipe.windows:
-            guarded += [f"window{recipe.windows.measured}_{kind}" for kind in ("accuracy", "coverage")]
-        return Subject(items, measure, dict.fromkeys(guarded, True))
-
-    def publish(self, checkpoint: Path, data: LabelData, place: Place) -> tuple[Path, str]:
-        """Export a checkpoint and write the card; returns the version's folder and its figures."""
-        learner = load_learner(checkpoint, LabelLearner)
+    def write_files(
+        self, folder: Path, learner: TextClassifierLearner, data: LabelledData, provenance: Provenance
+    ) -> VersionFacts:
+        """Write the files of a version."""
         recipe = self.job.recipe
         threshold = calibrate(learner, data, recipe)
-        model = TextModel(
-            recipe.manifest,
-            recipe.input,
-            learner.graph.eval(),
-            byte_tokenizer(),
-            self.job.provenance(data.table.description, learner.recipe.seed),
-            learner.classes,
-            threshold,
-        )
+        network = learner.graph.eval()
+        model = TextModel(recipe.manifest, recipe.input, network, byte_tokenizer(), learner.labels, threshold)
+        return write_version(folder, model, choose_golden_texts(model, data), provenance)
 
-        def fill(folder: Path) -> tuple[VersionFacts, LabelEvaluation]:
-            draft = write_files(folder, model, choose_golden_texts(model, data))
-            evaluation = evaluate_labels(folder, draft, data, recipe)
-            facts = _facts(draft, evaluation, recipe)
-            write(folder / VERSION_FILE, facts)
-            return facts, evaluation
+    def measure(self, folder: Path, facts: VersionFacts, data: LabelledData) -> LabelEvaluation:
+        """Evaluate a version."""
+        return evaluate_labels(folder, facts, data, self.job.recipe)
 
-        folder, evaluation = publish(recipe.manifest, place, fill)
-        tables = label_tables(evaluation)
-        write_card(folder, recipe, tables, TEXT_CARD)
-        return folder, tables
+    def metrics(self, evaluation: LabelEvaluation) -> dict[str, float]:
+        """Return the metrics for `version.yaml`."""
+        whole = evaluation.whole
+        metrics = {"accuracy": whole.accuracy, "coverage": whole.coverage, "macro_f1": evaluation.macro_f1}
+        for length, windows in evaluation.windows.items():
+            metrics[f"window{length}_accuracy"] = windows.answered_accuracy
+            metrics[f"window{length}_coverage"] = windows.coverage
+        return metrics
 
+    def counts(self, evaluation: LabelEvaluation) -> dict[str, float]:
+        """Return how many texts were measured."""
+        return {"held_out_items": float(evaluation.whole.items)}
 
-def _figures(evaluation: LabelEvaluation) -> dict[str, float]:
-    figures = {
-        "accuracy": evaluation.whole.accuracy,
-        "coverage": evaluation.whole.coverage,
-        "macro_f1": evaluation.macro_f1,
-    }
-    for length, windows in evaluation.windows.items():
-        figures[f"window{length}_accuracy"] = windows.answered_accuracy
-        figures[f"window{length}_coverage"] = windows.coverage
-    return figures
+    def baseline(self, evaluation: LabelEvaluation) -> Baseline:
+        """Return the distribution of the answers."""
+        return baseline_of(evaluation.confidence, evaluation.class_mix)
 
+    def tables(self, evaluation: LabelEvaluation) -> str:
+        """Return the metrics for terminal and model card."""
+        return label_tables(evaluation)
 
-def _facts(draft: VersionFacts, evaluation: LabelEvaluation, recipe: TextLabelsRecipe) -> VersionFacts:
-    kept = "by group" if recipe.data.group else "stratified"
-    counts: dict[str, float | str] = {
-        "held_out_items": float(evaluation.whole.items),
-        "split": f"{kept}, {recipe.split.test:.0%} for testing, seed {recipe.split.seed}",
-    }
-    mix = {name: round(share, 4) for name, share in evaluation.class_mix.items()}
-    return with_figures(
-        draft,
-        _figures(evaluation),
-        counts,
-        Baseline(class_mix=mix, confidence=quantiles(evaluation.confidence)),
-    )
+    def calibration_items(self, data: LabelledData) -> Sequence[Raw]:
+        """Return validation texts, evenly chosen."""
+        part = data.parts.validation.tolist()
+        return [data.table.texts[i] for i in part[:: max(1, len(part) // CALIBRATION_ITEMS)]]
+
+    def guarded_metrics(self, data: LabelledData) -> Mapping[str, bool]:
+        """Return the metrics that a smaller variant must keep."""
+        names = ["accuracy", "macro_f1"]
+        if windows := self.job.recipe.windows:
+            names += [f"window{windows.measured}_{kind}" for kind in ("accuracy", "coverage")]
+        return dict.fromkeys(names, True)

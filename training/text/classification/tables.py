@@ -1,4 +1,4 @@
-"""The figures of a text classifier as Markdown tables: what `evaluate` prints and the card shows."""
+"""Metrics of the text classifier as Markdown tables, for the terminal and the model card."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WORST = 3
 
 
 def label_tables(evaluation: LabelEvaluation) -> str:
-    """Write all figures as Markdown."""
+    """Return all metrics."""
     parts = [_overview(evaluation)]
     if evaluation.strangers:
         parts.append(_strangers(evaluation))

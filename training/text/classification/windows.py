@@ -1,20 +1,20 @@
-"""Batches of labelled texts: windows of random place and length, each batch known by its number alone.
+"""Batches of labelled texts: windows of random position and length.
 
-The batch of step 17 is the same in every run with the same seed, so that a resumed training goes on
-with what it would have seen.
+A batch depends only on the seed and the number of its step, so that a resumed training continues with the
+batches it would have seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from training.recipes.text_recipes import Windows
+from training.recipes.text_recipe import Windows
 from training.text.dataset import LabelledTexts
 from training.text.tokens import byte_tokenizer, pad
 
@@ -22,39 +22,16 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 _SHOUTED, _LOWERED = 0.05, 0.1  # shares of texts in capitals, and without any
 
 
-class StepNumbers(Sampler[int]):
-    """The numbers of an epoch's steps, going on from epoch to epoch.
-
-    Args:
-        steps: Of an epoch.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning calls this before each."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def __iter__(self) -> Iterator[int]:
-        # A generator begins when its first number is wanted, which is after the epoch was chosen.
-        yield from range(self._epoch * self._steps, (self._epoch + 1) * self._steps)
-
-
 class WindowBatches(Dataset[Batch]):
-    """Training batches by step number: every label equally often, lengths alike within a batch.
+    """Training batches by step number: labels equally often, similar lengths within a batch.
 
     Args:
         table: The texts.
-        indices: Which of them to learn from.
-        windows: What to cut; None takes whole texts.
+        indices: Indices of the training part.
+        windows: Lengths of windows; None takes whole texts.
         batch_size: Texts of a batch.
         most_tokens: Most tokens of a text.
-        seed: Of the choice.
+        seed: Seed of the choice.
     """
 
     def __init__(
@@ -88,7 +65,7 @@ class WindowBatches(Dataset[Batch]):
         return encode_batch(self._tokenizer, texts, labels, self._most)
 
     def _length(self, random: np.random.Generator) -> int:
-        """Choose the characters of a batch's windows; 0 for whole texts, below that from the beginning."""
+        """Return the characters of a batch's windows; 0 for whole texts, negative for the beginning."""
         wanted = self._windows
         if wanted is None:
             return 0
@@ -99,7 +76,7 @@ class WindowBatches(Dataset[Batch]):
 
 
 class FixedBatches(Dataset[Batch]):
-    """Texts for validation, those of like length side by side."""
+    """Validation batches, sorted by length."""
 
     def __init__(self, texts: Sequence[str], labels: NDArray[np.int64], most_tokens: int) -> None:
         tokenizer = byte_tokenizer()
@@ -117,12 +94,12 @@ class FixedBatches(Dataset[Batch]):
 
 
 def cut_window(text: str, length: int, random: np.random.Generator) -> str:
-    """Cut a window of so many characters out of a text, or all of a shorter one.
+    """Return a random window of a text, or all of a shorter one.
 
     Args:
-        text: Of any length.
-        length: Characters; below 0, that many from the text's beginning.
-        random: Where the place comes from. A window of nothing but white space is drawn again.
+        text: The text.
+        length: Characters; if negative, the first ones of the text.
+        random: Source of the position. A window of white space is drawn again.
     """
     if length < 0 or len(text) <= length:
         return text[: abs(length)]
@@ -135,7 +112,7 @@ def cut_window(text: str, length: int, random: np.random.Generator) -> str:
 
 
 def vary_case(text: str, random: np.random.Generator) -> str:
-    """Write some texts in capitals, and some without any."""
+    """Convert some texts to upper case, and some to lower case."""
     draw = random.random()
     if draw < _SHOUTED:
         return text.upper()
@@ -145,10 +122,10 @@ def vary_case(text: str, random: np.random.Generator) -> str:
 def draw_windows(
     table: LabelledTexts, indices: NDArray[np.int64], length: int, seed: int
 ) -> tuple[list[str], NDArray[np.int64]]:
-    """Cut one window out of every text that is long enough, to be measured on.
+    """Draw one window from every text that is long enough, for evaluation.
 
     Returns:
-        The windows, and the index of the text that each is of.
+        The windows, and the index of each one's text.
     """
     kept = np.array([i for i in indices.tolist() if len(table.texts[i]) >= length], dtype=np.int64)
     windows = [cut_window(table.texts[i], length, np.random.default_rng((seed, i))) for i in kept.tolist()]
@@ -158,7 +135,7 @@ def draw_windows(
 def encode_batch(
     tokenizer: Tokenizer, texts: Sequence[str], labels: Sequence[int], most_tokens: int
 ) -> Batch:
-    """Make `input_ids` and `attention_mask` i64 [N, T], and labels i64 [N]."""
+    """Return `input_ids` and `attention_mask` i64 [N, T], and labels i64 [N]."""
     encodings = tokenizer.encode_batch(texts)
     ids, mask = pad([encoding.ids for encoding in encodings], most_tokens)
     return torch.from_numpy(ids), torch.from_numpy(mask), torch.tensor(labels)

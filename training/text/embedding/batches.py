@@ -1,7 +1,8 @@
-"""Batches of pairs, each known by its number, the seed and the network as it was when its epoch began.
+"""Batches of pairs; a batch depends only on its number, the seed and the network at the start of its epoch.
 
-A pair's query must find its own document among those of its batch. Which pairs stand in one batch decides
-how hard that is: random ones, those of the same group, or those whose documents the network finds alike.
+A pair's query must find its document among those of its batch. Which pairs share a batch determines the
+difficulty: random pairs, pairs of the same group, or pairs whose documents have similar vectors (hard
+negatives).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from training.recipes.text_recipes import Contrast
+from training.recipes.text_recipe import Contrast
 from training.text.embedding.pairs import TokenPairs
 from training.text.tokens import Ids, pad
 
@@ -28,11 +29,11 @@ class PairBatches(Dataset[Batch]):
     """Training batches by step number.
 
     Args:
-        pairs: What to learn from.
-        contrast: How.
+        pairs: The training pairs.
+        contrast: Settings of the recipe.
         batch_size: Pairs of a batch.
-        seed: Of every choice.
-        encode: Gives vectors f32 [M, D] of length 1 for M documents, as the network has them now.
+        seed: Seed of every choice.
+        encode: Returns the network's present vectors, f32 [M, D] of length 1, of M documents.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class PairBatches(Dataset[Batch]):
         return query, np.concatenate(sentences)
 
     def _arrange(self, epoch: int) -> list[NDArray[np.int64]]:
-        """Order all pairs in three ways: by group, by likeness, at random."""
+        """Return three orders of all pairs: by group, by similarity, random."""
         random = np.random.default_rng((self._seed, 0, epoch))
         by_group = _side_by_side(self._pairs.groups, random)
         shuffled = random.permutation(len(self._pairs.queries))
@@ -93,7 +94,7 @@ class PairBatches(Dataset[Batch]):
 
 
 def nearest_centres(vectors: Vectors, random: np.random.Generator) -> NDArray[np.int64]:
-    """Choose some vectors as centres; returns the nearest one's number for each of f32 [M, D], i64 [M]."""
+    """Choose random centres among vectors f32 [M, D]; return the nearest one's number for each, i64 [M]."""
     count = max(1, len(vectors) // _CLUSTER)
     centres = vectors[random.choice(len(vectors), count, replace=False)].T
     parts = [(vectors[i : i + _AT_ONCE] @ centres).argmax(axis=1) for i in range(0, len(vectors), _AT_ONCE)]
@@ -101,7 +102,7 @@ def nearest_centres(vectors: Vectors, random: np.random.Generator) -> NDArray[np
 
 
 def _side_by_side(groups: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-    """Order items so that groups stay together, groups and members in random order."""
+    """Return an order of items that keeps groups together, with groups and members in random order."""
     place = random.permutation(int(groups.max()) + 1)
     order: NDArray[np.int64] = np.lexsort((random.random(len(groups)), place[groups]))
     return order

@@ -1,62 +1,52 @@
-"""The text encoder while it learns to put a query next to its document.
+"""The training module of the text encoder: a query's vector moves next to its document's vector.
 
 Letters in shapes: `B` batch, `T` tokens, `D` dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import nn
 from torch.nn import functional
 
-from training.images.learner import make_optimiser
+from training.core.learner import Batch, Learner
 from training.networks.text_encoder import TextEncoder
-from training.recipes.text_recipes import TextEmbeddingRecipe
+from training.recipes.text_recipe import TextEmbeddingRecipe
 
-Batch = Sequence[torch.Tensor]
 _PARTS = 6
 
 
-class PairLearner(LightningModule):
-    """A text encoder with what it takes to train it; a checkpoint can be exported by itself.
+class TextEncoderLearner(Learner[TextEmbeddingRecipe, TextEncoder]):
+    """A text encoder with everything that its training needs.
 
     Args:
-        recipe: As `TextEmbeddingRecipe.model_dump(mode="json")` gives it.
+        recipe: The recipe as plain values, from `TextEmbeddingRecipe.model_dump(mode="json")`.
         tokenizer: The tokenizer's JSON.
-        vocabulary: Its tokens, padding included.
-        steps: Optimiser steps of the whole training.
+        vocabulary: Number of its tokens, padding included.
+        steps: Optimizer steps of the whole training.
     """
 
     def __init__(self, recipe: dict[str, Any], tokenizer: str, vocabulary: int, steps: int) -> None:
-        super().__init__()
+        checked = TextEmbeddingRecipe.model_validate(recipe)
+        super().__init__(checked, TextEncoder(checked.network, vocabulary), steps)
         self.save_hyperparameters()
-        self.recipe = TextEmbeddingRecipe.model_validate(recipe)
         self.tokenizer = tokenizer
-        self.graph = TextEncoder(self.recipe.network, vocabulary)
-        self.sharpness = nn.Parameter(torch.tensor(1 / self.recipe.contrast.temperature).log())
-        self._steps = steps
+        self.sharpness = nn.Parameter(torch.tensor(1 / checked.contrast.temperature).log())
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
-        """Learn from queries and documents, ids and mask i64 [B, T] of each."""
-        # Tokens that are dropped depend on the step alone, so that a resumed run goes on as it would have.
-        torch.manual_seed((self.recipe.seed << 32) + self.global_step)
+        """Return the loss on queries and documents, ids and mask i64 [B, T] of each."""
+        torch.manual_seed(self.step_seed())  # of the token dropout
         loss, _ = self._compare(batch)
-        self.log("train_loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch[0]))
+        self.log_training(len(batch[0]), {"loss": loss})
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Measure how many queries find their document in the batch."""
         loss, right = self._compare(batch)
-        self.log("validation_loss", loss, prog_bar=True, batch_size=len(batch[0]))
-        self.log("validation_found", right, prog_bar=True, batch_size=len(batch[0]))
-
-    def configure_optimizers(self) -> Any:
-        """Make AdamW and its schedule."""
-        return make_optimiser(self, self.recipe.optimisation, self._steps)
+        self.log_validation(len(batch[0]), {"loss": loss, "found": right})
 
     def _compare(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         query, query_mask, document, document_mask = batch
@@ -73,7 +63,7 @@ class PairLearner(LightningModule):
 def encode_by_length(
     network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], ids: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """Encode texts in a few parts, each as wide as its longest text, which saves most of the padding.
+    """Encode texts in a few parts of similar length, which saves most of the padding.
 
     Args:
         network: Takes ids and mask.
@@ -95,16 +85,16 @@ def encode_by_length(
 def contrast(
     queries: torch.Tensor, documents: torch.Tensor, sharpness: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compare every query with every document of the batch, both ways.
+    """Compare every query with every document of the batch, in both directions.
 
-    The loss is that of A. van den Oord et al., Representation Learning with Contrastive Predictive Coding,
-    2018 (arXiv:1807.03748, equation 4), over cosines; on prefixes as well it makes A. Kusupati et al.,
-    Matryoshka Representation Learning, 2022 (arXiv:2205.13147, equation 1).
+    The loss is InfoNCE (A. van den Oord et al., 2018, arXiv:1807.03748, equation 4) over cosines. With the
+    same loss on prefixes it is Matryoshka Representation Learning (A. Kusupati et al., 2022,
+    arXiv:2205.13147, equation 1).
 
     Args:
         queries: f32 [B, D].
-        documents: f32 [B, D], the first belongs to the first query and so on.
-        sharpness: What cosines are multiplied with.
+        documents: f32 [B, D], in the order of the queries.
+        sharpness: Factor of the cosines, the inverse of the temperature.
 
     Returns:
         The loss, and the share of queries whose own document is the nearest.

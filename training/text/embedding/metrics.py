@@ -1,7 +1,7 @@
-"""How well queries find their documents: by an exported version's vectors, and by TF-IDF beside it.
+"""Metrics of retrieval: queries find documents by an exported version's vectors, and by TF-IDF.
 
-Every held-out query is compared with every held-out document. A document's rank is how many others are
-nearer; recall@k is the share of queries whose own document has a rank below k.
+Every test query is compared with every test document. A document's rank is the number of documents that are
+nearer. Recall@k is the share of queries whose document has a rank below k.
 
 Letters in shapes: `M` pairs, `D` dimensions.
 """
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from service.repository.manifest import VersionFacts
-from service.tasks.text.text import EmbeddingParameters, shorten
-from training.recipes.text_recipes import TextEmbeddingRecipe
+from service.tasks.text.text import EmbeddingParameters, TextEmbedding, shorten
+from training.core.session import open_version
+from training.recipes.text_recipe import TextEmbeddingRecipe
 from training.text.embedding.pairs import PairData
-from training.text.predict import answer_texts, open_version
+from training.text.predict import answer_texts
 
 Ranks = NDArray[np.int64]
 BASELINES = {
@@ -35,7 +36,7 @@ _KINDS = ("perl", "python", "haskell", "rust", "ruby", "java", "node", "developm
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Shares of queries whose document is the nearest, and among the nearest ten."""
+    """Recall@1 and recall@10."""
 
     items: int
     at_1: float
@@ -43,14 +44,14 @@ class Recall:
 
 
 @dataclass(frozen=True, slots=True)
-class PairEvaluation:
-    """Figures of a held-out part.
+class RetrievalEvaluation:
+    """Metrics on the test part.
 
     Attributes:
-        dimensions: Of the whole answer.
-        by_dimensions: With the answer's leading numbers, by how many, the whole answer first.
-        baselines: The same pairs found without a network, by name.
-        slices: With the whole answer, by what is alike in the pairs.
+        dimensions: Of the whole vector.
+        by_dimensions: With a prefix of the vector, by its length; the whole vector first.
+        baselines: The same pairs without a network, by name.
+        slices: With the whole vector, by a property of the pairs.
     """
 
     dimensions: int
@@ -61,8 +62,8 @@ class PairEvaluation:
 
 def evaluate_pairs(
     folder: Path, facts: VersionFacts, data: PairData, recipe: TextEmbeddingRecipe
-) -> PairEvaluation:
-    """Measure an exported version on the held-out pairs."""
+) -> RetrievalEvaluation:
+    """Evaluate an exported version on the test part."""
     part = data.parts.test[: recipe.candidates].tolist()
     queries = [data.table.queries[i] for i in part]
     documents = [data.table.documents[i] for i in part]
@@ -73,7 +74,7 @@ def evaluate_pairs(
         for size in (dimensions, *sorted(recipe.network.prefixes, reverse=True))
     }
     groups = [data.table.groups[i] for i in part]
-    return PairEvaluation(
+    return RetrievalEvaluation(
         dimensions,
         {size: recall(found) for size, found in ranks.items()},
         {name: recall(found) for name, found in baseline_ranks(data, queries, documents).items()},
@@ -82,14 +83,14 @@ def evaluate_pairs(
 
 
 def embed(folder: Path, facts: VersionFacts, texts: list[str]) -> NDArray[np.float32]:
-    """Embed raw texts with an exported version; returns f32 [M, D]."""
-    task, run = open_version(folder, "text-embedding", facts)
+    """Embed raw texts with an exported version; return f32 [M, D]."""
+    task, run = open_version(folder, TextEmbedding, facts)
     results = answer_texts(task, run, texts, EmbeddingParameters(truncate=True))
     return np.stack([cast(NDArray[np.float32], result["embedding"]) for result in results])
 
 
 def baseline_ranks(data: PairData, queries: list[str], documents: list[str]) -> dict[str, Ranks]:
-    """Find documents by TF-IDF; what is known of words comes from the training part."""
+    """Return the ranks by TF-IDF, whose document frequencies come from the training part."""
     table = data.table
     known = [text for i in data.parts.train.tolist() for text in (table.queries[i], table.documents[i])]
     ranks = {}
@@ -101,20 +102,20 @@ def baseline_ranks(data: PairData, queries: list[str], documents: list[str]) -> 
 
 
 def ranks_of(queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Ranks:
-    """Rank each query's own document.
+    """Return the rank of each query's document.
 
     Args:
         queries: f32 [M, D], each of length 1.
-        documents: f32 [M, D], the first belongs to the first query and so on.
+        documents: f32 [M, D], in the order of the queries.
 
     Returns:
-        i64 [M]: documents that are nearer than the own one, or as near.
+        i64 [M]: number of other documents that are at least as near.
     """
     return _ranks(queries @ documents.T)
 
 
 def recall(ranks: Ranks) -> Recall:
-    """Count ranks."""
+    """Return recall@1 and recall@10."""
     return Recall(len(ranks), float((ranks < 1).mean()), float((ranks < 10).mean()))
 
 

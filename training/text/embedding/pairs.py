@@ -1,4 +1,4 @@
-"""Pairs of texts, from a table to tokens: opening, dividing, and the tokenizer of the training part."""
+"""Pairs of texts, from a table to tokens, and the tokenizer that is trained on the training part."""
 
 from __future__ import annotations
 
@@ -10,22 +10,18 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from training.data.split import Parts, grouped_parts
+from training.data.split import grouped_parts
 from training.errors import DataRejected
-from training.recipes.text_recipes import TextEmbeddingRecipe
+from training.recipes.text_recipe import TextEmbeddingRecipe
 from training.text.dataset import TextPairs, read_pairs
+from training.text.steps import TextData
 from training.text.tokens import Ids, train_tokenizer
 
-_LEAST_WEIGHT = 0.2  # of a token that every text has
+_LEAST_WEIGHT = 0.2  # of a token that is in every text
 _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+|\n")
 
 
-@dataclass(frozen=True, slots=True)
-class PairData:
-    """The recipe's pairs and what each is for."""
-
-    table: TextPairs
-    parts: Parts
+PairData = TextData[TextPairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +31,7 @@ class TokenPairs:
     Attributes:
         queries: M rows of ids.
         documents: M lists of sentences, each a row of ids.
-        groups: i64 [M], a number a group.
+        groups: i64 [M], the number of the group.
     """
 
     queries: list[Ids]
@@ -47,7 +43,7 @@ def open_pairs(recipe: TextEmbeddingRecipe) -> PairData:
     """Read the recipe's pairs and divide them by group.
 
     Raises:
-        DataRejected: There are too few held-out pairs.
+        DataRejected: The test part has too few pairs.
     """
     table = read_pairs(recipe.data)
     parts = grouped_parts(table.groups, recipe.split)
@@ -56,18 +52,20 @@ def open_pairs(recipe: TextEmbeddingRecipe) -> PairData:
             f"{len(parts.test)} pairs are held out, {recipe.candidates} are wanted: "
             "raise split.test or lower candidates"
         )
-    return PairData(table, parts)
+    kept = "by group" if recipe.data.group else "pair by pair"
+    split = f"{kept}, {recipe.split.test:.1%} for testing, seed {recipe.split.seed}"
+    return PairData(table, parts, split)
 
 
 def make_tokenizer(recipe: TextEmbeddingRecipe, data: PairData) -> Tokenizer:
-    """Learn a tokenizer from the training part alone."""
+    """Train a tokenizer on the training part."""
     table = data.table
     texts = (text for i in data.parts.train.tolist() for text in (table.queries[i], table.documents[i]))
     return train_tokenizer(texts, recipe.network.vocabulary)
 
 
-def tokenise(tokenizer: Tokenizer, table: TextPairs, part: NDArray[np.int64]) -> TokenPairs:
-    """Turn a part's texts into ids, documents sentence by sentence."""
+def tokenize(tokenizer: Tokenizer, table: TextPairs, part: NDArray[np.int64]) -> TokenPairs:
+    """Return a part's texts as token ids, documents sentence by sentence."""
     sentences = [split_sentences(table.documents[i]) for i in part.tolist()]
     flat = iter(_ids(tokenizer, [text for document in sentences for text in document]))
     documents = [[next(flat) for _ in document] for document in sentences]
@@ -77,12 +75,12 @@ def tokenise(tokenizer: Tokenizer, table: TextPairs, part: NDArray[np.int64]) ->
 
 
 def split_sentences(text: str) -> list[str]:
-    """Split at the ends of sentences and lines; a text without any is one sentence."""
+    """Split a text at the ends of sentences and lines."""
     return [part for part in _SENTENCE_END.split(text) if part.strip()] or [text]
 
 
-def frequencies(pairs: TokenPairs, vocabulary: int) -> torch.Tensor:
-    """Weigh tokens by how few texts have them: the log of all texts over those with the token.
+def document_frequencies(pairs: TokenPairs, vocabulary: int) -> torch.Tensor:
+    """Return inverse document document_frequencies: the log of all texts by the texts with the token.
 
     Returns:
         f32 [V], all above 0.

@@ -1,136 +1,80 @@
-"""The commands of a recipe that finds texts by texts."""
+"""The steps of a recipe for text embedding."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from service.repository.manifest import VERSION_FILE, Baseline, GoldenCase, VersionFacts, write
-from training.core.card import write_card
-from training.core.quantize import CALIBRATION_ITEMS, Subject
-from training.core.steps import CommonSteps
-from training.core.trainer import load_learner
-from training.core.version_folder import Place, publish, with_figures
-from training.recipes.text_recipes import TextEmbeddingRecipe
-from training.text.embedding.fit import fit_pairs
-from training.text.embedding.learner import PairLearner
-from training.text.embedding.metrics import PairEvaluation, evaluate_pairs
+from service.repository.manifest import Baseline, Provenance, VersionFacts
+from service.tasks.task import Raw
+from training.core.fit import TrainingSetup
+from training.core.quantize import CALIBRATION_ITEMS
+from training.recipes.text_recipe import TextEmbeddingRecipe
+from training.text.embedding.fit import set_up_training
+from training.text.embedding.golden import choose_golden_pairs
+from training.text.embedding.learner import TextEncoderLearner
+from training.text.embedding.metrics import RetrievalEvaluation, evaluate_pairs
 from training.text.embedding.pairs import PairData, open_pairs
 from training.text.embedding.tables import pair_tables
-from training.text.tokens import pad
-from training.text.version import (
-    TEXT_CARD,
-    GoldenText,
-    TextModel,
-    network_answers,
-    write_files,
-)
-
-_GOLDEN_PAIRS = 3
-_LONGEST_GOLDEN = 400  # characters
-_DIGITS = 5  # of a number of a golden answer
-_TOLERANCE = 1e-3
+from training.text.steps import TextSteps
+from training.text.version import TextModel, write_version
 
 
-class PairSteps(CommonSteps[TextEmbeddingRecipe, PairData]):
-    """What the command line can ask of a recipe for finding texts."""
+class TextEmbeddingSteps(TextSteps[TextEmbeddingRecipe, PairData, TextEncoderLearner, RetrievalEvaluation]):
+    """The commands of a recipe for text embedding."""
+
+    learner_class = TextEncoderLearner
 
     def open(self) -> PairData:
         """Read the pairs and divide them."""
         return open_pairs(self.job.recipe)
 
-    def describe(self, data: PairData) -> str:
-        """Say what there is to learn from."""
-        return f"{data.table.description}\n{data.parts.description}"
+    def set_up(self, data: PairData) -> TrainingSetup:
+        """Return network and batches."""
+        return set_up_training(self.job.recipe, data)
 
-    def train(self, data: PairData, *, resume: bool) -> Path:
-        """Train; returns the best checkpoint."""
-        return fit_pairs(self.job.recipe, data, self.job.run, self.job.console, resume=resume)
+    def write_files(
+        self, folder: Path, learner: TextEncoderLearner, data: PairData, provenance: Provenance
+    ) -> VersionFacts:
+        """Write the files of a version."""
+        recipe, network = self.job.recipe, learner.graph.quantise().eval()
+        model = TextModel(recipe.manifest, recipe.input, network, Tokenizer.from_str(learner.tokenizer))
+        return write_version(folder, model, choose_golden_pairs(model, data), provenance)
 
-    def measure(self, folder: Path, facts: VersionFacts, data: PairData) -> str:
-        """Measure a version; returns its figures as Markdown."""
-        return pair_tables(evaluate_pairs(folder, facts, data, self.job.recipe))
+    def measure(self, folder: Path, facts: VersionFacts, data: PairData) -> RetrievalEvaluation:
+        """Evaluate a version."""
+        return evaluate_pairs(folder, facts, data, self.job.recipe)
 
-    def subject(self) -> Subject:
-        """Say what a smaller variant is made with and judged by."""
-        recipe = self.job.recipe
-        data = self.open()
+    def metrics(self, evaluation: RetrievalEvaluation) -> dict[str, float]:
+        """Return the metrics for `version.yaml`."""
+        metrics: dict[str, float] = {}
+        for size, found in evaluation.by_dimensions.items():
+            end = "" if size == evaluation.dimensions else f"_first{size}"
+            metrics |= {f"recall_at_1{end}": found.at_1, f"recall_at_10{end}": found.at_10}
+        for kind, found in zip(("word", "char"), evaluation.baselines.values(), strict=True):
+            metrics |= {f"{kind}_tfidf_recall_at_1": found.at_1, f"{kind}_tfidf_recall_at_10": found.at_10}
+        return metrics
+
+    def counts(self, evaluation: RetrievalEvaluation) -> dict[str, float]:
+        """Return how many queries were measured."""
+        return {"held_out_items": float(evaluation.by_dimensions[evaluation.dimensions].items)}
+
+    def baseline(self, evaluation: RetrievalEvaluation) -> Baseline:
+        """Return nothing: vectors have no scores."""
+        return Baseline()
+
+    def tables(self, evaluation: RetrievalEvaluation) -> str:
+        """Return the metrics for terminal and model card."""
+        return pair_tables(evaluation)
+
+    def calibration_items(self, data: PairData) -> Sequence[Raw]:
+        """Return validation queries and documents, evenly chosen."""
         table, part = data.table, data.parts.validation.tolist()
         chosen = part[:: max(1, 2 * len(part) // CALIBRATION_ITEMS)]
+        return [text for i in chosen for text in (table.queries[i], table.documents[i])]
 
-        def measure(folder: Path, facts: VersionFacts) -> dict[str, float]:
-            return _figures(evaluate_pairs(folder, facts, data, recipe))
-
-        items = [text for i in chosen for text in (table.queries[i], table.documents[i])]
-        return Subject(items, measure, dict.fromkeys(("recall_at_1", "recall_at_10"), True))
-
-    def publish(self, checkpoint: Path, data: PairData, place: Place) -> tuple[Path, str]:
-        """Export a checkpoint and write the card; returns the version's folder and its figures."""
-        learner = load_learner(checkpoint, PairLearner)
-        recipe = self.job.recipe
-        model = TextModel(
-            recipe.manifest,
-            recipe.input,
-            learner.graph.quantise().eval(),
-            Tokenizer.from_str(learner.tokenizer),
-            self.job.provenance(data.table.description, learner.recipe.seed),
-        )
-
-        def fill(folder: Path) -> tuple[VersionFacts, PairEvaluation]:
-            draft = write_files(folder, model, choose_golden_pairs(model, data))
-            evaluation = evaluate_pairs(folder, draft, data, recipe)
-            facts = _facts(draft, evaluation, recipe)
-            write(folder / VERSION_FILE, facts)
-            return facts, evaluation
-
-        folder, evaluation = publish(recipe.manifest, place, fill)
-        tables = pair_tables(evaluation)
-        write_card(folder, recipe, tables, TEXT_CARD)
-        return folder, tables
-
-
-def choose_golden_pairs(model: TextModel, data: PairData) -> list[GoldenText]:
-    """Choose a few short pairs of the validation part, of different groups."""
-    table = data.table
-    short = [i for i in data.parts.validation.tolist() if len(table.documents[i]) <= _LONGEST_GOLDEN]
-    first = {table.groups[i]: i for i in reversed(short or data.parts.validation.tolist())}
-    texts = [
-        (f"{number:02d}-{kind}.txt", text)
-        for number, i in enumerate(list(first.values())[:_GOLDEN_PAIRS], start=1)
-        for kind, text in (("query", table.queries[i]), ("document", table.documents[i]))
-    ]
-    ids, mask = pad(
-        [row.ids for row in model.tokenizer.encode_batch([text for _, text in texts])], model.input.max_tokens
-    )
-    vectors = network_answers(model.network, ids, mask)
-    return [
-        (GoldenCase(file=name, answer={"embedding": _rounded(vector)}, tolerance=_TOLERANCE), text)
-        for (name, text), vector in zip(texts, vectors, strict=True)
-    ]
-
-
-def _rounded(vector: NDArray[np.float32]) -> list[float]:
-    return [round(float(x), _DIGITS) for x in vector]
-
-
-def _figures(evaluation: PairEvaluation) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    for size, found in evaluation.by_dimensions.items():
-        end = "" if size == evaluation.dimensions else f"_first{size}"
-        figures |= {f"recall_at_1{end}": found.at_1, f"recall_at_10{end}": found.at_10}
-    words, characters = evaluation.baselines.values()
-    figures |= {"word_tfidf_recall_at_1": words.at_1, "word_tfidf_recall_at_10": words.at_10}
-    figures |= {"char_tfidf_recall_at_1": characters.at_1, "char_tfidf_recall_at_10": characters.at_10}
-    return figures
-
-
-def _facts(draft: VersionFacts, evaluation: PairEvaluation, recipe: TextEmbeddingRecipe) -> VersionFacts:
-    kept = "by group" if recipe.data.group else "pair by pair"
-    counts: dict[str, float | str] = {
-        "held_out_items": float(recipe.candidates),
-        "split": f"{kept}, {recipe.split.test:.1%} for testing, seed {recipe.split.seed}",
-    }
-    return with_figures(draft, _figures(evaluation), counts, Baseline())
+    def guarded_metrics(self, data: PairData) -> Mapping[str, bool]:
+        """Return the metrics that a smaller variant must keep."""
+        return {"recall_at_1": True, "recall_at_10": True}

@@ -1,16 +1,16 @@
-"""The figures of a text encoder as Markdown tables: what `evaluate` prints and the card shows."""
+"""Metrics of a text encoder as Markdown tables, for the terminal and the model card."""
 
 from __future__ import annotations
 
 from training.core.tables import markdown_table
-from training.text.embedding.metrics import PairEvaluation, Recall
+from training.text.embedding.metrics import Recall, RetrievalEvaluation
 
 _WORST = 3
 _FEWEST = 30  # pairs of a slice that is called the worst
 
 
-def pair_tables(evaluation: PairEvaluation) -> str:
-    """Write all figures as Markdown."""
+def pair_tables(evaluation: RetrievalEvaluation) -> str:
+    """Return all metrics."""
     items = evaluation.by_dimensions[evaluation.dimensions].items
     rows = [
         (f"this model, {_numbers(size, evaluation.dimensions)}", *_cells(found))

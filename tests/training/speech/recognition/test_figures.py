@@ -1,25 +1,25 @@
 import pytest
 
-from training.speech.dataset import SpokenFile
-from training.speech.recognition.metrics import errors_of, measure, rates
-from training.speech.recognition.predict import Answer
+from training.speech.dataset import SpeechFile
+from training.speech.recognition.metrics import count_errors, measure, version_metrics
+from training.speech.recognition.predict import Hypothesis
 from training.speech.recognition.tables import speech_tables
 
 
-def heard(said: str, text: str, letters: str, *traits: str) -> tuple[SpokenFile, Answer]:
-    return SpokenFile("a.wav", b"", said, traits), Answer(text, letters, (0.9,))
+def heard(said: str, text: str, letters: str, *traits: str) -> tuple[SpeechFile, Hypothesis]:
+    return SpeechFile("a.wav", b"", said, traits), Hypothesis(text, letters, (0.9,))
 
 
 def test_errors_are_counted_as_by_hand() -> None:
-    errors, taken = errors_of(
+    errors, taken = count_errors(
         "please turn on the kitchen light now", "please turn off kitchen light now thanks"
     )
     assert (errors.substituted, errors.missing, errors.added) == (1, 1, 1)
     assert errors.rate == pytest.approx(3 / 7)
     assert taken == [("on", "off")]
-    assert errors_of("One TWO", "one two")[0].right_files == 1
-    assert errors_of("one", "")[0].rate == 1.0
-    assert errors_of("", "one two")[0].added == 2
+    assert count_errors("One TWO", "one two")[0].right_files == 1
+    assert count_errors("one", "")[0].rate == 1.0
+    assert count_errors("", "one two")[0].added == 2
 
 
 def test_rates_are_over_all_words_and_by_condition() -> None:
@@ -35,7 +35,7 @@ def test_rates_are_over_all_words_and_by_condition() -> None:
     assert figures.whole.searched.right_files == 1
     assert figures.slices["voice: x"].searched.rate == pytest.approx(1 / 6)
     assert figures.mistakes == (("b", "x", 2),)
-    assert rates(figures) == pytest.approx(
+    assert version_metrics(figures) == pytest.approx(
         {
             "word_error_rate": 2 / 7,
             "greedy_word_error_rate": 3 / 7,

@@ -1,4 +1,4 @@
-"""Recipes that learn from texts: labels for texts, and vectors for finding texts."""
+"""Recipes for texts: classification and embedding."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class TextTableData(Strict):
     """Labelled texts: a CSV file with a header, or a file of JSON lines.
 
     Attributes:
-        path: The file, `.csv` or `.jsonl`; relative to where the command runs.
+        path: The file, `.csv` or `.jsonl`; relative to the current folder.
         text: Column or key of the text.
-        label: Of the label.
-        group: Of what a split keeps together, such as an author; None splits by text.
-        unknown: Label of texts that are none of the labels. The network learns to be unsure about
-            them; None has no such label.
+        label: Column or key of the label.
+        group: Column of the groups that a split keeps together, such as authors; None splits by text.
+        unknown: Label of texts that have none of the labels, for which the network learns to be uncertain;
+            None has no such label.
     """
 
     kind: Literal["text-table"] = "text-table"
@@ -32,7 +32,7 @@ class TextTableData(Strict):
 
 
 class TextPairsData(Strict):
-    """Pairs of a short text and the long one that it should find; otherwise as `TextTableData`."""
+    """Pairs of a query and the document that it should find; otherwise as `TextTableData`."""
 
     kind: Literal["text-pairs"] = "text-pairs"
     path: Path
@@ -42,14 +42,14 @@ class TextPairsData(Strict):
 
 
 class Windows(Strict):
-    """Pieces of texts to learn from, so that short texts are understood too.
+    """Windows of texts for training, so that short texts are classified well too.
 
     Attributes:
         shortest: Characters of the shortest window.
-        longest: Of the longest one; lengths between are equally likely on a logarithmic scale.
-        whole: Share of batches that have texts from their beginning, up to `longest_whole` characters.
-        measured: Characters of the windows that the threshold for `unknown` is chosen on.
-        right: Share of answered windows that must be right; the threshold is chosen for it.
+        longest: Characters of the longest window; lengths between are log-uniform.
+        whole: Share of batches with texts from their beginning, up to `longest_whole` characters.
+        measured: Characters of the windows on which the threshold for `unknown` is chosen.
+        right: Share of answered windows that must be right, for which the threshold is chosen.
     """
 
     shortest: Annotated[int, Field(ge=1)] = 8
@@ -64,11 +64,11 @@ class ByteNetworkSize(Strict):
     """Size of the network over bytes.
 
     Attributes:
-        buckets: Rows of the table of each length of byte n-grams, from two bytes on.
-        width: Numbers of an embedding.
-        channels: Of the convolutions.
-        kernel: Bytes that a convolution sees.
-        dropout: Share of pooled features dropped while training.
+        buckets: Rows of the hash table of each n-gram length, from two bytes on.
+        width: Width of the embeddings.
+        channels: Channels of the convolutions.
+        kernel: Kernel size of the convolutions, in bytes.
+        dropout: Share of pooled features dropped in training.
     """
 
     buckets: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = (4096, 8192, 8192)
@@ -78,12 +78,12 @@ class ByteNetworkSize(Strict):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
-class TextLabelsRecipe(Recipe):
-    """A recipe for classifying texts.
+class TextClassificationRecipe(Recipe):
+    """A recipe for text classification.
 
     Attributes:
-        windows: None learns from whole texts only, and answers always with a label.
-        beside: Further texts, in a file with the data's columns, that are only answered and shown: one of
+        windows: Windows for training; None trains on whole texts, and every text gets a label.
+        beside: Further texts, in a file with the data's columns, that are only answered and shown: a file in
             the recipes' folder, or any path.
     """
 
@@ -95,28 +95,28 @@ class TextLabelsRecipe(Recipe):
 
     @property
     def beside_path(self) -> Path | None:
-        """Where `beside` is."""
+        """The path of `beside`."""
         if self.beside is None:
             return None
         shipped = Path(__file__).parent / self.beside
         return shipped if shipped.is_file() else self.beside
 
     def data_at(self, path: Path) -> dict[str, object]:
-        """Learn from another file with the same columns."""
+        """Return data of another file with the same columns."""
         return {**self.data.model_dump(mode="json"), "path": str(path)}
 
 
-class EncoderSize(Strict):
+class TextEncoderSize(Strict):
     """Size of the text encoder.
 
     Attributes:
         vocabulary: Tokens of the tokenizer that is trained on the training part.
-        width: Numbers of a token in the Transformer encoder.
+        width: Width of the Transformer encoder.
         heads: Attention heads.
         layers: Transformer layers.
-        dimensions: Numbers of the answer.
-        prefixes: Shorter prefixes of the answer that shall work too.
-        dropout: Share of tokens that are not seen while training.
+        dimensions: Length of the vector.
+        prefixes: Shorter prefixes of the vector that are trained too.
+        dropout: Share of tokens dropped in training.
     """
 
     vocabulary: Annotated[int, Field(ge=300, le=65536)] = 4096
@@ -129,18 +129,17 @@ class EncoderSize(Strict):
 
 
 class Contrast(Strict):
-    """How pairs are learnt.
+    """Settings of contrastive training.
 
     Attributes:
-        query_tokens: Most tokens of a query while learning.
-        document_tokens: Of a document.
-        siblings: Share of batches that have texts of the same group side by side, which are the hardest
-            to tell apart.
-        alike: Share of batches that have documents side by side that the network finds alike, from the
-            second epoch on.
+        query_tokens: Most tokens of a query in training.
+        document_tokens: Most tokens of a document in training.
+        siblings: Share of batches with texts of the same group together, which are the hardest to
+            distinguish.
+        alike: Share of batches with documents of similar vectors together, from the second epoch on.
         pieces: Share of pairs whose query is a sentence of the document, and the document the rest.
-        prefix_weight: Weight of each prefix's loss, where the whole answer's is 1.
-        temperature: Of the softmax over the batch at the start; it is learnt.
+        prefix_weight: Weight of each prefix's loss; the whole vector's is 1.
+        temperature: Initial temperature of the softmax over the batch; it is trained.
     """
 
     query_tokens: Annotated[int, Field(ge=4)] = 40
@@ -153,15 +152,15 @@ class Contrast(Strict):
 
 
 class TextEmbeddingRecipe(Recipe):
-    """A recipe for finding texts by texts.
+    """A recipe for text embedding.
 
     Attributes:
-        candidates: Held-out documents among which each held-out query must find its own.
+        candidates: Number of test documents among which each test query must find its own.
     """
 
     data: TextPairsData
     input: TextInput
-    network: EncoderSize = EncoderSize()
+    network: TextEncoderSize = TextEncoderSize()
     contrast: Contrast = Contrast()
     candidates: Annotated[int, Field(ge=2)] = 5000
 
@@ -174,5 +173,5 @@ class TextEmbeddingRecipe(Recipe):
         return self
 
     def data_at(self, path: Path) -> dict[str, object]:
-        """Learn from another file with the same columns."""
+        """Return data of another file with the same columns."""
         return {**self.data.model_dump(mode="json"), "path": str(path)}

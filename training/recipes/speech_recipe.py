@@ -1,4 +1,4 @@
-"""Recipes that learn from speech: recognition, and words spoken one at a time."""
+"""Recipes for sounds: speech recognition and keyword classification."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from training.recipes.recipe import Recipe, Strict
 
 
 class SpokenVoices(Strict):
-    """Which synthetic voices speak what is held out; every other one speaks what is learnt from.
+    """The synthetic voices of validation and test part; all others speak the training part.
 
-    A voice is named `engine:voice`; of eSpeak NG's, `espeak:accent+variant`, whose variant then speaks
-    nowhere else, whatever the accent.
+    A voice is named `engine:voice`; eSpeak NG's are named `espeak:accent+variant`, and the variant then
+    speaks in no other part, with any accent.
 
     Attributes:
-        validation: Voices to stop by.
-        test: Voices of the held-out part.
+        validation: Voices of the validation part.
+        test: Voices of the test part.
     """
 
     validation: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -27,13 +27,13 @@ class SpokenVoices(Strict):
 
 
 class SpokenCommandsData(Strict):
-    """A small spoken language, spoken by speech synthesisers.
+    """A small language, spoken by speech synthesizers.
 
     Attributes:
-        train: Utterances to learn from; they are spoken once and kept in the runs folder.
-        validation: Utterances to stop by.
-        test: Utterances held out; each is measured clean, noisy and over the telephone.
-        voices: Who speaks what is held out.
+        train: Training utterances; they are synthesized once and kept in the runs folder.
+        validation: Validation utterances.
+        test: Test utterances; each is measured clean, noisy and over the telephone.
+        voices: Voices of validation and test part.
     """
 
     kind: Literal["spoken-commands"] = "spoken-commands"
@@ -44,7 +44,7 @@ class SpokenCommandsData(Strict):
 
 
 class SpokenWordsData(Strict):
-    """Single words, silence and other sounds, spoken and made as for `SpokenCommandsData`."""
+    """Single words, silence and other sounds, synthesized as for `SpokenCommandsData`."""
 
     kind: Literal["spoken-words"] = "spoken-words"
     train: Annotated[int, Field(ge=1)] = 30_000
@@ -54,12 +54,12 @@ class SpokenWordsData(Strict):
 
 
 class SpeechFolderData(Strict):
-    """A folder as LibriSpeech has it: `*.trans.txt` beside the sound files, a folder a speaker.
+    """A folder in LibriSpeech's format: `*.trans.txt` beside the sound files, a folder per speaker.
 
-    Speakers, the numbers that file names begin with, are kept apart when parts are drawn.
+    Each speaker, the number that file names begin with, is in one part only.
 
     Attributes:
-        path: The folder; relative to where the command runs.
+        path: The folder; relative to the current folder.
     """
 
     kind: Literal["speech-folder"] = "speech-folder"
@@ -72,10 +72,10 @@ class SpeechTableData(Strict):
     Attributes:
         path: The file; paths in it are relative to its folder.
         audio: Column of the sound file's path.
-        text: Column of what is said, or of the label.
-        group: Column of what a split keeps together; None takes `speaker` where there is one, else splits by
-            file.
-        whole: Whether all of it is measured on, and nothing learnt from.
+        text: Column of the transcript or label.
+        group: Column of the groups that a split keeps together; None is `speaker` if there is such a column,
+            else the split is by file.
+        whole: Whether all of it is the test part.
     """
 
     kind: Literal["speech-table"] = "speech-table"
@@ -86,18 +86,18 @@ class SpeechTableData(Strict):
     whole: bool = False
 
 
-class EncoderSize(Strict):
+class SpeechEncoderSize(Strict):
     """Size of the speech encoder.
 
     Attributes:
-        mels: Bands of the log-mel front end.
-        hop_seconds: Between its frames.
-        width: Numbers a frame inside of the encoder, which has a quarter of the frames.
-        blocks: Convolution and attention blocks.
-        heads: Of the attention.
-        kernel: Frames that a block's convolution sees.
-        expansion: Of the feed-forward layers.
-        dropout: Share dropped while training.
+        mels: Bands of the log-mel features.
+        hop_seconds: Time between feature frames.
+        width: Width of the encoder, which has a quarter of the frames.
+        blocks: Conformer blocks.
+        heads: Attention heads.
+        kernel: Kernel size of a block's convolution, in frames.
+        expansion: Expansion factor of the feed-forward layers.
+        dropout: Share dropped in training.
     """
 
     mels: Annotated[int, Field(ge=8, le=128)] = 80
@@ -111,12 +111,12 @@ class EncoderSize(Strict):
 
 
 class WordSearch(Strict):
-    """How word-list decoding is set up when a model is exported.
+    """Settings of decoding with a word list in an exported model.
 
     Attributes:
-        order: Of the n-gram model that is counted over the transcripts that are learnt from; 0 makes none.
-            KenLM, which searches with it, takes no order of 1.
-        beam_size: Hypotheses that are followed.
+        order: Order of the n-gram language model, counted over the training transcripts; 0 makes none. KenLM,
+            which searches with it, does not support order 1.
+        beam_size: Number of hypotheses.
     """
 
     order: Literal[0, 2, 3, 4, 5] = 3
@@ -127,17 +127,17 @@ class SpeechRecipe(Recipe):
     """A recipe for speech recognition: connectionist temporal classification over letters.
 
     Attributes:
-        batch_seconds: Seconds of padded sound in a batch; utterances of like length share one.
-        parts: A pass over what is learnt from is divided into so many epochs, after each of which is
-            validated and kept what there is.
-        processes: How many learn together, sharing every batch: on a CPU, two with a thread each are nearly
-            twice as fast as one with two threads.
-        search: Decoding with a word list; None exports a model that only spells.
+        batch_seconds: Seconds of padded sound in a batch of utterances of similar length.
+        parts: Number of epochs that a pass over the training part is divided into; each ends with validation
+            and a checkpoint.
+        processes: Number of training processes that share each batch: on a CPU, two with one thread each are
+            nearly twice as fast as one with two threads.
+        search: Decoding with a word list; None exports a model with greedy decoding only.
     """
 
     data: Annotated[SpokenCommandsData | SpeechFolderData | SpeechTableData, Field(discriminator="kind")]
     input: AudioInput
-    network: EncoderSize = EncoderSize()
+    network: SpeechEncoderSize = SpeechEncoderSize()
     batch_seconds: Annotated[float, Field(gt=0)] = 120.0
     parts: Annotated[int, Field(ge=1)] = 1
     processes: Annotated[int, Field(ge=1, le=64)] = 1
@@ -145,22 +145,22 @@ class SpeechRecipe(Recipe):
     search: WordSearch | None = WordSearch()
 
     def data_at(self, path: Path) -> dict[str, object]:
-        """Learn from a folder as LibriSpeech has it, or from a table with the same columns."""
+        """Return data of a folder in LibriSpeech's format, or of a table with the same columns."""
         if path.suffix in (".csv", ".jsonl"):
             return _table_at(self.data, path)
         return {"kind": "speech-folder", "path": str(path)}
 
     def measured_on(self, recordings: Path) -> Self:
-        """Measure on a table with the same columns."""
+        """Return the recipe for an evaluation on a table with the same columns."""
         return self.model_copy(update={"data": _whole_table(self.data, recordings)})
 
 
 class KeywordsRecipe(Recipe):
-    """A recipe for telling sounds apart: one label for a short sound.
+    """A recipe for keyword classification: one label for a short sound.
 
     Attributes:
         widths: Channels of the convolutions over bands and time, then the width of those over time alone.
-        processes: How many learn together, sharing every batch.
+        processes: Number of training processes that share each batch.
     """
 
     data: Annotated[SpokenWordsData | SpeechTableData, Field(discriminator="kind")]
@@ -173,11 +173,11 @@ class KeywordsRecipe(Recipe):
     bfloat16: bool = True
 
     def data_at(self, path: Path) -> dict[str, object]:
-        """Learn from a table with the same columns."""
+        """Return data of a table with the same columns."""
         return _table_at(self.data, path)
 
     def measured_on(self, recordings: Path) -> Self:
-        """Measure on a table with the same columns."""
+        """Return the recipe for an evaluation on a table with the same columns."""
         return self.model_copy(update={"data": _whole_table(self.data, recordings)})
 
 

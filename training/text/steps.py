@@ -1,0 +1,54 @@
+"""What the steps for texts have in common."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from training.core.card import CardText
+from training.core.learner import Learner
+from training.core.steps import DataclassInstance, Steps
+from training.data.split import Parts
+from training.recipes.text_recipe import TextClassificationRecipe, TextEmbeddingRecipe
+from training.text.dataset import LabelledTexts, TextPairs
+
+Table = TypeVar("Table", LabelledTexts, TextPairs)
+
+
+@dataclass(frozen=True, slots=True)
+class TextData(Generic[Table]):
+    """A table of texts and its parts.
+
+    Attributes:
+        table: The texts.
+        parts: Indices of each part.
+        split: How the test part was chosen.
+    """
+
+    table: Table
+    parts: Parts
+    split: str
+
+    @property
+    def description(self) -> str:
+        """What the data are."""
+        return self.table.description
+
+
+RecipeKind = TypeVar("RecipeKind", TextClassificationRecipe, TextEmbeddingRecipe)
+Data = TypeVar("Data", TextData[LabelledTexts], TextData[TextPairs])
+LearnerKind = TypeVar("LearnerKind", bound=Learner[Any, Any])
+Evaluation = TypeVar("Evaluation", bound=DataclassInstance)
+
+
+class TextSteps(Steps[RecipeKind, Data, LearnerKind, Evaluation], ABC):
+    """The commands of a recipe for texts."""
+
+    card_text = CardText(
+        "Measured on texts that the training did not see, from raw text to answer through ONNX Runtime."
+    )
+
+    def describe(self, data: Data) -> str:
+        """Return what is printed about the data before training."""
+        return f"{data.description}\n{data.parts.description}"
