@@ -16,7 +16,7 @@ from training.text.dataset import LabelledTexts, TextPairs
 Table = TypeVar("Table", LabelledTexts, TextPairs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TextData(Generic[Table]):
     """A table of texts and its parts.
 

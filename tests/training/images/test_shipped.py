@@ -17,7 +17,7 @@ from service.repository.manifest import VERSION_FILE, GoldenCases, VersionFacts,
 from service.tasks import TASKS, Limits, answer_one
 from training.core.job import newest_version
 
-MODEL = Path(__file__).parents[2] / "models" / "digits"
+MODEL = Path(__file__).parents[3] / "models" / "digits"
 
 Answer = Callable[[Image.Image], str]
 

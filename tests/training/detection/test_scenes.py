@@ -9,8 +9,8 @@ from sklearn.datasets import load_digits
 
 from service.repository.manifest import ImageInput
 from service.tasks.image.detection import unletterbox
-from tests.training.detection_fixtures import tiny_scenes_recipe
-from tests.training.package_fixtures import packages_hold
+from tests.training.data.fixtures import packages_hold
+from tests.training.detection.fixtures import tiny_scenes_recipe
 from training.detection.dataset import letterbox_boxes
 from training.detection.scenes import wallpapers
 from training.detection.scenes.backgrounds import LUMINANCE, bundled_photograph

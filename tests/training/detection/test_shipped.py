@@ -32,7 +32,7 @@ from training.detection.scenes.source import DigitScenes
 from training.recipes.detection_recipe import DetectionRecipe, ScenesData
 from training.recipes.load import load_recipe
 
-MODEL = Path(__file__).parents[2] / "models" / "digit-scenes"
+MODEL = Path(__file__).parents[3] / "models" / "digit-scenes"
 pytestmark = pytest.mark.skipif(newest_version(MODEL) is None, reason="the model is not in this checkout")
 
 SCENES = 48  # held-out scenes that are looked at here; the slow test looks at all 400

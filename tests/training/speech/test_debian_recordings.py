@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.training.package_fixtures import packages_hold
+from tests.training.data.fixtures import packages_hold
 from training.speech.debian_recordings import SENTENCES_FILE, WORDS_FILE, write_recorded_speech
 from training.speech.synthetic.grammar import vocabulary
 

@@ -254,7 +254,7 @@ def test_a_csv_file_of_anyones_trains_from_the_command_line(
     with pytest.raises(SystemExit) as stopped:
         command_line.main()
     assert not stopped.value.code
-    assert load_learner(Run(tmp_path / "runs" / "tone").best, TextClassifierLearner).classes == ("down", "up")
+    assert load_learner(Run(tmp_path / "runs" / "tone").best, TextClassifierLearner).labels == ("down", "up")
 
 
 def test_without_windows_there_is_no_threshold(label_file: Path) -> None:

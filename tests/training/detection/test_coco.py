@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from tests.training.detection_fixtures import tiny_detection_recipe, write_coco_folder
+from tests.training.detection.fixtures import tiny_detection_recipe, write_coco_folder
 from training.detection.coco import CocoFolder
 from training.errors import DataRejected
 from training.recipes.detection_recipe import CocoData, DetectionRecipe

@@ -2,7 +2,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tests.training.package_fixtures import packages_hold
+from tests.training.data.fixtures import packages_hold
 from training.data.debian_packages import package_files, run_command
 from training.errors import DataRejected
 

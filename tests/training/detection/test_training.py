@@ -13,7 +13,7 @@ from service.repository.golden import check_arrays, check_cases, check_files
 from service.repository.manifest import VERSION_FILE, GoldenCases, VersionFacts, read
 from service.tasks import TASKS, Limits
 from tests.training.conftest import silent_console
-from tests.training.detection_fixtures import SIDE, tiny_detection_recipe, write_coco_folder
+from tests.training.detection.fixtures import SIDE, tiny_detection_recipe, write_coco_folder
 from training import __main__ as command_line
 from training.core.job import Job
 from training.core.trainer import load_learner

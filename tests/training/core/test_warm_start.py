@@ -26,7 +26,7 @@ from training.speech.keywords.learner import KeywordLearner
 from training.speech.recognition.learner import SpeechLearner
 from training.text.classification.learner import TextClassifierLearner
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[3] / "models"
 HEADS = {
     "digit-scenes": "heat",
     "digits": "network.head",
