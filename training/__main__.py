@@ -104,7 +104,7 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure a model's newest version, or a checkpoint, on the held-out part."""
+    """Evaluate a model's newest version, or a checkpoint, on the test part."""
     steps = _steps(recipe, data, name, seed, runs, recordings=recordings)
     steps.evaluate(checkpoint, model, blocks)
 
@@ -122,7 +122,7 @@ def export(
     version: Version = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a checkpoint into a version of a model folder, proven to answer as PyTorch does."""
+    """Export a checkpoint as a version of a model folder, checked against PyTorch."""
     _steps(recipe, data, name, seed, runs).export(checkpoint, _destination(models, version, overwrite))
 
 
@@ -143,9 +143,9 @@ def quantize(
     version: Version = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a version with a smaller variant, measure it, and refuse it if it loses too much.
+    """Write a version with a smaller variant, unless it loses too much accuracy.
 
-    int8 is for CPUs, fp16 for GPUs. Without a GPU here, fp16 is measured on the CPU, where it is slow.
+    int8 is for CPUs, fp16 for GPUs. Without a GPU, fp16 is measured on the CPU, where it is slow.
     """
     from rich.console import Console
 
@@ -153,7 +153,7 @@ def quantize(
 
     steps = _steps(recipe or model.resolve().name, data, None, None, runs)
     destination = _destination(model.resolve().parent, version, overwrite)
-    request = QuantizationRequest(model, destination, most_loss, _typed(), precision)
+    request = QuantizationRequest(model, destination, most_loss, _command_line(), precision)
     quantize_model(request, steps.quantization_data(), Console())
 
 
@@ -161,7 +161,7 @@ def quantize(
 def wallpapers(
     folder: Annotated[Path, typer.Argument(help="Where to save them; recipes look in runs/wallpapers.")],
 ) -> None:
-    """Fetch photographs out of Debian's wallpaper packages, to put behind composed scenes."""
+    """Fetch photographs from Debian's wallpaper packages, as backgrounds of composed scenes."""
     from training.detection.scenes.wallpapers import fetch_wallpapers
 
     sys.stdout.write(f"{len(fetch_wallpapers(folder))} pictures in {folder}\n")
@@ -176,10 +176,10 @@ def package_descriptions(
     ] = None,
     most: Annotated[int, typer.Option("--most", min=1, help="Most texts of one language.")] = 6000,
 ) -> None:
-    """Fetch Debian's package descriptions, in English and as people translated them.
+    """Fetch Debian's package descriptions in English and their translations.
 
-    Reads the Packages and Translation lists of this machine's apt sources, with apt and without any
-    privilege; apt's own state is not touched. Needs Debian or a relative of it, and the network.
+    Reads the Packages and Translation lists of this machine's apt sources with apt, without privileges and
+    without a change of apt's state. Needs Debian or a derivative, and the network.
     """
     from training.data.debian_descriptions import LANGUAGES, write_package_descriptions
 
@@ -192,10 +192,10 @@ def package_descriptions(
 def recorded_speech(
     folder: Annotated[Path, typer.Argument(help="Where to write the sounds, words.csv and sentences.csv.")],
 ) -> None:
-    """Fetch people's recordings out of Debian's packages, to measure the models for speech with.
+    """Fetch recordings of people from Debian's packages, to evaluate speech models.
 
-    `kotae-train evaluate keywords --recordings FOLDER/words.csv` and `evaluate spoken-commands --recordings
-    FOLDER/sentences.csv` do so. The sounds come with the packages' own licences.
+    Use them with `kotae-train evaluate keywords --recordings FOLDER/words.csv` and `evaluate spoken-commands
+    --recordings FOLDER/sentences.csv`. The sounds have the packages' licences.
     """
     from training.speech.debian_recordings import write_recorded_speech
 
@@ -205,9 +205,9 @@ def recorded_speech(
 
 @data_app.command()
 def speech(recipe: RecipeName, *, runs: Runs = Path("runs")) -> None:
-    """Speak what a recipe learns from ahead of training, with espeak-ng, flite and festival.
+    """Synthesize the training speech of a recipe in advance, with espeak-ng, flite and festival.
 
-    It can be stopped at any time and goes on where it was. Training does it too, where it was not done.
+    An interrupted run continues where it stopped. Training synthesizes what is missing.
     """
     from training.recipes.load import load_recipe
     from training.speech.sources import synthesize_training_set
@@ -230,18 +230,18 @@ def _steps(
     from training.core.registry import steps_for
     from training.recipes.load import load_recipe
 
-    # Both set their own levels when they are imported, so this comes after it: Lightning tells of devices
-    # nobody asked for, and torch's exporter of torchvision, which is neither installed nor needed.
+    # After the imports, which set their own levels. Lightning logs about devices, and torch's exporter about
+    # torchvision, which is neither installed nor needed.
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     chosen = load_recipe(recipe).changed(data=data, name=name, seed=seed, start=start)
     if recordings:
         chosen = chosen.measured_on(recordings)
-    return steps_for(chosen, runs, Console(), _typed())
+    return steps_for(chosen, runs, Console(), _command_line())
 
 
-def _typed() -> str:
+def _command_line() -> str:
     return " ".join(["kotae-train", *sys.argv[1:]])
 
 
@@ -252,7 +252,7 @@ def _destination(models: Path, version: int | None, overwrite: bool) -> Destinat
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is told in one line, without a traceback."""
+    """Run the command line; an error that the user can fix is printed in one line, without a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         app()

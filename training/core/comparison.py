@@ -16,7 +16,7 @@ from service.engine.runtime.session import Session
 from training.core.int8 import Batch
 
 TIMED_BATCHES = (1, 8)  # items
-WORTH_IT = 1.1  # times as fast as fp32; below it fp32 stays first choice
+WORTH_IT = 1.1  # least speed relative to fp32 for the first place
 _TIMED_ITEMS = 8
 _ROUNDS = 15
 
@@ -116,14 +116,14 @@ def extend_card(card: Path, version: str, source: str, comparison: VariantCompar
         command: The command as it was typed.
     """
     rows = "\n".join(f"| {' | '.join(row)} |" for row in _rows(comparison))
-    told = _int8_told(comparison) if comparison.precision == "int8" else _fp16_told(comparison)
-    text = card.read_text(encoding="utf-8").rstrip("\n")
+    text = _int8_text(comparison) if comparison.precision == "int8" else _fp16_text(comparison)
+    content = card.read_text(encoding="utf-8").rstrip("\n")
     card.write_text(
-        f"""{text}
+        f"""{content}
 
 ## Version {version}: {comparison.precision}
 
-Version {source} with an {comparison.precision} variant beside the fp32 one{told}
+Version {source} with an {comparison.precision} variant beside the fp32 one{text}
 
 ```
 {command}
@@ -137,7 +137,7 @@ Version {source} with an {comparison.precision} variant beside the fp32 one{told
     )
 
 
-def _int8_told(comparison: VariantComparison) -> str:
+def _int8_text(comparison: VariantComparison) -> str:
     first = "int8" if comparison.worth_it else "fp32"
     return f""": static, a scale a channel of the
 weights, scales found on items of the validation part. Measured on the held-out part, from raw file to answer;
@@ -145,7 +145,7 @@ speed is CPU time of one thread, over that of fp32. On a CPU {first} serves, unl
 otherwise."""
 
 
-def _fp16_told(comparison: VariantComparison) -> str:
+def _fp16_text(comparison: VariantComparison) -> str:
     first = "fp16" if comparison.worth_it else "fp32"
     where = (
         "on a GPU;\nspeed is time on it, over that of fp32"

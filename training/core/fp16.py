@@ -24,7 +24,7 @@ from onnxruntime.transformers.optimizer import optimize_model
 from training.core.int8 import ancestors
 from training.errors import ExportFailed
 
-# Softmax and LayerNormalization are not here: the runtime computes them in fp32 whatever they are given.
+# Softmax and LayerNormalization are missing here: the runtime always computes them in fp32.
 BLOCKED = frozenset(
     [
         *DEFAULT_OP_BLOCK_LIST,
@@ -37,7 +37,9 @@ BLOCKED = frozenset(
 )
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Attention")
 _EXACT_AT_THE_END = ("Conv", "ConvTranspose", "Gemm")
-_FARTHEST = 30_000.0  # masks go so far: a score added to it is finite in float16, and its exponential is 0
+_LARGEST_CONSTANT = (
+    30_000.0  # largest mask value: with a score added it is finite in float16, and its exponential is 0
+)
 
 
 def convert_to_fp16(source: Path, target: Path) -> dict[str, int]:
@@ -78,16 +80,16 @@ def _converted(model: onnx.ModelProto, exact: list[onnx.NodeProto]) -> onnx.Mode
     weights = {weight.name for weight in model.graph.initializer}
     types = [value for value in model.graph.value_info if value.name not in weights]
     del model.graph.value_info[:]
-    model.graph.value_info.extend(types)  # the library takes every weight named here for float16
+    model.graph.value_info.extend(types)  # the library treats every weight named here as float16
     model = convert_float_to_float16(
         model,
         keep_io_types=True,
-        disable_shape_infer=True,  # which knows no fused operator; the types are known from before
+        disable_shape_infer=True,  # it knows no fused operators; types were inferred before
         op_block_list=[],
         node_block_list=[node.name for node in exact],
     )
     _join_fp32(model.graph)
-    del model.graph.value_info[:]  # half of it is of the graph as it was
+    del model.graph.value_info[:]  # partly outdated after the conversion
     OnnxModel.graph_topological_sort(model.graph)  # the library appends its casts
     return model
 
@@ -105,7 +107,7 @@ def choose_fp16_nodes(graph: onnx.GraphProto) -> set[str]:
     behind = {node.name for node in graph.node} - inner - starts
     tables = {node.name for node in graph.node if node.op_type == "Gather" and node.input[0] in weights}
     halves: set[str] = set()
-    halved: set[str] = set()  # values
+    halved: set[str] = set()  # names of values
     for node in graph.node:
         if node.name in front | last | behind or node.op_type in BLOCKED or _divides(node, weights):
             continue
@@ -133,7 +135,7 @@ def _fused(model: onnx.ModelProto) -> onnx.ModelProto:
     options.enable_rotary_embeddings = options.enable_qordered_matmul = False
     log = logging.getLogger()
     level = log.level
-    log.setLevel(logging.ERROR)  # the library warns of every pattern that is not there
+    log.setLevel(logging.ERROR)  # the library warns of every pattern that it does not find
     try:
         fused: onnx.ModelProto = optimize_model(
             model, "bert", optimization_options=options, opt_level=0
@@ -176,8 +178,8 @@ def _limit_constants(graph: onnx.GraphProto, halves: set[str]) -> None:
     for weight in graph.initializer:
         if weight.name in names and weight.data_type == TensorProto.FLOAT:
             values = numpy_helper.to_array(weight)
-            if np.abs(values).max(initial=0.0) > _FARTHEST:
-                limited = np.clip(values, -_FARTHEST, _FARTHEST)
+            if np.abs(values).max(initial=0.0) > _LARGEST_CONSTANT:
+                limited = np.clip(values, -_LARGEST_CONSTANT, _LARGEST_CONSTANT)
                 weight.CopyFrom(numpy_helper.from_array(limited, weight.name))
 
 

@@ -48,12 +48,12 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[Batch]) -> None
     """
     log = logging.getLogger()
     level = log.level
-    log.setLevel(logging.ERROR)  # the library advises on the root logger what is done here anyway
+    log.setLevel(logging.ERROR)  # the library logs advice that is followed here
     try:
         with TemporaryDirectory() as folder:
             named, prepared = Path(folder, "named.onnx"), Path(folder, "prepared.onnx")
             _prepare(source, named)
-            # Symbolic inference gives up on graphs of texts; the plain one is enough.
+            # Symbolic shape inference fails on text graphs; the plain one is enough.
             quant_pre_process(str(named), str(prepared), skip_symbolic_shape=True)
             quantize_static(
                 str(prepared),
@@ -62,9 +62,9 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[Batch]) -> None
                 quant_format=QuantFormat.QDQ,
                 nodes_to_quantize=choose_nodes(onnx.load(prepared).graph),
                 per_channel=True,
-                activation_type=QuantType.QUInt8,  # beside int8 weights the fast kind on x86
+                activation_type=QuantType.QUInt8,  # the fast combination with int8 weights on x86
                 weight_type=QuantType.QInt8,
-                # A product whose float result is wanted is one kernel, bias and scale included.
+                # With a float output, product, bias and scale are one kernel.
                 extra_options={"OpTypesToExcludeOutputQuantization": list(_PRODUCTS)},
             )
     finally:
@@ -81,7 +81,7 @@ def choose_nodes(graph: onnx.GraphProto) -> list[str]:
     spared |= {node.name for node in heavy if node.op_type == "Conv"} - ancestors(heavy, sources)
     names = {node.name for node in heavy}
     chosen: list[str] = []
-    carried: set[str] = set()  # values that come out of int8 convolutions
+    carried: set[str] = set()  # outputs of int8 nodes
     for node in graph.node:
         given = [name for name in node.input if name and name not in weights]
         if node.name in spared:
@@ -152,6 +152,6 @@ def _widen_constants(graph: onnx.GraphProto) -> None:
 
 def _fixed_width(value: onnx.ValueInfoProto) -> int | None:
     """Return the width of an image [N, C, H, W] if it is fixed and there are few channels, else None."""
-    sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]  # 0 where it is not known
+    sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]  # 0 if unknown
     few = len(sizes) == 4 and 0 < sizes[1] <= _FEW_CHANNELS and sizes[3] > 0
     return sizes[3] if few else None

@@ -50,7 +50,7 @@ from training.errors import DataRejected, ExportFailed
 INT8_FILE = "model.int8.onnx"
 FP16_FILE = "model.fp16.onnx"
 CALIBRATION_ITEMS = 200
-_LARGEST_ANSWER_DIFFERENCE = 0.25  # of a score; a graph further off than that is another model
+_LARGEST_ANSWER_DIFFERENCE = 0.25  # of a score; a larger difference is an error
 _HALVINGS = 10
 
 
@@ -72,7 +72,7 @@ class _Kind:
     margin: float
 
 
-# A GPU keeps sums in fp16 that a CPU, which has no arithmetic of it, rounds only when they are complete.
+# A GPU keeps intermediate sums in fp16; a CPU, without fp16 arithmetic, rounds only complete sums.
 _KINDS: dict[Precision, _Kind] = {
     "int8": _Kind(INT8_FILE, "cpu", margin=2.0),
     "fp16": _Kind(FP16_FILE, "cuda", margin=4.0),

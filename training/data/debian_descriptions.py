@@ -20,20 +20,20 @@ from pathlib import Path
 from training.data.debian_index import IndexFile, Stanza, fetch_index, read_index
 from training.errors import DataRejected
 
-# What apt calls a language, and its ISO 639-1 code: variants of one language are merged.
+# apt's name of a language, and its ISO 639-1 code; variants of one language are merged.
 LANGUAGES: Mapping[str, str] = {
     **{code: code for code in ("en", "da", "it", "fr", "de", "sk", "pt", "ja", "uk", "ko")},
     **{code: code for code in ("pl", "ru", "es", "cs", "zh")},
     **{"pt_BR": "pt", "zh_CN": "zh", "zh_TW": "zh"},
 }
-# Learnt as none of the languages, where there are enough texts in Debian. Others that Debian has (Catalan,
-# Dutch, Norwegian, Turkish, …) are left for seeing what becomes of languages that nothing was learnt of.
+# Languages with the label `unknown`. Others that Debian has (Catalan, Dutch, Norwegian, Turkish, …) are not
+# trained on, so that they can be used to test unknown languages.
 OTHERS = ("fi", "hr", "hu", "sr", "sv")
 UNKNOWN = "unknown"
 LANGUAGES_FILE = "languages.jsonl"
 PAIRS_FILE = "descriptions.jsonl"
-_SHORTEST = 20  # characters of a description that is kept
-_WORDLESS = 1000  # lines of file names, versions and checksums, which are in no language
+_SHORTEST = 20  # fewest characters of a description
+_WORDLESS = 1000  # number of lines of file names, versions and checksums
 
 Key = tuple[str, str]  # a package's name and the checksum of its English description
 Sourced = tuple[str, str]  # a text and its source package
@@ -101,7 +101,7 @@ def wordless_lines(stanzas: Sequence[Stanza]) -> list[Sourced]:
 def source_of(stanza: Stanza) -> tuple[Key, str]:
     """Return a package's key and its source package, which is the package itself if the index names none."""
     name = stanza["Package"]
-    source = stanza.get("Source", name).split(" ")[0]  # a version may follow in brackets
+    source = stanza.get("Source", name).split(" ")[0]  # a version in brackets may follow
     return (name, stanza.get("Description-md5", "")), source
 
 

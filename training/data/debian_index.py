@@ -14,7 +14,7 @@ from pathlib import Path
 from training.data.debian_packages import run_command
 from training.errors import DataRejected
 
-_HELPER = Path("/usr/lib/apt/apt-helper")  # part of apt; unpacks whatever the lists are packed with
+_HELPER = Path("/usr/lib/apt/apt-helper")  # part of apt; decompresses lists
 _FORMAT = "$(IDENTIFIER)\t$(LANGUAGE)\t$(FILENAME)"
 
 Stanza = dict[str, str]

@@ -119,7 +119,7 @@ def grouped_parts(groups: Sequence[str], split: Split) -> Parts:
     names, members = np.unique(np.array(groups), return_inverse=True)
     order = np.random.default_rng(split.seed).permutation(len(names))
     counts = np.bincount(members, minlength=len(names))[order]
-    done = np.cumsum(counts) - counts / 2  # items up to the middle of each group
+    done = np.cumsum(counts) - counts / 2  # number of items before the middle of each group
     tests = max(1, int((done < split.test * len(groups)).sum()))
     held_out = max(tests + 1, int((done < (split.test + split.validation) * len(groups)).sum()))
     if held_out >= len(names):

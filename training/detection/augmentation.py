@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from training.detection.losses import Targets
 
-_VISIBLE = 0.4  # share of a thing's area that must stay in the picture
+_VISIBLE = 0.4  # share of an object's area that must stay in the image
 
 
 def change_colors(images: torch.Tensor, generator: torch.Generator, *, invert: bool) -> torch.Tensor:
@@ -63,7 +63,7 @@ def move_images(
     flip = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0) if mirror else torch.ones(count)
     shift_x, shift_y = uniform(-0.3, 0.3), uniform(-0.3, 0.3)
     nothing = torch.zeros(count)
-    # From places in the new picture to places in the old one, both -1 to 1.
+    # From positions in the new image to positions in the old one, both -1 to 1.
     matrix = torch.stack(
         [
             torch.stack([flip / scale, nothing, -shift_x * flip / scale], dim=1),

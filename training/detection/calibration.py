@@ -15,7 +15,7 @@ from training.detection.learner import DetectorLearner
 from training.detection.metrics import THRESHOLD, matches
 from training.detection.predict import Predicted, predict_with_checkpoint
 
-_CANDIDATES = np.arange(0.10, 0.81, 0.02)  # raw scores that may become the threshold
+_CANDIDATES = np.arange(0.10, 0.81, 0.02)  # candidates for the threshold, as raw scores
 
 
 def calibrate_scores(learner: DetectorLearner, files: Sequence[AnnotatedImage]) -> float:

@@ -27,7 +27,7 @@ from training.detection.dataset import AnnotatedImage, TrainingSet, decode_train
 from training.errors import DataRejected
 from training.recipes.detection_recipe import CocoData, DetectionRecipe
 
-_FEWEST = 3  # pictures, one a part
+_FEWEST = 3  # pictures, one per part
 _MOST_NAMED = 20
 
 
@@ -95,12 +95,12 @@ class CocoFolder:
         self._recipe = recipe
         self.mirror = data.mirror
         found = find_parts(data.path)
-        learnt = _CocoFile(found.train, data.images)
-        self.classes = learnt.used
+        training = _CocoFile(found.train, data.images)
+        self.classes = training.used
         if not self.classes:
             raise DataRejected(f"{found.train} has no box to learn from")
-        pictures = learnt.pictures(self.classes)
-        self.description = learnt.description
+        pictures = training.pictures(self.classes)
+        self.description = training.description
         validation, test = (
             _CocoFile(path, None).pictures(self.classes) if path else None
             for path in (data.validation or found.validation, data.test or found.test)

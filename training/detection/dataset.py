@@ -17,7 +17,7 @@ from service.repository.manifest import ImageInput
 from service.tasks import Limits
 from service.tasks.image.preprocessing import fit_picture, letterbox
 
-_SMALLEST_SIDE = 1.0  # input pixels; what is smaller after scaling is no thing to learn
+_SMALLEST_SIDE = 1.0  # input pixels; smaller boxes are left out
 
 
 @dataclass(frozen=True, slots=True)

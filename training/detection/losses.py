@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from training.networks.detector import STRIDE, Heads
 
-_SPREAD = 0.12  # deviation beside a side
+_SPREAD = 0.12  # deviation relative to a side
 _LEAST_SPREAD, _MOST_SPREAD = 0.6, 2.0  # points
-_REACH = 6  # points that a patch goes out from its centre
-_LEAST_WEIGHT = 0.05  # of the box at a point, beside that at the centre
+_REACH = 6  # points from a patch's centre to its edge
+_LEAST_WEIGHT = 0.05  # of a point's box, relative to the centre
 _BOX_WEIGHT = 2.0
 _QUALITY_WEIGHT = 0.5
 

@@ -19,12 +19,16 @@ from service.tasks.image.detection import overlap
 from training.detection.dataset import AnnotatedImage
 from training.detection.predict import Predicted
 
-THRESHOLD = 0.5  # the task's default: what a client gets who asks for nothing else
-MATCHING = 0.5  # overlap of a detection that counts as right
-_SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}  # COCO's, areas
+THRESHOLD = 0.5  # the task's default
+MATCHING = 0.5  # least overlap of a right detection
+_SIZES = {
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e10),
+}  # COCO's sizes, as areas
 _HEIGHTS = {"below 24 px": (0.0, 24.0), "24 to 47 px": (24.0, 48.0), "48 px and more": (48.0, 1e10)}
-_AP50, _AP75 = 0, 5  # places of the overlaps 0.50 and 0.75
-_MOST = 100  # detections of a picture that count, as COCO has it
+_AP50, _AP75 = 0, 5  # indices of the overlaps 0.50 and 0.75
+_MOST = 100  # detections per image, COCO's limit
 
 Pictures = Sequence[tuple[AnnotatedImage, Predicted]]
 
@@ -144,7 +148,7 @@ class _Precisions:
         self._ranges = ranges
         evaluation = COCOeval_faster(truth, given, iouType="bbox")
         evaluation.params.maxDets = [_MOST]
-        # COCO's ranges hold both their ends, so that a box of exactly 24 pixels would be in two.
+        # COCO's ranges include both ends: a box of exactly 24 pixels would be in two.
         inside = [[low, float(np.nextafter(high, 0))] for low, high in ranges.values()]
         evaluation.params.areaRng = [[0.0, 1e10], *inside]
         evaluation.params.areaRngLbl = self._names

@@ -68,7 +68,7 @@ def find_misses(
             )
         for j in lost:
             height = float(file.boxes_xyxy[j, 3] - file.boxes_xyxy[j, 1])
-            weight = 0.5 * height / (height + 50)  # the larger, the worse
+            weight = 0.5 * height / (height + 50)  # larger objects are worse to miss
             caption = f"{classes[file.labels[j]]} > -"
             misses.append(Miss(file, weight, file.boxes_xyxy[j], file.boxes_xyxy[j], None, caption))
     return sorted(misses, key=lambda miss: -miss.weight)

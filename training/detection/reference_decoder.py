@@ -17,9 +17,9 @@ from training.errors import ExportFailed
 from training.networks.detector import Detector, Heads
 
 TOLERANCES = {"boxes": 1e-3, "scores": 1e-3, "labels": 1e-3}
-BATCHES = (1, 3, 7)  # none is the exporting one
-_TIE = 1e-3  # of logits, and of scores: what is nearer may change places by rounding
-_SAME = 0.9  # overlap of two boxes of one thing
+BATCHES = (1, 3, 7)  # the export uses another one
+_TIE = 1e-3  # of logits and scores: closer values may change their order by rounding
+_SAME = 0.9  # overlap of two boxes of one object
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def _decode_one(
     heat, distances, quality = arrays
     _, height, width = heat.shape
     found = []
-    least = COUNTED_SCORE ** (1 / power)  # the expected overlap is 1 at most
+    least = COUNTED_SCORE ** (1 / power)  # the expected overlap is at most 1
     for label, row, column in np.argwhere(heat > np.log(least / (1 - least)) - 1).tolist():
         around = heat[label, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
         own = heat[label, row, column]
@@ -87,7 +87,7 @@ def _decode_one(
         found.append(Peak((one, two, three, four), score, label, alone))
     found.sort(key=lambda peak: -peak.score)
     if len(found) > slots:
-        last = found[slots].score  # the best that may be left out
+        last = found[slots].score  # the best score that may be left out
         found = [replace(peak, sure=peak.sure and peak.score > last + _TIE) for peak in found]
     return [peak for peak in found if peak.score >= COUNTED_SCORE]
 

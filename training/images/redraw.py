@@ -120,7 +120,7 @@ def _tilted_outline(digit: NDArray[np.uint8], look: Look) -> Image.Image:
     padded = Image.fromarray(np.pad(digit, _MARGIN))
     side = padded.width * _ZOOM
     smooth = padded.resize((side, side), Image.Resampling.BICUBIC)
-    # A pen leaves the eye of a 6 open where 8 × 8 grey levels nearly close it: raise local contrast first.
+    # 8 × 8 grey levels nearly close the eye of a 6, which a pen leaves open: raise the local contrast.
     sharp = smooth.filter(ImageFilter.UnsharpMask(radius=1.2 * _ZOOM, percent=180, threshold=0))
     outline = sharp.filter(ImageFilter.GaussianBlur(0.25 * _ZOOM)).point(_INK)
     steps = 2 * round(abs(look.stroke) * _ZOOM) + 1

@@ -20,9 +20,9 @@ from torch.nn import functional
 from training.recipes.text_recipe import ByteNetworkSize
 
 BYTE_TOKENS = 257  # padding, then one token a byte
-_MULTIPLIERS = (1, 1_000_003, 65_599, 2_654_435, 40_503, 7_368_787)  # of the hash; any odd numbers would do
+_MULTIPLIERS = (1, 1_000_003, 65_599, 2_654_435, 40_503, 7_368_787)  # of the hash; any odd numbers work
 _LONGEST = len(_MULTIPLIERS)
-_NEVER = -1e4  # below every feature
+_NEVER = -1e4  # lower than every feature
 
 
 class ByteNGrams(nn.Module):
@@ -41,7 +41,7 @@ class ByteNGrams(nn.Module):
         total = self.bytes(ids)
         key = ids
         for back, (table, rows) in enumerate(zip(self.n_grams, self.buckets, strict=True), start=1):
-            earlier = functional.pad(ids, (back, 0))[:, : ids.shape[1]]  # the byte `back` places before
+            earlier = functional.pad(ids, (back, 0))[:, : ids.shape[1]]  # the byte `back` positions before
             key = key + earlier * _MULTIPLIERS[back % _LONGEST]
             total = total + table(key % rows)
         summed: torch.Tensor = total

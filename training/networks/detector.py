@@ -118,7 +118,7 @@ def pick_peaks(
     without a peak have score 0.
     """
     classes, height, width = heads.heat.shape[1:]
-    # Logits and not their sigmoid, of which large ones would all be 1.
+    # Logits instead of their sigmoid, which is 1 for all large logits.
     highest = functional.max_pool2d(heads.heat, 3, stride=1, padding=1)
     scores = (heads.heat.sigmoid() * heads.quality.sigmoid().sqrt()) ** power
     peaks = torch.where(heads.heat == highest, scores, torch.zeros_like(scores))

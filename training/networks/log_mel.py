@@ -19,8 +19,8 @@ from torch.nn import functional
 
 WINDOW_SECONDS = 0.025
 _LOWEST_HERTZ = 60.0
-_FLOOR = 1e-6  # power below is as good as silence: 16-bit rounding is about there
-_LEAST_DEVIATION = 0.1  # nepers; silence must not be blown up to noise
+_FLOOR = 1e-6  # lower power counts as silence; 16-bit rounding is about there
+_LEAST_DEVIATION = 0.1  # nepers; silence must not be amplified to noise
 
 
 class LogMel(nn.Module):
@@ -44,7 +44,7 @@ class LogMel(nn.Module):
         first, last = int(used[0]), int(used[-1]) + 1
         self.basis: torch.Tensor
         self.filters: torch.Tensor
-        # They are known from the recipe: no checkpoint needs them.
+        # Known from the recipe, so not stored in a checkpoint.
         basis = torch.from_numpy(fourier_basis(window, points, first, last)).unsqueeze(1)
         self.register_buffer("basis", basis, persistent=False)
         self.register_buffer("filters", torch.from_numpy(filters[:, first:last]), persistent=False)
@@ -121,7 +121,7 @@ def mel_filters(sample_rate: int, points: int, bands: int) -> NDArray[np.float32
     """
     edges = _hertz(np.linspace(_mel(_LOWEST_HERTZ), _mel(sample_rate / 2), bands + 2))
     frequencies = np.arange(points // 2 + 1) * sample_rate / points
-    # Low bands are narrower than the distance of two frequencies: none may fall between them.
+    # Low bands are narrower than the distance of two frequencies; each needs at least one.
     spacing = sample_rate / points
     centres = edges[1:-1, None]
     lower = np.minimum(edges[:-2, None], centres - spacing)

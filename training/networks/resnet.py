@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from training.recipes.image_recipe import NetworkSize
 
-_SMALLEST_DEVIATION = 2 / 255  # an empty picture stays empty instead of becoming noise
+_SMALLEST_DEVIATION = 2 / 255  # an empty image must not be amplified to noise
 
 
 class ResidualBlock(nn.Module):

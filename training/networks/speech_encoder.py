@@ -25,7 +25,7 @@ from training.networks.log_mel import LogMel, mask_of
 from training.recipes.speech_recipe import SpeechEncoderSize
 
 SUBSAMPLING = 4
-_NEVER = -1e4  # added to the attention to padding
+_NEVER = -1e4  # added to attention scores of padding
 _FIRST_CHANNELS = 32
 
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # features and frames to masked features
@@ -175,7 +175,7 @@ class Attention(nn.Module):
             items, frames, 3, self.heads, width // self.heads
         )
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # [N, heads, F, W / heads] each
-        # Written out: on a CPU, PyTorch's own attention takes four times as long to learn with.
+        # Explicit, because PyTorch's own attention trains four times slower on a CPU.
         scores = torch.matmul(query * (width // self.heads) ** -0.5, key.transpose(2, 3)) + bias
         mixed = torch.matmul(scores.softmax(dim=3).to(value.dtype), value)
         out: torch.Tensor = self.dropout(self.mix(mixed.transpose(1, 2).reshape(items, frames, width)))

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from training.recipes.text_recipe import TextEncoderSize
 
-LONGEST = 512  # positions; later tokens share the last one
+LONGEST = 512  # positions; later tokens share the last
 _NEVER = -1e9
 
 
@@ -51,7 +51,7 @@ class Table(nn.Module):
     def weighted_sum(self, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Return the weighted sum of rows: i64 [N, T] and f32 [N, T] to f32 [N, width]."""
         if self.weight is not None:
-            # The same without the [N, T, width] in between; the exporter does not know it.
+            # The same without an intermediate [N, T, width]; the exporter does not support it.
             return functional.embedding_bag(index, self.weight, per_sample_weights=weights, mode="sum")
         return torch.matmul(weights.unsqueeze(1), self(index)).squeeze(1)
 
@@ -114,7 +114,7 @@ class TextEncoder(nn.Module):
             nn.init.zeros_(weights)
         nn.init.normal_(self.add.weight, std=1e-3)
         nn.init.zeros_(self.add.bias)
-        with torch.no_grad():  # what stands first says more
+        with torch.no_grad():  # the beginning of a text matters more
             self.position_weight.weight.copy_(-0.006 * torch.arange(LONGEST).unsqueeze(1))
 
     def start_weights(self, frequencies: torch.Tensor) -> None:
@@ -146,7 +146,7 @@ class TextEncoder(nn.Module):
             kept[:, 0] = True
             mask = mask * kept
         places = torch.arange(ids.shape[1], device=ids.device)
-        # What a text ends with can say as much as what it begins with.
+        # The end of a text can matter as much as its beginning.
         from_end = (attention_mask.sum(dim=1, keepdim=True) - 1 - places).clamp(0, LONGEST - 1)  # [N, T]
         places = places.clamp(max=LONGEST - 1)
         tokens = self.token(ids) + self.position(places) + self.end(from_end)

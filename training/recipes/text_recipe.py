@@ -168,7 +168,7 @@ class TextEmbeddingRecipe(Recipe):
     def _starts_from_scratch(self) -> Self:
         if self.start is not None:
             raise ValueError(
-                "training for text-embedding starts from scratch only: its tokens are made anew from the data"
+                "training for text-embedding starts from scratch only: its tokenizer is trained on the data"
             )
         return self
 

@@ -15,7 +15,7 @@ import torch
 _SPEEDS = (0.88, 1.14)
 _SNR_DECIBELS = (0.0, 30.0)
 _ROOM_SECONDS = 0.6  # of an impulse response that is kept
-_STEP = 4096  # transforms are as long as a multiple of this, which makes them fast
+_STEP = 4096  # transform lengths are multiples of this, which is fast
 _TELEPHONE = (300.0, 3400.0)
 _MU = 255.0
 
@@ -138,7 +138,7 @@ def _noise(clean: Tensor, heard: Tensor, generator: torch.Generator, sample_rate
     humming = (kinds > 0.25) & (kinds < 0.4)
     made[humming] += _hum(int(humming.sum()), bins, generator, sample_rate)
     clicking = kinds > 0.88
-    if clicking.any():  # a transform of nothing is an error
+    if clicking.any():  # a transform of an empty tensor is an error
         made[clicking] += _clicks(int(clicking.sum()), bins, generator)
     ratio = 10 ** (-_uniform(len(noisy), *_SNR_DECIBELS, generator) / 20)
     scale = ratio * _loudness(heard[noisy]) / _loudness(made).clamp(min=1e-9)

@@ -32,14 +32,14 @@ _PROMPTS = PurePosixPath("usr/share/asterisk/sounds/en_US_f_Allison")
 _PROMPTS_RATE = 8000
 _OTHERS = PurePosixPath("usr/share/pocketsphinx/test/data")
 _OTHERS_RATE = 16_000
-# The others' recordings within the language, with what the package says is said in them: cards.transcription,
-# tidigits.lsn.
+# Recordings of other speakers within the grammar, with their transcripts from the package's files
+# cards.transcription and tidigits.lsn.
 _SENTENCES = {"cards/004.wav": "five five", "tidigits/dhd.2934z.raw": "two nine three four zero"}
 _READER = "Allison Smith"
 _JOINED_KINDS = ("number", "digits", "date", "time")
 _JOINED_OF_A_KIND = 50
 _SEED = 6
-_SOUNDS_LIKE_A_KEYWORD = {"for"}
+_HOMOPHONES = {"for"}
 
 Samples = NDArray[np.int16]
 
@@ -108,8 +108,8 @@ def _prompts(files: Mapping[PurePosixPath, bytes]) -> Iterator[Prompt]:
     """Yield the prompts with speech, without duplicates."""
     seen = set()
     for line in gzip.decompress(files[_LISTED]).decode("utf-8").splitlines():
-        name, colon, told = line.partition(": ")
-        text = " ".join(re.sub(r"[.,?!]", " ", told.lower()).split())
+        name, colon, description = line.partition(": ")
+        text = " ".join(re.sub(r"[.,?!]", " ", description.lower()).split())
         content = files.get(_PROMPTS / f"{name}.wav")
         spoken = colon and text and not text.startswith("[") and not line.startswith(";")
         if content and spoken and content not in seen:
@@ -124,7 +124,7 @@ def _kind(text: str) -> str:
 
 def _is_word(text: str) -> bool:
     """Return whether a text is one word, but not a letter or a word that sounds like a keyword."""
-    return len(text) > 1 and " " not in text and text not in _SOUNDS_LIKE_A_KEYWORD
+    return len(text) > 1 and " " not in text and text not in _HOMOPHONES
 
 
 def _labelled(row: Row) -> Row:

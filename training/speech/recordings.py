@@ -25,8 +25,8 @@ from training.errors import DataRejected
 from training.speech.dataset import SpeechFile, SpeechTrainingSet
 from training.speech.decoding import decode_sound
 
-_UNSPOKEN = set('.,;:!?"“”„…()')  # punctuation that nobody pronounces
-_APART = "-\u2013\u2014/"  # hyphens, dashes and strokes stand between words
+_UNSPOKEN = set('.,;:!?"“”„…()')  # punctuation
+_APART = "-\u2013\u2014/"  # hyphens, dashes and slashes separate words
 _APOSTROPHES = "\u2019\u02bc`"
 
 
@@ -52,7 +52,7 @@ class Recordings:
         parts: Indices of each part.
         spec: The graph's input, whose maximum length is also that of training sounds.
         cache: Folder for decoded samples; None keeps them in memory.
-        told: Description and split.
+        about: Description and split.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Recordings:
         parts: Parts,
         spec: AudioInput,
         cache: Path | None,
-        told: tuple[str, str],
+        about: tuple[str, str],
     ) -> None:
         self._recordings, self._parts, self._spec, self._cache = recordings, parts, spec, cache
-        self.description, self.split = told
+        self.description, self.split = about
 
     def training_set(self) -> SpeechTrainingSet:
         """Return the training part without sounds that are too long for the graph.
@@ -93,7 +93,7 @@ class Recordings:
 
     def _file(self, one: Recording) -> SpeechFile:
         content = one.path.read_bytes()
-        _sound(one.path, content, self._spec, Limits().max_audio_seconds)  # raises if it is none
+        _sound(one.path, content, self._spec, Limits().max_audio_seconds)  # raises if it is not readable
         return SpeechFile(one.path.name, content, one.text, one.traits)
 
     def _decoded(self, every: Sequence[Recording]) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
@@ -107,7 +107,7 @@ class Recordings:
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / "samples.i16").open("wb") as file:
                 offsets = self._write(every, file)
-            np.save(folder / "offsets.npy", offsets)  # last: it says that all is there
+            np.save(folder / "offsets.npy", offsets)  # written last, as the mark of a complete cache
         return np.memmap(folder / "samples.i16", np.int16, "r"), np.load(folder / "offsets.npy")
 
     def _write(self, every: Sequence[Recording], file: BinaryIO) -> NDArray[np.int64]:
@@ -128,11 +128,11 @@ class Recordings:
         """Return the cache folder for these files in their present state."""
         if self._cache is None:
             return None
-        told = hashlib.sha256(f"{self._spec}\n".encode())
+        key = hashlib.sha256(f"{self._spec}\n".encode())
         for one in chosen:
-            about = one.path.stat()
-            told.update(f"{one.path.resolve()} {about.st_size} {about.st_mtime_ns}\n".encode())
-        return self._cache / f"recordings-{told.hexdigest()[:16]}"
+            status = one.path.stat()
+            key.update(f"{one.path.resolve()} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return self._cache / f"recordings-{key.hexdigest()[:16]}"
 
 
 def transcript_of(text: str, where: str) -> str:

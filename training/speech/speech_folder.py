@@ -30,12 +30,12 @@ class SpeechFolder(Recordings):
         recordings = read_folder(path)
         speakers = [one.group for one in recordings]
         parts = grouped_parts(speakers, recipe.split)
-        told = (
+        about = (
             f"folder {path.name} of {len(recordings)} utterances by {len(set(speakers))} speakers",
             f"by speaker, {recipe.split.test:.0%} for testing, {recipe.split.validation:.0%} for validation, "
             f"seed {recipe.split.seed}",
         )
-        super().__init__(recordings, parts, recipe.input, cache, told)
+        super().__init__(recordings, parts, recipe.input, cache, about)
 
 
 def read_folder(folder: Path) -> list[Recording]:

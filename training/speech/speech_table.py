@@ -14,8 +14,8 @@ from training.recipes.recipe import Split
 from training.recipes.speech_recipe import KeywordsRecipe, SpeechRecipe, SpeechTableData
 from training.speech.recordings import Recording, Recordings, transcript_of
 
-_LEAST = 3  # sound files of a label
-SPEAKER = "speaker"  # the column that keeps speakers apart where the recipe names none
+_LEAST = 3  # sound files per label
+SPEAKER = "speaker"  # group column if the recipe names none
 
 
 class SpeechTable(Recordings):
@@ -45,11 +45,11 @@ class SpeechTable(Recordings):
         else:
             parts = _parts_by_group(recordings, split, labelled=labelled)
         kept = f"by {group}" if group else "by file"
-        told = (
+        about = (
             f"{data.path.name} of {len(recordings)} sound files",
             f"{kept}, {split.test:.0%} for testing, {split.validation:.0%} for validation, seed {split.seed}",
         )
-        super().__init__(recordings, parts, recipe.input, cache, told)
+        super().__init__(recordings, parts, recipe.input, cache, about)
 
 
 def read_table(data: SpeechTableData, group: str | None, *, labelled: bool) -> list[Recording]:
@@ -64,24 +64,26 @@ def read_table(data: SpeechTableData, group: str | None, *, labelled: bool) -> l
         DataRejected: The table is missing or a row is wrong; the text names file and row.
     """
     rows = read_rows(data.path, (data.audio, data.text), group)
-    told = [name for name in dict.fromkeys([group, SPEAKER, "kind"]) if name in read_columns(data.path)]
-    values = [[value for _, _, value in read_rows(data.path, (data.audio, data.text), name)] for name in told]
+    columns = [name for name in dict.fromkeys([group, SPEAKER, "kind"]) if name in read_columns(data.path)]
+    values = [
+        [value for _, _, value in read_rows(data.path, (data.audio, data.text), name)] for name in columns
+    ]
     recordings = []
     for number, (file, text, together) in enumerate(rows):
         where, path = f"{data.path}, row {number + 1}", data.path.parent / file
         if not path.is_file():
             raise DataRejected(f"{where}: there is no sound file {path}")
         said = text.strip() if labelled else transcript_of(text, where)
-        traits = tuple(f"{name}: {column[number]}" for name, column in zip(told, values, strict=True))
+        traits = tuple(f"{name}: {column[number]}" for name, column in zip(columns, values, strict=True))
         recordings.append(Recording(path, said, together, traits))
     return recordings
 
 
 def _parts_by_group(recordings: list[Recording], split: Split, *, labelled: bool) -> Parts:
     parts = grouped_parts([one.group for one in recordings], split)
-    learnt = {recordings[number].text for number in parts.train}
+    trained = {recordings[number].text for number in parts.train}
     for number in (*parts.validation, *parts.test) if labelled else ():
-        if recordings[number].text not in learnt:
+        if recordings[number].text not in trained:
             raise DataRejected(
                 f"label {recordings[number].text} is held out only: no group that is learnt from has it"
             )

@@ -25,9 +25,9 @@ FEWEST, MOST = 1, 12  # digits
 SHORTEST, TALLEST = 14, 120  # pixels of a digit
 LARGEST_OVERLAP = 0.3  # of the smaller of two boxes
 CONTRASTS = {"low": (0.2, 0.4), "medium": (0.4, 0.6), "high": (0.6, 0.95)}  # of the range of grey
-_LEGIBLE = 1.6  # contrast to deviation of what is behind a digit, at least
+_LEGIBLE = 1.6  # least ratio of contrast to the background's deviation
 _TRIES = 25
-PHOTOGRAPHS = 0.4  # share of scenes over a piece of a photograph
+PHOTOGRAPHS = 0.4  # share of scenes with a part of a photograph
 _OTHERS = {"texture": 0.25, "lines": 0.1, "plain": 0.25}  # in proportion
 
 
@@ -95,16 +95,16 @@ def compose(stock: SceneMaterial, random: np.random.Generator) -> Scene:
     canvas = make_background(look.background, (width, height), stock.photographs, random)
     _add_clutter(canvas, random)
     canvas = _toned(canvas, look, random)
-    wanted = int(random.integers(FEWEST, MOST + 1))
+    count = int(random.integers(FEWEST, MOST + 1))
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
-    for _ in range(wanted):
+    for _ in range(count):
         chosen = int(random.integers(len(stock.labels)))
         box = _add_digit(canvas, stock.fields[chosen], boxes, look, random)
         if box is not None:
             boxes.append(box)
             labels.append(int(stock.labels[chosen]))
-    if not boxes:  # nothing was legible there: begin anew, with the next numbers of the same generator
+    if not boxes:  # no digit was legible: try again with the next random numbers
         return compose(stock, random)
     return Scene(
         _photographed(canvas, random),
@@ -126,7 +126,7 @@ def _add_clutter(canvas: Picture, random: np.random.Generator) -> None:
         part = canvas[top:bottom, left:right]
         cover = np.asarray(mask.crop(box), dtype=np.float32)[..., None] / np.float32(255)
         colour = random.random(3) if random.random() < 0.3 else np.full(3, random.random())
-        # Seldom as strong as ink: mixed with what is there.
+        # Mixed with the background, so that clutter is seldom as strong as ink.
         colour = part.mean(axis=(0, 1)) + random.uniform(0.3, 1.0) * (colour - part.mean(axis=(0, 1)))
         part += cover * (colour.astype(np.float32) - part)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-HALF = 128  # ink that covers at least half of a pixel belongs to the box
+HALF = 128  # pixels with at least half ink belong to the box
 _MARGIN = 2  # source pixels around the digit
 _ZOOM = 12  # field pixels a source pixel
 _FINEST = 96  # rows that a digit is sampled at, at least
@@ -53,7 +53,7 @@ def smooth_field(digit: NDArray[np.uint8]) -> Field:
     padded = Image.fromarray(np.pad(digit, _MARGIN))
     side = padded.width * _ZOOM
     smooth = padded.resize((side, side), Image.Resampling.BICUBIC)
-    # Eyes of a 6 or an 8 that 8 × 8 levels nearly close stay open once local contrast is raised.
+    # Local contrast keeps the eyes of a 6 or an 8 open, which 8 × 8 levels nearly close.
     sharp = smooth.filter(ImageFilter.UnsharpMask(radius=1.2 * _ZOOM, percent=180, threshold=0))
     return np.asarray(sharp.filter(ImageFilter.GaussianBlur(0.25 * _ZOOM)), dtype=np.uint8)
 
@@ -78,7 +78,7 @@ def write_digit(field: Field, height: int, hand: Handwriting) -> NDArray[np.uint
     size = (width * samples, height * samples)
     step = (high - low) / np.array(size)
     inverse = np.linalg.inv(matrix)
-    columns = inverse * step  # how the place in the field moves with a step to the right or down
+    columns = inverse * step  # change of the position in the field per step to the right or down
     start = inverse @ low + field.shape[0] / 2
     affine = (columns[0, 0], columns[0, 1], start[0], columns[1, 0], columns[1, 1], start[1])
     sampled = Image.fromarray(field).transform(

@@ -38,9 +38,9 @@ from training.recipes.detection_recipe import DetectionRecipe, ScenesData
 
 _TRAIN, _VALIDATION, _TEST = 11, 12, 13  # first numbers of the parts' seeds
 _HELD_BACK = 5  # every fifth wallpaper is for validation
-_LEARNT_PHOTOGRAPHS = 0.55  # share of scenes to learn from over photographs, the hardest ones
-_SMALL, _JPEG = 0.25, 0.35  # shares of scenes to learn from that were small or JPEG files
-HEIGHTS = (24, 48)  # pixels; digits below the first are called small, from the second on large
+_TRAINING_PHOTOGRAPHS = 0.55  # share of training scenes with a photograph, the hardest ones
+_SMALL, _JPEG = 0.25, 0.35  # shares of training scenes that were small or JPEG files
+HEIGHTS = (24, 48)  # pixels; digits below the first are small, from the second on large
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class DigitScenes:
             folder.mkdir(parents=True, exist_ok=True)
             self._compose_training_set(pictures, truth)
         with np.load(truth, allow_pickle=False) as arrays:
-            # Copy on write: torch wants arrays that could be written to.
+            # Copy on write, because torch needs writable arrays.
             return TrainingSet(np.load(pictures, mmap_mode="c"), arrays["boxes"], arrays["labels"])
 
     def validation_files(self) -> list[AnnotatedImage]:
@@ -137,11 +137,11 @@ class DigitScenes:
         sides = (round(SMALLEST_SIDE * share), round(LARGEST_SIDE * share))
         photographs = [bundled_photograph("china.jpg")]
         photographs += [paper for i, paper in enumerate(self._papers) if i % _HELD_BACK]
-        learnt, drawn = self._digits("train"), draw_digits(self._settings.drawn, self._recipe.split.seed)
+        given, drawn = self._digits("train"), draw_digits(self._settings.drawn, self._recipe.split.seed)
         digits = _Digits(
-            np.concatenate([learnt.pixels, drawn[0][..., 0]]), np.concatenate([learnt.labels, drawn[1]])
+            np.concatenate([given.pixels, drawn[0][..., 0]]), np.concatenate([given.labels, drawn[1]])
         )
-        stock = digits.stock(photographs, sides, _LEARNT_PHOTOGRAPHS)
+        stock = digits.stock(photographs, sides, _TRAINING_PHOTOGRAPHS)
         shape = (self._settings.train, spec.height, spec.width, 3)
         images = np.lib.format.open_memmap(pictures, mode="w+", dtype=np.uint8, shape=shape)
         boxes, labels = [], []
@@ -153,16 +153,18 @@ class DigitScenes:
             labels.append(scene.labels)
         images.flush()
         learning = pad_boxes(images, boxes, labels)
-        np.savez(truth, boxes=learning.boxes_xyxy, labels=learning.labels)  # last: it says that all is there
+        np.savez(
+            truth, boxes=learning.boxes_xyxy, labels=learning.labels
+        )  # written last, as the mark of a complete set
 
     def _fingerprint(self) -> str:
         """Return a hash of everything that composed scenes depend on, including the code."""
-        told = [self._settings.model_dump_json(), self._recipe.training_input.model_dump_json()]
-        told += [self._recipe.input.model_dump_json(), self._recipe.split.model_dump_json()]
-        told += [str(paper.shape) for paper in self._papers]
+        parts = [self._settings.model_dump_json(), self._recipe.training_input.model_dump_json()]
+        parts += [self._recipe.input.model_dump_json(), self._recipe.split.model_dump_json()]
+        parts += [str(paper.shape) for paper in self._papers]
         code = [module.__file__ for module in (backgrounds, clutter, digit_ink, composition)] + [__file__]
-        told += [Path(str(file)).read_text(encoding="utf-8") for file in code]
-        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+        parts += [Path(str(file)).read_text(encoding="utf-8") for file in code]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def seen(

@@ -144,11 +144,11 @@ def version_metrics(metrics: KeywordMetrics) -> dict[str, float]:
 def _at_threshold(predictions: Sequence[KeywordPrediction], threshold: float) -> ThresholdMetrics:
     answers = [one for one in predictions if one.label not in OTHERS and one.score >= threshold]
     meant = [one for one in answers if one.file.text not in OTHERS]
-    wanted = sum(one.file.text not in OTHERS for one in predictions)
+    keywords = sum(one.file.text not in OTHERS for one in predictions)
     return ThresholdMetrics(
-        answered=len(meant) / max(1, wanted),
+        answered=len(meant) / max(1, keywords),
         right=_counted(meant).accuracy,
-        mistaken=(len(answers) - len(meant)) / max(1, len(predictions) - wanted),
+        mistaken=(len(answers) - len(meant)) / max(1, len(predictions) - keywords),
     )
 
 

@@ -21,8 +21,8 @@ def keyword_tables(metrics: KeywordMetrics) -> str:
         parts.append(_trusted(metrics.trusted))
     parts.append(_labels(metrics))
     if metrics.mistakes:
-        told = ", ".join(f"{right} as {given} ({count})" for right, given, count in metrics.mistakes)
-        parts.append(f"The commonest mistakes, what it was and what was answered: {told}.")
+        listed = ", ".join(f"{right} as {given} ({count})" for right, given, count in metrics.mistakes)
+        parts.append(f"The commonest mistakes, what it was and what was answered: {listed}.")
     return "\n\n".join(parts)
 
 
@@ -33,13 +33,13 @@ def _slices(title: str, rows: Mapping[str, Counted]) -> str:
 
 def _trusted(rows: Mapping[float, ThresholdMetrics]) -> str:
     others = " and ".join(f"`{name}`" for name in OTHERS)
-    told = f"Where {others} count as no answer, and so does what scores less:"
+    caption = f"Where {others} count as no answer, and so does what scores less:"
     header = ("least score", "answered", "right, of those answered", "others answered wrongly")
     cells = [
         (f"{least:g}", f"{one.answered:.2%}", f"{one.right:.2%}", f"{one.mistaken:.2%}")
         for least, one in rows.items()
     ]
-    return f"{told}\n\n{markdown_table(header, cells)}"
+    return f"{caption}\n\n{markdown_table(header, cells)}"
 
 
 def _labels(metrics: KeywordMetrics) -> str:

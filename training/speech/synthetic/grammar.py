@@ -35,7 +35,7 @@ _MONTHS = _split("january february march april may june july august september oc
 _WEEKDAYS = _split("monday tuesday wednesday thursday friday saturday sunday")
 
 KINDS = ("number", "digits", "date", "time", "words", "order")
-_SHARES_SUMMED = (0.13, 0.25, 0.4, 0.54, 0.72, 1.0)  # of the kinds, each with those before it
+_SHARES_SUMMED = (0.13, 0.25, 0.4, 0.54, 0.72, 1.0)  # cumulative shares of the kinds
 
 # `<name>` is replaced by one of its alternatives, all equally likely; one that is written twice is
 # twice as likely.
@@ -147,7 +147,7 @@ _GRAMMAR: dict[str, tuple[str, ...]] = {
     "feel": ("cold", "hot", "dark", "bright", "warm"),
 }
 _SLOT = re.compile(r"<([^>]+)>")
-# So that every synthesiser says a letter's name and not an article, and the present of "read".
+# So that every synthesizer says the letter's name instead of an article, and the present tense of "read".
 _RESPELT = {"a m": "eigh em", "p m": "pee em", "read": "reed"}
 
 
@@ -179,7 +179,7 @@ def respell(text: str) -> str:
 def _expand(text: str, random: np.random.Generator) -> str:
     def replaced(slot: re.Match[str]) -> str:
         name = slot.group(1)
-        alternatives = _ANY if name == "any" else _GRAMMAR[name]  # any word but letters
+        alternatives = _ANY if name == "any" else _GRAMMAR[name]  # any word except letters
         return _expand(alternatives[int(random.integers(len(alternatives)))], random)
 
     return _SLOT.sub(replaced, text)

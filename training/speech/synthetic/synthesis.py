@@ -23,12 +23,12 @@ from training.errors import DataRejected
 from training.speech.synthetic.grammar import respell
 from training.speech.synthetic.voices import FESTIVAL_VOICES, Prosody, Voice
 
-VERSION = 1  # rises when the same order would sound different
-_WORDS_A_MINUTE = 175  # eSpeak's own speed
+VERSION = 1  # increased when the same request would give other samples
+_WORDS_PER_MINUTE = 175  # eSpeak's own speed
 _PITCHES_HERTZ = {"slt": 172, "awb": 125, "rms": 100, "kal": 105, "ked": 105}  # of recorded speakers
 _PEAK = 0.7  # of full scale
-_LONGEST_SECONDS = 60  # for one sentence to be spoken
-_CHUNK = 120  # sentences that one thread has spoken at a time
+_LONGEST_SECONDS = 60  # per sentence
+_CHUNK = 120  # sentences per task of a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _command(request: SpeechRequest) -> list[str]:
     """Return the command line of a synthesizer that speaks one sentence per call."""
     prosody, text = request.prosody, respell(request.text)
     if request.voice.engine == "espeak":
-        pitch, speed = round(50 + 45 * prosody.pitch), round(_WORDS_A_MINUTE * prosody.speed)
+        pitch, speed = round(50 + 45 * prosody.pitch), round(_WORDS_PER_MINUTE * prosody.speed)
         options = [f"-v{request.voice.name}", f"-p{pitch}", f"-s{speed}", f"-g{prosody.gap}"]
         return ["espeak-ng", "--stdout", *options, "--", text]
     return [
@@ -105,8 +105,8 @@ def _run(command: Sequence[str], request: SpeechRequest) -> bytes:
     except subprocess.TimeoutExpired as error:
         raise DataRejected(f"{request.voice} did not finish speaking {request.text!r}") from error
     if done.returncode:
-        told = done.stderr.decode(errors="replace").strip()[-200:]
-        raise DataRejected(f"{request.voice} cannot speak {request.text!r}: {told}")
+        message = done.stderr.decode(errors="replace").strip()[-200:]
+        raise DataRejected(f"{request.voice} cannot speak {request.text!r}: {message}")
     return done.stdout
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from training.speech.synthetic.grammar import COMMANDS, vocabulary
 
-_SAME_SOUND = {"a", "m", "p", "i", "to", "for", "oh"}  # as a keyword's, or hardly a sound
+_SAME_SOUND = {"a", "m", "p", "i", "to", "for", "oh"}  # like a keyword, or hardly audible
 _FURTHER = """
 about above across after against along always animal answer arrive autumn away baby back bad bag ball
 balance bank basket beach bear beauty become beg behind bell below best better between bicycle big bill
@@ -59,7 +59,7 @@ vow wage wall wander war waste watch wave way weak wealth wear weather wedding w
 wheel whistle whole wide wife wild win wind wine wing winter wire wise wish woman wonder wood wool world
 worry worth wound wrong yard year yell yellow yet young zebra
 """
-_HELD_OUT = {"validation": 2, "test": 5}  # which of every eight words
+_HELD_OUT = {"validation": 2, "test": 5}  # index within every eight words
 
 
 def unknown_words(part: Literal["train", "validation", "test"]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ ACCENTS = (
     *["en-gb", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029"],
     "en-us-nyc",
 )
-# Variants that people can hardly follow, or whose name cannot stand in a command.
+# Variants that are hardly intelligible, or whose names do not work in a command.
 _LEFT_OUT = {"whisper", "whisperf", "Demonic", "croak", "UniRobot", "Tweaky", "fast", "Mr"}
 _SAME_PERSON = {"anxiousandy": "andy", "anikarobot": "anika"}
 FESTIVAL_VOICES = {"kal": "kal_diphone", "ked": "ked_diphone", "slt": "cmu_us_slt_arctic_hts"}
@@ -178,5 +178,5 @@ def describe_voices(voices: Sequence[Voice]) -> str:
     """Return a short description of voices."""
     made = {voice.speaker for voice in voices if voice.engine == "espeak"}
     recorded = sorted({voice.speaker for voice in voices if voice.engine != "espeak"})
-    told = [f"{len(made)} variants of eSpeak NG"] if made else []
-    return " and ".join([*told, *([f"the recorded {', '.join(recorded)}"] if recorded else [])])
+    parts = [f"{len(made)} variants of eSpeak NG"] if made else []
+    return " and ".join([*parts, *([f"the recorded {', '.join(recorded)}"] if recorded else [])])

@@ -19,7 +19,7 @@ from training.text.dataset import LabelledTexts
 from training.text.tokens import byte_tokenizer, pad
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-_SHOUTED, _LOWERED = 0.05, 0.1  # shares of texts in capitals, and without any
+_UPPER, _LOWER = 0.05, 0.1  # shares of texts in upper case and in lower case
 
 
 class WindowBatches(Dataset[Batch]):
@@ -66,12 +66,12 @@ class WindowBatches(Dataset[Batch]):
 
     def _length(self, random: np.random.Generator) -> int:
         """Return the characters of a batch's windows; 0 for whole texts, negative for the beginning."""
-        wanted = self._windows
-        if wanted is None:
+        windows = self._windows
+        if windows is None:
             return 0
-        if random.random() < wanted.whole:
-            return -wanted.longest_whole
-        low, high = np.log(wanted.shortest), np.log(wanted.longest)
+        if random.random() < windows.whole:
+            return -windows.longest_whole
+        low, high = np.log(windows.shortest), np.log(windows.longest)
         return int(np.exp(random.uniform(low, high)))
 
 
@@ -114,9 +114,9 @@ def cut_window(text: str, length: int, random: np.random.Generator) -> str:
 def vary_case(text: str, random: np.random.Generator) -> str:
     """Convert some texts to upper case, and some to lower case."""
     draw = random.random()
-    if draw < _SHOUTED:
+    if draw < _UPPER:
         return text.upper()
-    return text.lower() if draw < _SHOUTED + _LOWERED else text
+    return text.lower() if draw < _UPPER + _LOWER else text
 
 
 def draw_windows(

@@ -20,9 +20,9 @@ from training.text.tokens import Ids, pad
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 Vectors = NDArray[np.float32]
-_SHORTEST_PIECE = 4  # tokens
-_CLUSTER = 16  # documents that are put side by side because they are alike
-_AT_ONCE = 4096  # documents compared with the centres at a time
+_SHORTEST_QUERY = 4  # tokens
+_CLUSTER = 16  # documents per cluster of similar ones
+_AT_ONCE = 4096  # documents per matrix product with the centres
 
 
 class PairBatches(Dataset[Batch]):
@@ -63,13 +63,15 @@ class PairBatches(Dataset[Batch]):
         if epoch != self._epoch:
             self._orders, self._epoch = self._arrange(epoch), epoch
         random = np.random.default_rng((self._seed, 1, step))
-        wanted = self._contrast
-        kind = int(np.searchsorted(np.cumsum([wanted.siblings, wanted.alike]), random.random(), side="right"))
+        settings = self._contrast
+        kind = int(
+            np.searchsorted(np.cumsum([settings.siblings, settings.alike]), random.random(), side="right")
+        )
         order = self._orders[min(kind, len(self._orders) - 1)]
         members = order[place * self._batch_size : (place + 1) * self._batch_size]
         chosen = [self._pair(i, random) for i in members.tolist()]
-        query, query_mask = pad([query for query, _ in chosen], wanted.query_tokens)
-        document, document_mask = pad([document for _, document in chosen], wanted.document_tokens)
+        query, query_mask = pad([query for query, _ in chosen], settings.query_tokens)
+        document, document_mask = pad([document for _, document in chosen], settings.document_tokens)
         arrays = (query, query_mask, document, document_mask)
         return tuple(torch.from_numpy(array) for array in arrays)  # type: ignore[return-value]
 
@@ -77,7 +79,7 @@ class PairBatches(Dataset[Batch]):
         query, sentences = self._pairs.queries[i], self._pairs.documents[i]
         if random.random() < self._contrast.pieces and len(sentences) > 1:
             place = int(random.integers(len(sentences)))
-            if len(sentences[place]) >= _SHORTEST_PIECE:
+            if len(sentences[place]) >= _SHORTEST_QUERY:
                 rest = sentences[:place] + sentences[place + 1 :]
                 return sentences[place], np.concatenate(rest)
         return query, np.concatenate(sentences)
@@ -87,7 +89,7 @@ class PairBatches(Dataset[Batch]):
         random = np.random.default_rng((self._seed, 0, epoch))
         by_group = _side_by_side(self._pairs.groups, random)
         shuffled = random.permutation(len(self._pairs.queries))
-        if not (self._contrast.alike and epoch):  # an untrained network finds nothing alike
+        if not (self._contrast.alike and epoch):  # an untrained network has no meaningful similarities
             return [by_group, shuffled, shuffled]
         vectors = self._encode([np.concatenate(sentences) for sentences in self._pairs.documents])
         return [by_group, _side_by_side(nearest_centres(vectors, random), random), shuffled]
