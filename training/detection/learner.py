@@ -12,7 +12,7 @@ import torch
 from training.core.learner import Batch, Learner
 from training.detection.augmentation import change_colors, move_images
 from training.detection.losses import Losses, Targets, losses
-from training.networks.detector import Detector, Heads
+from training.networks.detector import Detector, DetectorOutputs
 from training.recipes.detection_recipe import DetectionRecipe
 
 
@@ -35,7 +35,7 @@ class DetectorLearner(Learner[DetectionRecipe, Detector]):
         self._synthetic = checked.data.kind == "scenes"
         self._mirror = mirror
 
-    def forward(self, batch: Batch) -> Heads:
+    def forward(self, batch: Batch) -> DetectorOutputs:
         """Return the network's outputs for the images of a training batch."""
         return self.graph.heads(batch[0])
 

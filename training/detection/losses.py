@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from training.networks.detector import STRIDE, Heads
+from training.networks.detector import STRIDE, DetectorOutputs
 
 _SPREAD = 0.12  # deviation relative to a side
 _LEAST_SPREAD, _MOST_SPREAD = 0.6, 2.0  # points
@@ -53,7 +53,7 @@ class Losses:
 
 
 @dataclass(frozen=True, slots=True)
-class Patches:
+class CentrePatches:
     """The points around each object's centre.
 
     Attributes:
@@ -65,7 +65,7 @@ class Patches:
     weight: torch.Tensor
 
 
-def spread_over_points(truth: Targets, height: int, width: int) -> Patches:
+def spread_over_points(truth: Targets, height: int, width: int) -> CentrePatches:
     """Return the patch of each object on a grid of `height` × `width` points."""
     boxes, there = truth.boxes_xyxy, truth.labels >= 0
     centre = (boxes[..., :2] + boxes[..., 2:]) / (2 * STRIDE)
@@ -80,10 +80,10 @@ def spread_over_points(truth: Targets, height: int, width: int) -> Patches:
     points = cell[:, :, None] + offset
     inside = ((points >= 0) & (points <= limit)).all(dim=3) & there[:, :, None]
     points = torch.minimum(points.clamp(min=0), limit)
-    return Patches(points[..., 1] * width + points[..., 0], weight * inside)
+    return CentrePatches(points[..., 1] * width + points[..., 0], weight * inside)
 
 
-def losses(heads: Heads, truth: Targets) -> Losses:
+def losses(heads: DetectorOutputs, truth: Targets) -> Losses:
     """Return the losses of the network's outputs."""
     classes, height, width = heads.heat.shape[1:]
     patches = spread_over_points(truth, height, width)
@@ -93,7 +93,7 @@ def losses(heads: Heads, truth: Targets) -> Losses:
     return Losses(_focal(heads.heat.flatten(1), heat) / things, box, quality)
 
 
-def _heat_target(patches: Patches, labels: torch.Tensor, classes: int, points: int) -> torch.Tensor:
+def _heat_target(patches: CentrePatches, labels: torch.Tensor, classes: int, points: int) -> torch.Tensor:
     """Return target heat maps, the maximum where patches meet: f32 [N, K × h × w]."""
     target = torch.zeros(len(labels), classes * points, device=labels.device)
     place = labels.clamp(min=0)[:, :, None] * points + patches.place
@@ -110,7 +110,7 @@ def _focal(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _box_losses(
-    heads: Heads, truth: Targets, patches: Patches, things: torch.Tensor
+    heads: DetectorOutputs, truth: Targets, patches: CentrePatches, things: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the losses of boxes and of their expected overlap; each object has weight 1."""
     width = heads.heat.shape[3]

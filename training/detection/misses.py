@@ -21,7 +21,7 @@ _THERE, _ANSWERED = (40, 200, 60), (255, 40, 40)
 
 
 @dataclass(frozen=True, slots=True)
-class Miss:
+class DetectionError:
     """A false detection or a missed object.
 
     Attributes:
@@ -40,7 +40,7 @@ class Miss:
 
 def find_misses(
     files: Sequence[AnnotatedImage], found: Sequence[Predicted], classes: tuple[str, ...]
-) -> list[Miss]:
+) -> list[DetectionError]:
     """Return the errors at the default threshold, the worst first."""
     misses = []
     for file, one in zip(files, found, strict=True):
@@ -57,7 +57,7 @@ def find_misses(
                 lost.remove(place)
                 there = classes[file.labels[place]]
             misses.append(
-                Miss(
+                DetectionError(
                     file,
                     score,
                     box,
@@ -70,11 +70,11 @@ def find_misses(
             height = float(file.boxes_xyxy[j, 3] - file.boxes_xyxy[j, 1])
             weight = 0.5 * height / (height + 50)  # larger objects are worse to miss
             caption = f"{classes[file.labels[j]]} > -"
-            misses.append(Miss(file, weight, file.boxes_xyxy[j], file.boxes_xyxy[j], None, caption))
+            misses.append(DetectionError(file, weight, file.boxes_xyxy[j], file.boxes_xyxy[j], None, caption))
     return sorted(misses, key=lambda miss: -miss.weight)
 
 
-def draw_misses(misses: Sequence[Miss], path: Path) -> None:
+def draw_misses(misses: Sequence[DetectionError], path: Path) -> None:
     """Draw the worst errors: annotations in green frames, detections in red ones."""
     shown = list(misses)[:_MOST]
     rows = max(1, -(-len(shown) // _COLUMNS))
@@ -87,7 +87,7 @@ def draw_misses(misses: Sequence[Miss], path: Path) -> None:
     sheet.save(path, quality=85)
 
 
-def _tile(miss: Miss) -> Image.Image:
+def _tile(miss: DetectionError) -> Image.Image:
     with Image.open(BytesIO(miss.file.file)) as picture:
         centre = (miss.box_xyxy[:2] + miss.box_xyxy[2:]) / 2
         reach = max(24.0, 0.8 * float((miss.box_xyxy[2:] - miss.box_xyxy[:2]).max()))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.engine.runtime.session import Session
 from service.tasks.image.detection import COUNTED_SCORE, overlap
 from training.errors import ExportFailed
-from training.networks.detector import Detector, Heads
+from training.networks.detector import Detector, DetectorOutputs
 
 TOLERANCES = {"boxes": 1e-3, "scores": 1e-3, "labels": 1e-3}
 BATCHES = (1, 3, 7)  # the export uses another one
@@ -37,7 +37,7 @@ class Peak:
     sure: bool
 
 
-def decode_heads(heads: Heads, slots: int, stride: int, power: float) -> list[list[Peak]]:
+def decode_heads(heads: DetectorOutputs, slots: int, stride: int, power: float) -> list[list[Peak]]:
     """Return the peaks of each image, including doubtful ones.
 
     Args:

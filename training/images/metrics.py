@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import (
 )
 
 from training.images.predict import HeldOut, Predictions
-from training.images.redraw import Look
+from training.images.redraw import DigitLook
 
 CALIBRATION_BINS = 15
 
@@ -117,7 +117,7 @@ def evaluate(predictions: Predictions, images: HeldOut, classes: tuple[str, ...]
     return ImageEvaluation(ImageMetrics(plain, redrawn, accuracy_by_look(right, images.looks)), predictions)
 
 
-def accuracy_by_look(right: NDArray[np.bool_], looks: Sequence[Look]) -> dict[str, tuple[float, int]]:
+def accuracy_by_look(right: NDArray[np.bool_], looks: Sequence[DigitLook]) -> dict[str, tuple[float, int]]:
     """Return accuracy and count of the images with each look, by the look's name."""
     slices: dict[str, list[bool]] = {}
     for hit, look in zip(right.tolist(), looks, strict=True):

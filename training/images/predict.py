@@ -22,7 +22,7 @@ from service.tasks.image.preprocessing import ImageClassification
 from training.core.session import answer_batches, open_version
 from training.data.split import Indices
 from training.images.learner import ImageLearner
-from training.images.redraw import Look
+from training.images.redraw import DigitLook
 from training.images.source import ImageSource, decode_files
 
 TEST_SEED = 2_000_003  # seed of the redrawn test images
@@ -44,7 +44,7 @@ class HeldOut:
     files: list[bytes]
     labels: NDArray[np.int64]
     redrawn: list[bytes]
-    looks: list[Look]
+    looks: list[DigitLook]
     redrawn_labels: NDArray[np.int64]
 
 

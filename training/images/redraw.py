@@ -25,7 +25,7 @@ Paper = Literal["plain", "grey", "ruled"]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class DigitLook:
     """The look of one redrawn digit.
 
     Attributes:
@@ -75,7 +75,7 @@ class Redrawing:
     """A raw file and its look."""
 
     file: bytes
-    look: Look
+    look: DigitLook
 
 
 def redraw(digit: NDArray[np.uint8], random: np.random.Generator) -> Redrawing:
@@ -96,10 +96,10 @@ def redraw(digit: NDArray[np.uint8], random: np.random.Generator) -> Redrawing:
     return Redrawing(file.getvalue(), look)
 
 
-def _choose_look(random: np.random.Generator) -> Look:
+def _choose_look(random: np.random.Generator) -> DigitLook:
     height = round(np.exp(random.uniform(np.log(SMALLEST), np.log(LARGEST))))
     aspect = np.exp(random.uniform(-0.29, 0.29)) if random.random() < 0.3 else 1.0  # up to 4:3 and 3:4
-    return Look(
+    return DigitLook(
         width=int(np.clip(round(height * aspect), SMALLEST, LARGEST)),
         height=height,
         digit_height=random.uniform(0.35, 0.9),
@@ -115,7 +115,7 @@ def _choose_look(random: np.random.Generator) -> Look:
     )
 
 
-def _tilted_outline(digit: NDArray[np.uint8], look: Look) -> Image.Image:
+def _tilted_outline(digit: NDArray[np.uint8], look: DigitLook) -> Image.Image:
     """Return the digit's filled outline, cropped to its ink: mode L, 255 is ink."""
     padded = Image.fromarray(np.pad(digit, _MARGIN))
     side = padded.width * _ZOOM
@@ -132,7 +132,7 @@ def _tilted_outline(digit: NDArray[np.uint8], look: Look) -> Image.Image:
     return tilted.crop(tilted.point(_INK).getbbox())
 
 
-def _place(outline: Image.Image, look: Look) -> Image.Image:
+def _place(outline: Image.Image, look: DigitLook) -> Image.Image:
     """Scale the outline and place it in an empty image: mode L, 255 is ink."""
     height = look.digit_height * look.height
     scale = min(height / outline.height, 0.95 * look.width / outline.width)
@@ -146,7 +146,7 @@ def _place(outline: Image.Image, look: Look) -> Image.Image:
     return ink.filter(ImageFilter.GaussianBlur(look.blur * look.height)) if look.blur else ink
 
 
-def _on_paper(ink: Image.Image, look: Look, random: np.random.Generator) -> Image.Image:
+def _on_paper(ink: Image.Image, look: DigitLook, random: np.random.Generator) -> Image.Image:
     """Put the ink on paper and choose the grey levels: mode L."""
     span = 255 * look.contrast
     low = random.uniform(0, 255 - span)  # the darker of ink and paper
@@ -163,7 +163,7 @@ def _on_paper(ink: Image.Image, look: Look, random: np.random.Generator) -> Imag
     return Image.fromarray((low + span * light).round().clip(0, 255).astype(np.uint8))
 
 
-def _rules(look: Look, random: np.random.Generator) -> NDArray[np.float32]:
+def _rules(look: DigitLook, random: np.random.Generator) -> NDArray[np.float32]:
     """Draw the paper's printed lines: f32 [height, width], 0–0.5 of the ink's strength."""
     lines = Image.new("L", (look.width, look.height), 0)
     pen = ImageDraw.Draw(lines)

@@ -28,7 +28,7 @@ _LONGEST = math.log(512)  # strides
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
+class DetectorOutputs:
     """The network's outputs for every point.
 
     Attributes:
@@ -80,7 +80,7 @@ class Detector(nn.Module):
             self.box.bias[:4] = math.log(_TYPICAL_DISTANCE / STRIDE)
             self.box.bias[4] = 0.0
 
-    def heads(self, image: torch.Tensor) -> Heads:
+    def heads(self, image: torch.Tensor) -> DetectorOutputs:
         """Return the outputs for every point of u8 [N, H, W, 3], or f32 of the same range."""
         features = self.stem((image.permute(0, 3, 1, 2).float() - 127.5) / 64)
         levels = []
@@ -97,7 +97,7 @@ class Detector(nn.Module):
         with torch.autocast("cpu", enabled=False):  # bfloat16 would round distances to whole pixels
             heat, box = self.heat(what.float()), self.box(where.float())
         distances = STRIDE * box[:, :4].clamp(max=_LONGEST).exp()
-        return Heads(heat, distances, box[:, 4:])
+        return DetectorOutputs(heat, distances, box[:, 4:])
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Detect objects in u8 [N, H, W, 3].
@@ -110,7 +110,7 @@ class Detector(nn.Module):
 
 
 def pick_peaks(
-    heads: Heads, slots: int, power: torch.Tensor
+    heads: DetectorOutputs, slots: int, power: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the detections of some outputs; see `Detector.forward`.
 

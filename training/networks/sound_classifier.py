@@ -58,7 +58,7 @@ class SoundClassifier(nn.Module):
         *channels, width = widths
         self.log_mel = LogMel(front.sample_rate, front.mels, front.hop_seconds)
         self.planes = nn.ModuleList(
-            Plane(before, after, 2 if number < _HALVINGS_OF_TIME else 1)
+            BandBlock(before, after, 2 if number < _HALVINGS_OF_TIME else 1)
             for number, (before, after) in enumerate(zip((1, *channels), channels, strict=False))
         )
         bands = front.mels
@@ -98,7 +98,7 @@ class SoundClassifier(nn.Module):
         return logits.float()
 
 
-class Plane(nn.Module):
+class BandBlock(nn.Module):
     """A convolution over bands and time that halves the bands."""
 
     def __init__(self, before: int, after: int, time_stride: int) -> None:

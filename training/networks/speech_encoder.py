@@ -60,10 +60,10 @@ class SpeechEncoder(nn.Module):
             undefined.
         """
         features, frames = self.log_mel(audio, lengths)
-        logits, _, frames = self.heard(features, frames)
+        logits, _, frames = self.logits(features, frames)
         return functional.log_softmax(logits, dim=2), frames
 
-    def heard(
+    def logits(
         self, features: torch.Tensor, frames: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the logits of features f32 [N, B, M] and frames i64 [N].

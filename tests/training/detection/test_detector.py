@@ -10,14 +10,14 @@ from service.tasks.image.detection import COUNTED_SCORE
 from training.detection.augmentation import change_colors, move_images
 from training.detection.losses import Targets, losses, overlaps, spread_over_points
 from training.detection.reference_decoder import decode_heads
-from training.networks.detector import STRIDE, Detector, Heads, pick_peaks
+from training.networks.detector import STRIDE, Detector, DetectorOutputs, pick_peaks
 from training.recipes.detection_recipe import DetectorSize
 
 SIZE = DetectorSize(stem=8, widths=(8, 12, 16, 16), blocks=(1, 1, 1, 1), neck=12, slots=20)
 
 
-def perfect_heads(truth: Targets, classes: int, points: int) -> Heads:
-    """Heads that say at every point about a thing what is true of it."""
+def perfect_heads(truth: Targets, classes: int, points: int) -> DetectorOutputs:
+    """DetectorOutputs that say at every point about a thing what is true of it."""
     heat = torch.full((len(truth.labels), classes, points, points), -12.0)
     distances = torch.full((len(truth.labels), 4, points, points), 8.0)
     patches = spread_over_points(truth, points, points)
@@ -33,7 +33,7 @@ def perfect_heads(truth: Targets, classes: int, points: int) -> Heads:
             distances[picture, :, row, column] = torch.stack([x - box[0], y - box[1], box[2] - x, box[3] - y])
             if weight == 1:
                 heat[picture, label, row, column] = 12.0
-    return Heads(heat, distances, torch.full((len(truth.labels), 1, points, points), 12.0))
+    return DetectorOutputs(heat, distances, torch.full((len(truth.labels), 1, points, points), 12.0))
 
 
 def example_truth() -> Targets:
@@ -61,8 +61,8 @@ def test_any_mistake_costs_more() -> None:
     truth = example_truth()
     heads = perfect_heads(truth, 3, 16)
     none = float(losses(heads, truth).total)
-    too_hot = Heads(heads.heat + 12, heads.distances, heads.quality)
-    too_large = Heads(heads.heat, heads.distances * 1.5, heads.quality)
+    too_hot = DetectorOutputs(heads.heat + 12, heads.distances, heads.quality)
+    too_large = DetectorOutputs(heads.heat, heads.distances * 1.5, heads.quality)
     assert float(losses(too_hot, truth).heat) > none + 1
     assert float(losses(too_large, truth).box) > 0.3
     assert float(losses(too_large, truth).quality) > 1
@@ -71,7 +71,7 @@ def test_any_mistake_costs_more() -> None:
 def test_losses_have_the_values_that_their_papers_formulas_give() -> None:
     # One thing, 8 x 8 pixels, about the point of column 1 and row 1: only its own point has box weight.
     truth = Targets(torch.tensor([[[2.0, 2.0, 10.0, 10.0]]]), torch.zeros(1, 1, dtype=torch.long))
-    heads = Heads(torch.zeros(1, 1, 4, 4), torch.full((1, 4, 4, 4), 2.0), torch.zeros(1, 1, 4, 4))
+    heads = DetectorOutputs(torch.zeros(1, 1, 4, 4), torch.full((1, 4, 4, 4), 2.0), torch.zeros(1, 1, 4, 4))
     found = losses(heads, truth)
     # Heat is 1/2 everywhere: (1/2)^2 ln 2 at the centre, (1 - target)^4 (1/2)^2 ln 2 at each other point,
     # and the target is a Gaussian with a deviation of 0.6 points.
@@ -90,7 +90,7 @@ def test_losses_have_the_values_that_their_papers_formulas_give() -> None:
 
 def test_a_picture_with_nothing_in_it_can_be_learnt_from() -> None:
     truth = Targets(torch.zeros(1, 1, 4), torch.full((1, 1), -1))
-    heads = Heads(*(torch.zeros(1, n, 8, 8, requires_grad=True) for n in (3, 4, 1)))
+    heads = DetectorOutputs(*(torch.zeros(1, n, 8, 8, requires_grad=True) for n in (3, 4, 1)))
     total = losses(heads, truth).total
     total.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(total)
@@ -113,7 +113,7 @@ def test_peaks_are_those_of_the_independent_decoder_box_by_box() -> None:
     heat = torch.linspace(-9, 9, 3 * 4 * 12 * 12)[torch.randperm(3 * 4 * 12 * 12)].reshape(3, 4, 12, 12)
     heat[0, 0, 0, 0] = heat[0, 1, 11, 11] = 40.0  # in corners, and beyond what a sigmoid tells apart
     heat[0, 0, 0, 1] = 39.0
-    heads = Heads(heat, torch.rand(3, 4, 12, 12) * 20, torch.randn(3, 1, 12, 12))
+    heads = DetectorOutputs(heat, torch.rand(3, 4, 12, 12) * 20, torch.randn(3, 1, 12, 12))
     boxes, scores, labels = pick_peaks(heads, 90, torch.tensor(0.6))
     for number, peaks in enumerate(decode_heads(heads, 90, STRIDE, 0.6)):
         assert len(peaks) > 10
@@ -129,7 +129,7 @@ def test_what_rounding_decides_is_not_sure() -> None:
     heat = torch.full((1, 1, 8, 8), -8.0)
     heat[0, 0, 1, 1] = heat[0, 0, 1, 2] = 3.0  # neighbours that are alike
     heat[0, 0, 5, 1], heat[0, 0, 5, 5], heat[0, 0, 7, 3] = 2.0, 1.0, 1.0001  # the last two for one slot
-    heads = Heads(heat, torch.full((1, 4, 8, 8), 6.0), torch.full((1, 1, 8, 8), 9.0))
+    heads = DetectorOutputs(heat, torch.full((1, 4, 8, 8), 6.0), torch.full((1, 1, 8, 8), 9.0))
     (peaks,) = decode_heads(heads, 4, STRIDE, 1.0)
     assert [peak.sure for peak in peaks] == [False, False, True, False, False]
     assert [peak.sure for peak in decode_heads(heads, 5, STRIDE, 1.0)[0]] == [False, False, True, True, True]

@@ -27,7 +27,7 @@ from training.detection.scenes.compose import (
     compose,
 )
 from training.detection.scenes.digit_ink import HALF, Handwriting, smooth_field, write_digit
-from training.detection.scenes.source import DigitScenes, seen
+from training.detection.scenes.source import DigitScenes, degrade_scene
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_scene_seen_through_a_small_jpeg_file_keeps_its_boxes(stock: SceneMate
     scene = compose(stock, np.random.default_rng(8))
     straight = letterbox_boxes(scene.boxes_xyxy.astype(np.float64), scene.picture.shape[1::-1], spec)
     for seed in range(20):
-        image, boxes = seen(scene, spec, np.random.default_rng(seed))
+        image, boxes = degrade_scene(scene, spec, np.random.default_rng(seed))
         assert image.shape == (160, 160, 3)
         assert np.abs(boxes - straight).max() < 1.5
 

@@ -32,7 +32,7 @@ _OTHERS = {"texture": 0.25, "lines": 0.1, "plain": 0.25}  # in proportion
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class SceneLook:
     """The look of a scene, for metrics by look.
 
     Attributes:
@@ -58,7 +58,7 @@ class Scene:
     picture: NDArray[np.uint8]
     boxes_xyxy: NDArray[np.int64]
     labels: NDArray[np.int64]
-    look: Look
+    look: SceneLook
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def compose(stock: SceneMaterial, random: np.random.Generator) -> Scene:
     share = stock.photograph_share if stock.photographs else 0.0
     kinds = ["photograph", *_OTHERS]
     others = np.array(list(_OTHERS.values()))
-    look = Look(
+    look = SceneLook(
         background=kinds[random.choice(len(kinds), p=[share, *((1 - share) * others / others.sum())])],
         contrast=list(CONTRASTS)[random.integers(len(CONTRASTS))],
         dark_on_light=bool(random.random() < 0.5),
@@ -131,7 +131,7 @@ def _add_clutter(canvas: Picture, random: np.random.Generator) -> None:
         part += cover * (colour.astype(np.float32) - part)
 
 
-def _toned(canvas: Picture, look: Look, random: np.random.Generator) -> Picture:
+def _toned(canvas: Picture, look: SceneLook, random: np.random.Generator) -> Picture:
     """Reduce a background's contrast so that ink of the scene's contrast is legible on most of it."""
     low, high = CONTRASTS[look.contrast]
     grey = canvas @ LUMINANCE
@@ -148,7 +148,7 @@ def _add_digit(
     canvas: Picture,
     field: Field,
     boxes: Sequence[tuple[int, int, int, int]],
-    look: Look,
+    look: SceneLook,
     random: np.random.Generator,
 ) -> tuple[int, int, int, int] | None:
     """Write a digit where it is legible and overlaps little; return its box, or None if there is no place."""
@@ -171,7 +171,7 @@ def _add_digit(
     return None
 
 
-def _ink_colour(part: Picture, look: Look, random: np.random.Generator) -> NDArray[np.float32] | None:
+def _ink_colour(part: Picture, look: SceneLook, random: np.random.Generator) -> NDArray[np.float32] | None:
     """Choose the ink for a background: f32 [3], or None if no ink of the scene's contrast is legible."""
     grey = part @ LUMINANCE
     mean, deviation = float(grey.mean()), float(grey.std())

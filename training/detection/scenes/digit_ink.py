@@ -85,10 +85,10 @@ def write_digit(field: Field, height: int, hand: Handwriting) -> NDArray[np.uint
         size, Image.Transform.AFFINE, tuple(map(float, affine)), Image.Resampling.BICUBIC
     )
     ink = np.asarray(sampled.point(_stencil(hand.level)).reduce(samples), dtype=np.uint8)
-    return ink[tight(ink)]
+    return ink[ink_bounds(ink)]
 
 
-def tight(ink: NDArray[np.uint8]) -> tuple[slice, slice]:
+def ink_bounds(ink: NDArray[np.uint8]) -> tuple[slice, slice]:
     """Return the rows and columns from the first to the last pixel with at least half ink."""
     inked = ink >= HALF
     rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))

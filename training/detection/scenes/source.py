@@ -148,7 +148,7 @@ class DigitScenes:
         for number in range(len(images)):
             random = np.random.default_rng((_TRAIN, self._recipe.split.seed, number))
             scene = compose(stock, random)
-            images[number], edges = seen(scene, spec, random)
+            images[number], edges = degrade_scene(scene, spec, random)
             boxes.append(edges)
             labels.append(scene.labels)
         images.flush()
@@ -167,7 +167,7 @@ class DigitScenes:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def seen(
+def degrade_scene(
     scene: Scene, spec: ImageInput, random: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Scale a scene to the graph's size, some through a small or a JPEG file.

@@ -40,7 +40,7 @@ class SpeechLearner(SoundLearner[SpeechRecipe, SpeechEncoder]):
         audio, lengths, letters, counts = batch
         features, frames = self.features(audio, lengths, augmented=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
-            logits, middle, frames = self.graph.heard(features, frames)
+            logits, middle, frames = self.graph.logits(features, frames)
         loss = (1 - _MIDDLE) * ctc_loss(logits, frames, letters, counts)
         loss = loss + _MIDDLE * ctc_loss(middle, frames, letters, counts)
         self.log_training(len(lengths), {"loss": loss}, each_step=True)
@@ -49,7 +49,7 @@ class SpeechLearner(SoundLearner[SpeechRecipe, SpeechEncoder]):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Measure sounds without augmentation, with greedy decoding."""
         audio, lengths, letters, counts = batch
-        logits, _, frames = self.graph.heard(*self.features(audio, lengths))
+        logits, _, frames = self.graph.logits(*self.features(audio, lengths))
         self.log_validation(len(lengths), {"loss": ctc_loss(logits, frames, letters, counts)})
         heard = [
             best_path(row[:count].numpy(), self.labels)
