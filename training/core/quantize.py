@@ -7,31 +7,25 @@ answer. If a metric loses more than is allowed, nothing is written.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 from rich.console import Console
 
-from service.engine.runtime.session import Device, Session, cuda_problem
-from service.repository.golden import Run, read_golden_arrays
+from service.engine.runtime.session import Device, Session
 from service.repository.manifest import (
-    GOLDEN_CASES_FILE,
     MANIFEST_FILE,
     VERSION_FILE,
-    GoldenCases,
     ModelManifest,
     Variant,
     VersionFacts,
     read,
     write,
 )
-from service.tasks import TASKS, Limits, Task, answer_one
+from service.tasks import TASKS
 from service.tasks.task import Raw
 from training.core.card import CARD_FILE
 from training.core.comparison import (
@@ -41,42 +35,13 @@ from training.core.comparison import (
     lost_points,
     measure_speeds,
 )
-from training.core.fp16 import convert_to_fp16
-from training.core.int8 import Batch, quantize_graph
+from training.core.int8 import Batch
 from training.core.job import current_commit, newest_version
+from training.core.variant import Precision, decode_batches, make_variant, measuring_device
 from training.core.version_folder import Destination, hashes, publish
 from training.errors import DataRejected, ExportFailed
 
-INT8_FILE = "model.int8.onnx"
-FP16_FILE = "model.fp16.onnx"
 CALIBRATION_ITEMS = 200
-_LARGEST_ANSWER_DIFFERENCE = 0.25  # of a score; a larger difference is an error
-_HALVINGS = 10
-
-
-Precision = Literal["int8", "fp16"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """Properties of a precision.
-
-    Attributes:
-        file: File name of the graph.
-        device: The kind of device it is made for; on others the graph is right but slow.
-        margin: Tolerance as a multiple of the measured difference, for machines that round differently.
-    """
-
-    file: str
-    device: Literal["cpu", "cuda"]
-    margin: float
-
-
-# A GPU keeps intermediate sums in fp16; a CPU, without fp16 arithmetic, rounds only complete sums.
-_KINDS: dict[Precision, _Kind] = {
-    "int8": _Kind(INT8_FILE, "cpu", margin=2.0),
-    "fp16": _Kind(FP16_FILE, "cuda", margin=4.0),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +101,14 @@ def quantize_model(request: QuantizationRequest, data: QuantizationData, console
     plain = next((variant for variant in facts.variants if variant.precision == "fp32"), None)
     if plain is None:
         raise DataRejected(f"{source} has no fp32 variant to start from")
-    precision, device = request.precision, _measuring_device(request.precision)
+    precision, device = request.precision, measuring_device(request.precision)
 
     def fill(folder: Path) -> tuple[VersionFacts, VariantComparison]:
         _copy_version(source, folder, facts, precision)
         task = TASKS[manifest.task](folder, facts)
-        batches = _batches(task, data.items)
+        batches = decode_batches(task, data.items[:CALIBRATION_ITEMS])
         console.print(f"{precision} out of {source}, measured on {device}", highlight=False)
-        small = _variant(folder, task, plain, precision, batches)
+        small = make_variant(folder, task, plain, precision, batches)
         before, after = (
             data.measure(folder, facts.model_copy(update={"variants": (variant,)}))
             for variant in (plain.model_copy(update={"measured_on": device.kind}), small)
@@ -171,12 +136,6 @@ def quantize_model(request: QuantizationRequest, data: QuantizationData, console
         console.print(f"{precision} {why}: fp32 stays the first choice", highlight=False)
     console.print(f"quantised and checked: {folder}", highlight=False)
     return folder
-
-
-def _measuring_device(precision: Precision) -> Device:
-    """Return the kind of device that a variant is made for if it is available, else the CPU."""
-    kind = _KINDS[precision].device
-    return Device("cpu" if kind == "cpu" or cuda_problem() else kind)
 
 
 def _speeds(folder: Path, plain: Variant, small: Variant, batches: Sequence[Batch]) -> dict[int, float]:
@@ -209,81 +168,6 @@ def _copy_version(source: Path, folder: Path, facts: VersionFacts, precision: Pr
     for name in facts.files.keys() - dropped:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
-
-
-def _batches(task: Task, items: Sequence[Raw]) -> list[Batch]:
-    """Decode raw items as the service does and cut long ones; each part is a batch of one."""
-    cut = {"truncate": True} if "truncate" in task.parameters.model_fields else {}
-    parameters = task.parameters(**cut)
-    return [
-        {name: array[np.newaxis] for name, array in part.items()}
-        for item in items[:CALIBRATION_ITEMS]
-        for part in task.decode(item, Limits(), parameters).parts
-    ]
-
-
-def _variant(
-    folder: Path, task: Task, plain: Variant, precision: Precision, batches: Sequence[Batch]
-) -> Variant:
-    """Write the smaller graph; return its description with tolerances from its answers to the golden inputs.
-
-    Raises:
-        ExportFailed: Its answers are too far from those of PyTorch.
-    """
-    kind, device = _KINDS[precision], _measuring_device(precision)
-    fp32_operators = None
-    if precision == "fp16":
-        fp32_operators = convert_to_fp16(folder / plain.file, folder / kind.file)
-    else:
-        quantize_graph(folder / plain.file, folder / kind.file, batches)
-    run = Session(folder / kind.file, device).run
-    inputs, expected = read_golden_arrays(folder)
-    tolerance = {}
-    for name, difference in task.differences(expected, run(inputs)).items():
-        if not math.isfinite(difference):
-            raise ExportFailed(f"output {name} of the {precision} graph is another one. Nothing was written")
-        tolerance[name] = _rounded_up(max(plain.tolerance[name], difference * kind.margin))
-    seen = _largest_answer_difference(folder, task, run, precision)
-    return Variant(
-        file=kind.file,
-        precision=precision,
-        devices=(kind.device,),
-        tolerance=tolerance,
-        answer_tolerance=_rounded_up(max(1e-3, seen * kind.margin)),
-        measured_on="cpu" if device.kind == "cpu" else "cuda",
-        fp32_operators=fp32_operators,
-    )
-
-
-def _largest_answer_difference(folder: Path, task: Task, run: Run, precision: Precision) -> float:
-    """Return the smallest tolerance, found by bisection, with which all golden answers agree.
-
-    Raises:
-        ExportFailed: They do not agree with the largest allowed tolerance.
-    """
-    parameters = task.parameters()
-    largest = 0.0
-    for case in read(folder / GOLDEN_CASES_FILE, GoldenCases).cases:
-        raw = (folder / "golden" / case.file).read_bytes()
-        answer = answer_one(task, run, raw, Limits(), parameters)
-        if problem := task.agrees(case.answer, answer, _LARGEST_ANSWER_DIFFERENCE):
-            raise ExportFailed(
-                f"the {precision} graph fails golden/{case.file}: {problem}. Nothing was written"
-            )
-        low, high = largest, max(largest, _LARGEST_ANSWER_DIFFERENCE)
-        if task.agrees(case.answer, answer, low) is None:
-            continue
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (low, middle) if task.agrees(case.answer, answer, middle) is None else (middle, high)
-        largest = high
-    return largest
-
-
-def _rounded_up(number: float) -> float:
-    """Round up to two digits."""
-    unit = 10.0 ** (math.floor(math.log10(number)) - 1)
-    return float(f"{math.ceil(number / unit - 1e-9) * unit:.2g}")
 
 
 def _facts(

@@ -20,17 +20,11 @@ from service.repository.manifest import VERSION_FILE, VersionFacts, read, sha256
 from service.repository.overrides import ModelOverrides, Overrides
 from tests.training.conftest import Trained, silent_console, tiny_recipe
 from training import __main__ as command_line
-from training.core import quantize, session
+from training.core import quantize, session, variant
 from training.core.comparison import VariantComparison, lost_points
-from training.core.quantize import (
-    FP16_FILE,
-    INT8_FILE,
-    Precision,
-    QuantizationData,
-    QuantizationRequest,
-    quantize_model,
-)
+from training.core.quantize import QuantizationData, QuantizationRequest, quantize_model
 from training.core.session import open_session
+from training.core.variant import FP16_FILE, INT8_FILE, Precision
 from training.core.version_folder import Destination
 from training.errors import DataRejected, ExportFailed
 
@@ -133,7 +127,7 @@ def halved(exported: Path, subject: QuantizationData, tmp_path_factory: pytest.T
     """A model whose second version has an fp16 variant; not to be changed."""
     model = shutil.copytree(exported.parent, tmp_path_factory.mktemp("halved") / "shapes")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantize, "cuda_problem", lambda: "there is no GPU")
+        patch.setattr(variant, "cuda_problem", lambda: "there is no GPU")
         quantize_model(order(model, precision="fp16"), subject, silent_console())
     return model
 
@@ -255,7 +249,7 @@ def test_a_graph_that_answers_otherwise_is_refused_and_leaves_nothing(
                 weight.CopyFrom(numpy_helper.from_array(-values, weight.name))
         onnx.save(graph, target)
 
-    monkeypatch.setattr(quantize, "quantize_graph", quantize_wrongly)
+    monkeypatch.setattr(variant, "quantize_graph", quantize_wrongly)
     before = files_of(model)
     with pytest.raises(ExportFailed, match="golden/"):
         quantize_model(order(model), subject, silent_console())
