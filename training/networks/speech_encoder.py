@@ -15,8 +15,6 @@ Letters in shapes: `N` batch, `T` samples, `M` feature frames, `B` mel bands, `F
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 from torch.nn import functional
@@ -27,8 +25,6 @@ from training.recipes.speech_recipe import SpeechEncoderSize
 SUBSAMPLING = 4
 _NEVER = -1e4  # added to attention scores of padding
 _FIRST_CHANNELS = 32
-
-Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # features and frames to masked features
 
 
 class SpeechEncoder(nn.Module):

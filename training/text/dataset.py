@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.split import Parts
 from training.data.table import read_rows
 from training.errors import DataRejected
 from training.recipes.text_recipe import TextPairsData, TextTableData
@@ -38,6 +40,29 @@ class TextPairs:
     documents: tuple[str, ...]
     groups: tuple[str, ...]
     description: str
+
+
+Table = TypeVar("Table", LabelledTexts, TextPairs)
+
+
+@dataclass(frozen=True)
+class TextData(Generic[Table]):
+    """A table of texts and its parts.
+
+    Attributes:
+        table: The texts.
+        parts: Indices of each part.
+        split: How the test part was chosen.
+    """
+
+    table: Table
+    parts: Parts
+    split: str
+
+    @property
+    def description(self) -> str:
+        """What the data are."""
+        return self.table.description
 
 
 def read_labelled(data: TextTableData) -> LabelledTexts:

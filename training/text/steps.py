@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from training.core.card import CardText
 from training.core.learner import Learner
 from training.core.steps import DataclassInstance, Steps
-from training.data.split import Parts
 from training.recipes.text_recipe import TextClassificationRecipe, TextEmbeddingRecipe
-from training.text.dataset import LabelledTexts, TextPairs
-
-Table = TypeVar("Table", LabelledTexts, TextPairs)
-
-
-@dataclass(frozen=True)
-class TextData(Generic[Table]):
-    """A table of texts and its parts.
-
-    Attributes:
-        table: The texts.
-        parts: Indices of each part.
-        split: How the test part was chosen.
-    """
-
-    table: Table
-    parts: Parts
-    split: str
-
-    @property
-    def description(self) -> str:
-        """What the data are."""
-        return self.table.description
-
+from training.text.dataset import LabelledTexts, TextData, TextPairs
 
 RecipeKind = TypeVar("RecipeKind", TextClassificationRecipe, TextEmbeddingRecipe)
 Data = TypeVar("Data", TextData[LabelledTexts], TextData[TextPairs])

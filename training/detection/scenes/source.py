@@ -40,7 +40,6 @@ _TRAIN, _VALIDATION, _TEST = 11, 12, 13  # first numbers of the parts' seeds
 _HELD_BACK = 5  # every fifth wallpaper is for validation
 _TRAINING_PHOTOGRAPHS = 0.55  # share of training scenes with a photograph, the hardest ones
 _SMALL, _JPEG = 0.25, 0.35  # shares of training scenes that were small or JPEG files
-HEIGHTS = (24, 48)  # pixels; digits below the first are small, from the second on large
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from training.data.split import grouped_parts, stratified_parts
 from training.recipes.text_recipe import TextClassificationRecipe
 from training.text.classification.learner import TextClassifierLearner
 from training.text.classification.windows import FixedBatches, WindowBatches, draw_windows
-from training.text.dataset import LabelledTexts, read_labelled
-from training.text.steps import TextData
+from training.text.dataset import LabelledTexts, TextData, read_labelled
 
 VALIDATION_SEED = 1_000_003
 _MOST_TOKENS = 2048  # of a text in training and validation; answers have the recipe's own limit

@@ -13,8 +13,7 @@ from tokenizers import Tokenizer
 from training.data.split import grouped_parts
 from training.errors import DataRejected
 from training.recipes.text_recipe import TextEmbeddingRecipe
-from training.text.dataset import TextPairs, read_pairs
-from training.text.steps import TextData
+from training.text.dataset import TextData, TextPairs, read_pairs
 from training.text.tokens import Ids, train_tokenizer
 
 _LEAST_WEIGHT = 0.2  # of a token that is in every text
