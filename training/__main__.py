@@ -24,23 +24,25 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Fetch data to learn from.", no_args_is_help=True)
+data_app = typer.Typer(help="Fetch or make training data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe's name (digits, pictures) or a YAML file's path.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Learn from this folder or file of yours instead.")]
-Name = Annotated[str | None, typer.Option("--name", help="The model's name, if not the recipe's.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of weights, order and variation.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Train on this folder or file instead.")]
+Name = Annotated[str | None, typer.Option("--name", help="The model's name; the recipe's if not given.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, order and augmentation.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder for checkpoints, metrics and pictures.")]
 Models = Annotated[Path, typer.Option("--models", help="The model repository.")]
 Version = Annotated[
     int | None,
-    typer.Option("--version", min=1, help="Number of the version; else the next free one."),
+    typer.Option("--version", min=1, help="Number of the version; the next free one if not given."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the version if it is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the version if it exists.")]
 Start = Annotated[
     Path | None,
-    typer.Option("--from", help="Start from these weights: a model's folder, its version's or a checkpoint."),
+    typer.Option(
+        "--from", help="Start from these weights: a model folder, a version's folder or a checkpoint."
+    ),
 ]
 Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="The run's best one if not given.")]
 
@@ -74,7 +76,7 @@ def fit(
     seed: Seed = None,
     start: Start = None,
     runs: Runs = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last complete epoch.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue after the last complete epoch.")] = False,
 ) -> None:
     """Train a network; the best checkpoint stays in the run folder."""
     _steps(recipe, data, name, seed, runs, start=start).fit(resume=resume)
@@ -90,17 +92,17 @@ def evaluate(
     runs: Runs = Path("runs"),
     checkpoint: Checkpoint = None,
     model: Annotated[
-        Path | None, typer.Option("--model", help="Model folder whose newest version is measured.")
+        Path | None, typer.Option("--model", help="Model folder whose newest version is evaluated.")
     ] = None,
     blocks: Annotated[
-        int, typer.Option("--blocks", help="Instead, train anew for each of so many contiguous blocks.")
+        int, typer.Option("--blocks", help="Instead, train and evaluate once per contiguous block.")
     ] = 0,
     recordings: Annotated[
         Path | None,
         typer.Option(
             "--recordings",
-            help="Instead, measure a model for sound on all files of a CSV table with columns audio and text "
-            "(what is said, or the label); by speaker and kind too, where it has these columns.",
+            help="Instead, evaluate a model for sounds on all files of a CSV table with the columns audio "
+            "and text (transcript or label); also by speaker and kind if it has these columns.",
         ),
     ] = None,
 ) -> None:
@@ -132,13 +134,13 @@ def quantize(
     *,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", help="Whose data it is; the one of the model's name if not given."),
+        typer.Option("--recipe", help="Recipe with the data; the one of the model's name if not given."),
     ] = None,
     data: Data = None,
     runs: Runs = Path("runs"),
-    precision: Annotated[Precision, typer.Option("--precision", help="Of the variant.")] = "int8",
+    precision: Annotated[Precision, typer.Option("--precision", help="Precision of the variant.")] = "int8",
     most_loss: Annotated[
-        float, typer.Option("--most-loss", min=0, help="Points that accuracy, or its like, may lose.")
+        float, typer.Option("--most-loss", min=0, help="Points that a metric may lose.")
     ] = 1.0,
     version: Version = None,
     overwrite: Overwrite = False,
@@ -159,7 +161,7 @@ def quantize(
 
 @data_app.command()
 def wallpapers(
-    folder: Annotated[Path, typer.Argument(help="Where to save them; recipes look in runs/wallpapers.")],
+    folder: Annotated[Path, typer.Argument(help="Where to save them; recipes use runs/wallpapers.")],
 ) -> None:
     """Fetch photographs from Debian's wallpaper packages, as backgrounds of composed scenes."""
     from training.detection.scenes.wallpapers import fetch_wallpapers
@@ -172,7 +174,8 @@ def package_descriptions(
     folder: Annotated[Path, typer.Argument(help="Where to write languages.jsonl and descriptions.jsonl.")],
     *,
     languages: Annotated[
-        str | None, typer.Option("--languages", help="ISO 639-1 codes, with commas; all if not given.")
+        str | None,
+        typer.Option("--languages", help="ISO 639-1 codes, separated by commas; all if not given."),
     ] = None,
     most: Annotated[int, typer.Option("--most", min=1, help="Most texts of one language.")] = 6000,
 ) -> None:
