@@ -1,6 +1,6 @@
 # The service and its models, without torch:
 #   docker build -t kotae .                               (CPU)
-#   docker build -t kotae:gpu --build-arg EXTRA=gpu .     (NVIDIA GPU, or tensorrt; CUDA comes from pip, not from the base)
+#   docker build -t kotae:gpu --build-arg EXTRA=gpu .     (NVIDIA GPU, or tensorrt; CUDA comes from pip)
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
@@ -8,13 +8,13 @@ ARG EXTRA=cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python3 -m venv --without-pip /opt/venv
-# Dependencies first: this layer is built again only when they change.
+# Dependencies first, so that this layer is cached until they change.
 COPY pyproject.toml constraints.txt ./
 RUN python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 print(*p['dependencies'], *p['optional-dependencies']['${EXTRA}'], sep='\n')" > requirements.txt \
  && python3 -m pip --python /opt/venv/bin/python install --no-compile -c constraints.txt -r requirements.txt
-# The package needs its training half to be built; the image does not need it to serve. Bytecode goes by no
-# file time: layers round times to seconds, after which many modules would be compiled again at each start.
+# The build needs the training package, serving does not. Bytecode is not checked against file times: image layers
+# round them to seconds, and many modules would be compiled again at each start.
 COPY README.md LICENSE ./
 COPY training training
 COPY service service

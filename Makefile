@@ -6,7 +6,7 @@ EXTRA ?= cpu
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint format train bench image chart
+.PHONY: help serve test test-slow mutants lint format train bench image chart
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -30,6 +30,9 @@ test: $(VENV)/.dev ## run all tests but the slow ones
 
 test-slow: $(VENV)/.dev ## soak, fuzz and chaos
 	$(BIN)/pytest -m slow
+
+mutants: $(VENV)/.dev ## change the code and see whether a test fails; MODULE=path for one module, SAMPLE=count
+	$(BIN)/python -m tests.mutants $(MODULE) $(if $(SAMPLE),--sample $(SAMPLE))
 
 lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff check .

@@ -1,1 +1,1 @@
-"""What the performance figures come from; re-runnable on any machine with two cores and a C compiler."""
+"""Reproducible performance measurements; any machine with two cores can run most of them."""

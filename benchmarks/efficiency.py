@@ -1,17 +1,17 @@
-"""Serving efficiency: Kotae over HTTP at saturation, over the bare engine (`E`) on the same core.
+"""Serving efficiency: items a second over HTTP at saturation, over bare ONNX Runtime on the same core.
 
-`python -m benchmarks.efficiency [--clients 32]`: items a second with a picture in each request, over what
-bare ONNX Runtime does with the same pictures in memory, decoding included, in batches of whatever size is
-fastest there. `small` takes about 2 ms a picture, `resnet18` about 17.
+`python -m benchmarks efficiency [--clients 32]`: one picture a request. Bare ONNX Runtime decodes and runs
+the same pictures from memory, at its fastest batch size. `small` takes about 2 ms a picture, `resnet18`
+about 17.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks.bare import Bare, Batches, bare_engine
+from benchmarks.load import closed_loop
+from benchmarks.onnxruntime_baseline import BareEngine, Batches, bare_engine
 from benchmarks.pairs import interleaved, ratios
-from benchmarks.readings import closed_loop
 from benchmarks.report import Report, parse
 from benchmarks.servers import kotae
 from benchmarks.workloads import reference_workload
@@ -45,14 +45,10 @@ def main() -> None:
     report.finish()
 
 
-def fastest(bare: Bare, seconds: float) -> Batches:
-    """Find the batch size at which the bare engine is fastest."""
+def fastest(bare: BareEngine, seconds: float) -> Batches:
+    """Return the batch size at which bare ONNX Runtime is fastest."""
     return bare.best([Batches("count", size) for size in _SIZES], seconds)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=int, default=32)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Digits as cameras and scanners have them: large JPEG files whose right answers a shipped model knows."""
+"""Large JPEG files of handwritten digits, as cameras and scanners make them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ENLARGERS = (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampl
 
 
 def enlarged_digits(count: int, seed: int = 0) -> Iterator[bytes]:
-    """Make JPEG files of handwritten digits, 100 to 900 pixels a side and one of 2,700 or more.
+    """Yield JPEG files of handwritten digits: 100 to 900 pixels a side, and one of at least 2,700.
 
     Dark on light or light on dark, some with a photograph shining through, of any quality from 30 to 95.
     """

@@ -1,8 +1,7 @@
-"""Networks of well-known sizes with random weights, written node by node: nothing is trained or fetched.
+"""Networks of well-known sizes with random weights, built node by node. Nothing is trained or downloaded.
 
-The pixels go in as bytes and the answer comes out, as in every model folder of ours; `as_floats=True` gives
-the same network as textbook services feed it, with float32 pictures that somebody else normalised. Weights
-are scaled so that activations neither die nor grow.
+The input is pixels as bytes, as in every model folder; `as_floats=True` builds the same network for the
+baselines, with normalised float32 pictures as input. Weights are scaled so that activations keep their size.
 
 Letters in shapes: `N` batch, `C` channels, `T` tokens, `D` width of the encoder, `H` heads.
 """
@@ -36,7 +35,7 @@ class EncoderSize:
 
 
 def tiny_image(*, as_floats: bool = False, classes: int = 10) -> onnx.ModelProto:
-    """Build three small convolutions over 32 x 32 pixels: next to no work, so that all else shows."""
+    """Build three small convolutions over 32 x 32 pixels: very little work, so that all other costs show."""
     graph = _Graph(seed=1)
     value = graph.image_input(32, as_floats)
     for inside, outside in ((3, 16), (16, 32), (32, 64)):
@@ -172,7 +171,7 @@ def text_encoder(size: EncoderSize, *, as_exported: bool = False) -> onnx.ModelP
 
 
 class _Graph:
-    """Nodes and weights on their way to a model; every method gives the name of its result."""
+    """Collects nodes and weights of a model. Methods return the name of their result."""
 
     def __init__(self, seed: int) -> None:
         self.inputs: list[onnx.ValueInfoProto] = []
@@ -200,13 +199,13 @@ class _Graph:
         return self.weight(np.array(values, dtype=np.int64))
 
     def image_input(self, size: int, as_floats: bool) -> str:
-        """Give normalised f32 [N, 3, size, size]."""
+        """Return normalised f32 [N, 3, size, size]."""
         shape: list[str | int | None] = ["N", 3, size, size] if as_floats else ["N", size, size, 3]
         kind = TensorProto.FLOAT if as_floats else TensorProto.UINT8
         self.inputs.append(helper.make_tensor_value_info("image", kind, shape))
         if as_floats:
             return "image"
-        # Transposed first: arithmetic on whole planes is ten times as fast as on triples.
+        # Transposed first, because arithmetic on planes is ten times as fast as on triples.
         mean, deviation = (
             self.weight(np.array(v, dtype=np.float32).reshape(3, 1, 1) * 255) for v in (MEAN, DEVIATION)
         )
@@ -247,7 +246,7 @@ class _Graph:
         return self.node("Mul", self.node("Mul", value, shifted), self.number(0.5))
 
     def attention(self, value: str, bias: str, size: EncoderSize) -> str:
-        """Attend from every token to those that the bias [N, 1, 1, T] leaves open."""
+        """Add self-attention with a mask bias [N, 1, 1, T]."""
         width, heads = size.width, size.heads
         split = self.integers([0, 0, heads, width // heads])
 

@@ -1,8 +1,8 @@
-"""`--http-workers N` against one process for all: the same model, the same JPEGs, interleaved in one run.
+"""`--http-workers N` against one process: same model, same JPEG files, interleaved.
 
-`python -m benchmarks.http_workers [--workers 2] [--clients 8,32] [--width 1280]`: a next to nothing network
-behind photographs, so that decoding is nearly all there is to do. Both services may use both cores, and the
-load takes its share of the second one. Their answers are compared before anything is measured.
+`python -m benchmarks http_workers [--workers 2] [--clients 8,32] [--width 1280]`: a tiny network behind
+photographs, so that most of the work is decoding. Both services may use both cores, and the load uses its
+share of the second one. The answers of both are compared before anything is measured.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.load import closed_loop
 from benchmarks.pairs import Estimate, interleaved
 from benchmarks.payloads import jpeg, photograph
-from benchmarks.readings import closed_loop
 from benchmarks.report import Report, Run, parse
 from benchmarks.servers import Server, kotae
 from benchmarks.workloads import Workload, reference_workload
@@ -30,7 +30,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One load on one service, all its processes together."""
+    """One load on a service, with the CPU time of all its processes."""
 
     rate: float
     p99_ms: float
@@ -79,10 +79,10 @@ def _photographs(width: int) -> Workload:
 
 
 def _compare(several: Server, single: Server, workload: Workload) -> None:
-    """Ask both for every picture; the answers must be equal.
+    """Check that both answer every picture in the same way.
 
     Raises:
-        SystemExit: They are not.
+        SystemExit: They do not.
     """
     for item in workload.items:
         answers = [_ask(server, item, workload.name) for server in (several, single)]
@@ -100,21 +100,17 @@ def _ask(server: Server, item: bytes, model: str) -> Any:
 
 def _measure(server: Server, requests: Sequence[bytes], clients: int, run: Run) -> Reading:
     before = sum(_cpu_seconds(server.process.pid))
-    outcome = closed_loop(server, requests, clients, run).only
+    summary = closed_loop(server, requests, clients, run).only
     used = sum(_cpu_seconds(server.process.pid)) - before
-    return Reading(outcome.rate, outcome.latency_ms["p99"], used / max(1, outcome.ok) * 1e3)
+    return Reading(summary.answered_rate, summary.latency_ms["p99"], used / max(1, summary.ok) * 1e3)
 
 
 def _cpu_seconds(pid: int) -> Iterator[float]:
-    """Give the CPU time of a process and of each of its children."""
+    """Yield the CPU time of a process and of each of its children."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended since
+        except OSError:  # the process has ended
             continue
         if int(folder.name) == pid or int(fields[1]) == pid:
             yield (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-if __name__ == "__main__":
-    main()

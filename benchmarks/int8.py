@@ -1,7 +1,7 @@
-"""Static int8 over fp32: the reference networks on one core, as `kotae-train quantize` makes them.
+"""Static int8 quantisation over fp32: CPU time of the reference networks on one thread.
 
-`python -m benchmarks.int8`: `resnet18` and `minilm` with random weights, so this shows the speed alone; what
-int8 costs in answers stands in the card of each model that was quantised. CPU time of one thread, in turn.
+`python -m benchmarks int8`: `resnet18` and `minilm` with random weights, quantised as `kotae-train
+quantize` does. This shows speed only; the effect on accuracy is in the card of each quantised model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.report import Report, parse
 from service.engine.runtime.session import Device, Session
 from training.core.int8 import Batch, quantize_graph
 
-_LENGTHS = (8, 16, 32, 64, 128)  # tokens of the texts that scales are found on
+_LENGTHS = (8, 16, 32, 64, 128)  # tokens of the texts for calibration
 _IMAGES = 8
 
 
@@ -88,7 +88,3 @@ def main() -> None:
                     for i, precision in enumerate(("fp32_ms", "int8_ms"))
                 }
     report.finish()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The machine that measures: its cores, what it is, and how much it disturbs by itself."""
+"""The machine: cores, description, and interruptions by other work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-_GAP_SECONDS = 0.0005  # a busy loop that sees no clock tick for longer was not running
+_GAP_SECONDS = 0.0005  # a longer gap between two clock readings is an interruption
 _LIBRARIES = (
     "kotae",
     "onnxruntime",
@@ -31,17 +31,17 @@ _LIBRARIES = (
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Who runs where: the service on one core, its load on another."""
+    """The core of the service and the core of the load."""
 
     service: int
     load: int
 
 
 def cores(*, quick: bool = False) -> Cores:
-    """Choose the first and the last core that this process may use.
+    """Return the first and the last core that this process may use.
 
     Args:
-        quick: Take one core for both where there is no second, since nothing is measured.
+        quick: Allow one core for both, because nothing is measured.
 
     Raises:
         SystemExit: There is only one.
@@ -53,7 +53,7 @@ def cores(*, quick: bool = False) -> Cores:
 
 
 def facts() -> dict[str, str]:
-    """Say on what and when something was measured."""
+    """Return date, machine, library versions and commit of a measurement."""
     cpu = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
@@ -70,7 +70,7 @@ def facts() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """How a busy loop on a core was interrupted: what no server on it can be blamed for.
+    """Interruptions of a busy loop on a core, which would delay any server there.
 
     Attributes:
         lost_share: Share of the time in gaps of over half a millisecond.
@@ -85,7 +85,7 @@ class Jitter:
 
     @classmethod
     def of(cls, gaps_seconds: list[float], seconds: float) -> Jitter:
-        """Sum up the gaps of a loop that ran for so long."""
+        """Summarise the gaps of a loop of this duration."""
         if not gaps_seconds:
             return cls(0.0, 0.0, 0.0, 0.0)
         p99 = float(np.quantile(gaps_seconds, 0.99, method="higher"))
@@ -93,19 +93,19 @@ class Jitter:
         return cls(sum(gaps_seconds) / seconds, count, p99 * 1e3, max(gaps_seconds) * 1e3)
 
     def as_json(self) -> dict[str, float]:
-        """Give every field, rounded, ready for a JSON file."""
+        """Return all fields, rounded, for a JSON file."""
         return {name: round(value, 5) for name, value in asdict(self).items()}
 
 
 def measure_jitter(core: int, seconds: float = 2.0) -> Jitter:
-    """Spin on a core in a process of its own and see when it did not run."""
+    """Run a busy loop on a core, in its own process, and return its interruptions."""
     command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.machine", str(seconds)]
     output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
     return Jitter.of([float(gap) for gap in output.split()], seconds)
 
 
 def spin(seconds: float) -> list[float]:
-    """Look at the clock for so long, and give every gap between two looks that was too long."""
+    """Read the clock in a busy loop and return the gaps over half a millisecond, in seconds."""
     gaps = []
     last = time.perf_counter()
     end = last + seconds
@@ -118,7 +118,7 @@ def spin(seconds: float) -> list[float]:
 
 
 def cache_folder() -> Path:
-    """Give a folder of the user's for what can be made again."""
+    """Return a cache folder for files that can be made again."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "kotae-benchmarks"
     folder.mkdir(parents=True, exist_ok=True)

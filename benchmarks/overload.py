@@ -1,10 +1,10 @@
-"""Overload: what is still answered in time when far more is asked than can be, and how much comes late.
+"""Overload: goodput and late answers when requests arrive at a multiple of the peak rate.
 
-`python -m benchmarks.overload [--models resnet18,minilm] [--factors 1.2,2,5]`: goodput over the peak,
-which is the rate of closed-loop clients at saturation, when so many times the peak arrive at random; the
-deadline is 10 times what a client alone waits. Admitted but late are answers after the deadline and 504s,
-of all that were not refused. Beside it stands how often a busy loop on the service's core was interrupted
-while nothing else ran.
+`python -m benchmarks overload [--models resnet18,minilm] [--factors 1.2,2,5]`: the peak is the rate of 32
+closed-loop clients; arrivals are a Poisson process; the deadline is 10 times the latency of a single
+client. "Late of admitted" is the share of answers after the deadline and of 504s among requests that were
+not refused. The report also says how often a busy loop on the service's core was interrupted while nothing
+else ran.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.load import Reading, Stream, closed_loop, run_load, single_item_ms
 from benchmarks.machine import measure_jitter
-from benchmarks.openloop import Stream
 from benchmarks.pairs import Estimate, interleaved
-from benchmarks.readings import Reading, closed_loop, put_load, single_item_ms
 from benchmarks.report import Report, Run, parse
 from benchmarks.servers import Server, kotae
 from benchmarks.workloads import Workload, reference_workload
 
-DEADLINE_ITEMS = 10  # times what a client alone waits
+DEADLINE_ITEMS = 10  # times the latency of a single client
 PEAK_CLIENTS = 32
 _LATE_GOAL = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """One round: the peak, and what came of each factor."""
+    """One round: the reading at the peak and at each factor."""
 
     peak: Reading
     offered: dict[float, Reading]
@@ -67,7 +66,7 @@ def overload_rounds(
     factors: Sequence[float],
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[list[Overload], float]:
-    """Measure peak and overloads in turn; each round's rates are those of the peak known by then.
+    """Measure the peak and the overloads in turn; rates are multiples of the latest peak.
 
     Returns:
         The rounds, and the deadline in milliseconds.
@@ -85,7 +84,7 @@ def overload_rounds(
 
     def offer(factor: float) -> Reading:
         stream = Stream(hurried, rate=factor * peaks[-1], deadline_ms=deadline_ms)
-        return put_load(server, [stream], run)
+        return run_load(server, [stream], run)
 
     measures = [peak, *((lambda factor=factor: offer(factor)) for factor in factors)]
     found = interleaved(run.rounds, *measures, tick=tick)
@@ -93,14 +92,14 @@ def overload_rounds(
 
 
 def late_share(reading: Reading) -> float:
-    """Give the share of late answers among what was not refused."""
-    outcome = reading.only
-    late = outcome.late + outcome.statuses.get("504", 0)
-    return late / max(1, outcome.ok + outcome.statuses.get("504", 0))
+    """Return the share of late answers among requests that were not refused."""
+    summary = reading.only
+    late = summary.late + summary.statuses.get("504", 0)
+    return late / max(1, summary.ok + summary.statuses.get("504", 0))
 
 
 def describe(one: Overload) -> dict[str, object]:
-    """Give everything of a round, ready for a JSON file."""
+    """Return a round for a JSON file."""
     return {
         "peak": one.peak.rate,
         **{f"{factor:g}": asdict(reading.only) for factor, reading in one.offered.items()},
@@ -108,7 +107,7 @@ def describe(one: Overload) -> dict[str, object]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a load in factors of the peak."""
+    """Add the options for models and factors."""
     parser.add_argument("--models", type=lambda text: text.split(","), default=["resnet18", "minilm"])
     parser.add_argument(
         "--factors", type=lambda text: [float(part) for part in text.split(",")], default=[1.2, 2.0, 5.0]
@@ -146,7 +145,3 @@ def _draw(path: Path, curves: dict[str, dict[float, Estimate]]) -> None:
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
-"""Paired, interleaved measuring: A B, B A, A B …, and what can be said of the ratios.
+"""Paired, interleaved measurements and the statistics of their ratios.
 
-A machine drifts, so two things are only compared within a pair that was measured side by side. The interval
-of the median is the distribution-free one, between two of the values that were seen: it assumes nothing but
-that pairs are alike, and never claims more than the number of pairs can carry.
+The speed of a machine drifts, so two things are compared only within a pair of measurements taken side by
+side, in alternating order (A B, B A, A B, …). The interval of the median is distribution-free: it lies
+between two of the measured values and assumes only that the pairs are independent and alike.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A median, and where the true one lies.
+    """A median and its confidence interval.
 
     Attributes:
         low: Lower end of the interval, `high` the upper end.
-        confidence: Of the interval: at least 95%, or less where there are fewer than 6 values.
-        values: Everything that was measured, in order.
+        confidence: Of the interval: at least 95%, or less with fewer than 6 values.
+        values: All measured values, in order.
     """
 
     median: float
@@ -36,10 +36,10 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Estimate:
-        """Estimate the median of what the values are drawn from.
+        """Estimate the median of the distribution of the values.
 
         The number of values below the true median is binomial with one half, so the k-th smallest and k-th
-        largest enclose it with probability 1 - 2 P(fewer than k). The largest such k with 95% is taken.
+        largest enclose it with probability 1 - 2 P(fewer than k). The largest k with at least 95% is used.
         """
         seen = tuple(values)
         ordered = sorted(seen)
@@ -54,7 +54,7 @@ class Estimate:
         return f"{self.median:.3g} ({self.low:.3g} … {self.high:.3g})"
 
     def as_json(self) -> dict[str, object]:
-        """Give every field, ready for a JSON file."""
+        """Return all fields, for a JSON file."""
         return asdict(self)
 
 
@@ -66,15 +66,15 @@ def _confidence(count: int, depth: int) -> float:
 def interleaved(
     rounds: int, *measures: Callable[[], _Reading], tick: Callable[[], None] = lambda: None
 ) -> list[tuple[_Reading, ...]]:
-    """Measure several things in turn, the order reversed from round to round.
+    """Take several measurements in turn, in reversed order every other round.
 
     Args:
-        rounds: How often.
-        measures: What to measure.
+        rounds: Number of rounds.
+        measures: The measurements.
         tick: Called after each measurement, for a progress bar.
 
     Returns:
-        One tuple of readings a round, in the order of the arguments.
+        One tuple of readings for each round, in the order of the arguments.
     """
     found: list[tuple[_Reading, ...]] = []
     for number in range(rounds):

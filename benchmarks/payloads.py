@@ -1,7 +1,6 @@
-"""What the loads send: pictures that compress like photographs, and texts of mixed length. All from a seed.
+"""Items to send: pictures that compress like photographs, and texts of variable length. All from a seed.
 
-The lengths of the texts are log-normal with a median of 32 tokens, cut to 8 … 256: most are sentences, some
-are pages.
+The lengths of the texts are log-normal with a median of 32 tokens, clipped to 8 … 256.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _PHOTOGRAPHS = 16
 
 
 def photograph(width: int, height: int, seed: int) -> NDArray[np.uint8]:
-    """Make a picture with the spectrum of a photograph, and some soft edges.
+    """Return a picture with the spectrum of a photograph and some soft edges.
 
     Returns:
         u8 [height, width, 3].
@@ -51,7 +50,7 @@ def photograph(width: int, height: int, seed: int) -> NDArray[np.uint8]:
 
 
 def photographs(width: int, height: int, count: int) -> Iterator[NDArray[np.uint8]]:
-    """Make so many pictures, none like another: a few photographs, each shifted round by random steps.
+    """Yield different pictures: a few photographs, each rotated by random steps.
 
     Yields:
         u8 [height, width, 3].
@@ -65,7 +64,7 @@ def photographs(width: int, height: int, count: int) -> Iterator[NDArray[np.uint
 
 
 def jpeg(pixels: NDArray[np.uint8], width: int | None = None) -> bytes:
-    """Compress u8 [H, W, 3], first scaled to a width if one is given."""
+    """Return u8 [H, W, 3] as a JPEG file, scaled to a width if one is given."""
     picture = Image.fromarray(pixels)
     if width:
         size = (width, round(picture.height * width / picture.width))
@@ -76,10 +75,10 @@ def jpeg(pixels: NDArray[np.uint8], width: int | None = None) -> bytes:
 
 
 def vocabulary(size: int) -> list[str]:
-    """Make pseudo-words out of syllables; the last quarter are endings of words (`##…`).
+    """Return pseudo-words of syllables; the last quarter are word endings (`##…`).
 
     Args:
-        size: How many tokens, special ones included.
+        size: Number of tokens, including special ones.
     """
     syllables = [a + b for a, b in itertools.product("bdfgklmnprstvz", "aeiou")]
     stems = ("".join(parts) for count in (1, 2, 3) for parts in itertools.product(syllables, repeat=count))
@@ -92,7 +91,7 @@ def vocabulary(size: int) -> list[str]:
 
 
 def tokenizer(tokens: list[str], max_tokens: int) -> Tokenizer:
-    """Make a WordPiece tokenizer as BERT has it, over a vocabulary of ours."""
+    """Return a WordPiece tokenizer like BERT's with this vocabulary."""
     made = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer(lowercase=True)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -106,13 +105,13 @@ def tokenizer(tokens: list[str], max_tokens: int) -> Tokenizer:
 
 
 def lengths(count: int, seed: int) -> NDArray[np.int64]:
-    """Draw lengths in tokens, special ones included: i64 [count]."""
+    """Draw lengths in tokens, including special ones: i64 [count]."""
     drawn = np.random.default_rng(seed).lognormal(math.log(MEDIAN), SPREAD, count)
     return np.clip(np.round(drawn), SHORTEST, LONGEST).astype(np.int64)
 
 
 def texts(tokens: list[str], count: int, seed: int) -> list[str]:
-    """Write texts of mixed length: words of the vocabulary, one in seven with an ending."""
+    """Return texts of variable length: words of the vocabulary, one in seven with an ending."""
     random = np.random.default_rng(seed)
     words = [token for token in tokens if token.isalpha() and len(token) > 1]
     endings = [token[2:] for token in tokens if token.startswith("##") and len(token) > 3]

@@ -1,12 +1,12 @@
-"""The reference models as complete model folders, and what they are asked: made once, kept in a cache.
+"""The reference models as complete model folders, and their items. Made once and cached.
 
     cache/reference-HASH/
       models/NAME/{model.yaml,1/…}    for Kotae, pixels in as bytes
-      textbook/NAME.onnx              the same weights, float32 pictures in, for textbook services
+      baseline/NAME.onnx              the same weights, float32 pictures in, for the baselines
       payloads/NAME/…                 pictures, or texts.json
 
-`tiny` shows what is not the network (about 0.03 ms a picture), `small` and `resnet18` are convolutions of
-about 2 and 17 ms, `minilm` a text encoder of 4 to 6 ms a sentence, on one core of 2026.
+On one core of 2026: `tiny` takes about 0.03 ms a picture and so shows the cost of everything but the network;
+`small` and `resnet18` take about 2 and 17 ms; `minilm`, a text encoder, takes 4 to 6 ms a sentence.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ from service.repository.manifest import (
 from service.tasks import TASKS, Limits, answer_one
 
 GRAPH_FILE = "model.onnx"
-_PICTURES = 256  # more than ever wait at once, because equal pictures that do would share one run
-_DEADLINE_SECONDS = 60.0  # of a request that brings none
+_PICTURES = 256  # more than are ever in flight: equal pictures in flight would share one execution
+_DEADLINE_SECONDS = 60.0  # of requests without one
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture classifier: its graph, by whether it takes floats, and the JPEGs that it is asked."""
+    """A picture classifier: a function from `as_floats` to its graph, and the size of its JPEG files."""
 
     build: Callable[[bool], onnx.ModelProto]
     size: int
@@ -84,7 +84,7 @@ def pictures(*, small: bool) -> Mapping[str, Picture]:
 
 
 def encoder_size(*, small: bool) -> graphs.EncoderSize:
-    """Give the size of `minilm`."""
+    """Return the size of `minilm`."""
     if small:
         return graphs.EncoderSize(layers=1, width=32, heads=2, inner=64, vocabulary=2000)
     return graphs.EncoderSize()
@@ -92,7 +92,7 @@ def encoder_size(*, small: bool) -> graphs.EncoderSize:
 
 @cache
 def reference_folder(*, small: bool = False) -> Path:
-    """Build everything, unless this very code has before.
+    """Return the folder of the reference models; build it unless it is cached for this code.
 
     Args:
         small: Make the networks next to nothing, to test the wiring.
@@ -106,7 +106,7 @@ def reference_folder(*, small: bool = False) -> Path:
         return target
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
     try:
-        for folder in ("models", "textbook", "payloads"):
+        for folder in ("models", "baseline", "payloads"):
             (draft / folder).mkdir()
         photographs = list(payloads.photographs(500, 375, 2 if small else _PICTURES))
         for name, picture in pictures(small=small).items():
@@ -124,12 +124,12 @@ def _write_picture_model(
     root: Path, name: str, picture: Picture, photographs: Sequence[NDArray[np.uint8]]
 ) -> None:
     folder = new_version(root, name)
-    asked = root / "payloads" / name
-    asked.mkdir()
+    payload_folder = root / "payloads" / name
+    payload_folder.mkdir()
     for number, pixels in enumerate(photographs):
-        (asked / f"{number}.jpg").write_bytes(payloads.jpeg(pixels, picture.jpeg_width))
+        (payload_folder / f"{number}.jpg").write_bytes(payloads.jpeg(pixels, picture.jpeg_width))
     onnx.save(picture.build(False), folder / GRAPH_FILE)
-    onnx.save(picture.build(True), root / "textbook" / f"{name}.onnx")
+    onnx.save(picture.build(True), root / "baseline" / f"{name}.onnx")
     (folder / "labels.txt").write_text("".join(f"class {i}\n" for i in range(picture.classes)))
     shape = (3, picture.size, picture.size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -142,7 +142,7 @@ def _write_picture_model(
             deadline_seconds=_DEADLINE_SECONDS,
         ),
         {"image": images},
-        ("0.jpg", (asked / "0.jpg").read_bytes()),
+        ("0.jpg", (payload_folder / "0.jpg").read_bytes()),
         input=ImageInput(width=picture.size, height=picture.size),
         labels="labels.txt",
     )
@@ -150,13 +150,13 @@ def _write_picture_model(
 
 def _write_text_model(root: Path, name: str, size: graphs.EncoderSize, count: int) -> None:
     folder = new_version(root, name)
-    asked = root / "payloads" / name
-    asked.mkdir()
+    payload_folder = root / "payloads" / name
+    payload_folder.mkdir()
     tokens = payloads.vocabulary(size.vocabulary)
     tokenizer = payloads.tokenizer(tokens, payloads.LONGEST)
     tokenizer.save(str(folder / "tokenizer.json"))
     texts = payloads.texts(tokens, count, seed=0)
-    (asked / "texts.json").write_text(json.dumps(texts))
+    (payload_folder / "texts.json").write_text(json.dumps(texts))
     onnx.save(graphs.text_encoder(size), folder / GRAPH_FILE)
     encoded = [tokenizer.encode(text).ids for text in texts[:3]]
     longest = max(map(len, encoded))
@@ -177,7 +177,7 @@ def _write_text_model(root: Path, name: str, size: graphs.EncoderSize, count: in
 
 
 def new_version(root: Path, name: str) -> Path:
-    """Make the folder of a model's version 1, below `models`."""
+    """Create the folder of a model's version 1 below `models` and return it."""
     folder = root / "models" / name / "1"
     (folder / "golden").mkdir(parents=True)
     return folder
@@ -190,7 +190,7 @@ def finish_version(
     golden: tuple[str, bytes],
     **facts: object,
 ) -> None:
-    """Write manifest, golden answers (the graph's own: there is no other to compare with) and facts."""
+    """Write manifest, golden answers (from the graph itself) and facts."""
     write(folder.parent / MANIFEST_FILE, manifest)
     session = Session(folder / GRAPH_FILE, Device("cpu"))
     outputs = session.run(inputs)

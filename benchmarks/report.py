@@ -1,9 +1,10 @@
-"""What every benchmark shares: its options, a progress bar, and the table, JSON and picture at its end."""
+"""Options, progress bar, and the table, JSON file and picture that all benchmarks share."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,18 +17,18 @@ from rich.table import Table
 from benchmarks.machine import REPOSITORY, Cores, cores, facts
 from benchmarks.pairs import Estimate
 
-_PREFIX = "python -m benchmarks."
+_PREFIX = "python -m benchmarks "
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How a benchmark is run.
+    """Options of a benchmark.
 
     Attributes:
-        name: Of the benchmark; also of its files.
-        rounds: How many pairs.
-        seconds: Of one measurement.
-        quick: Only look whether everything works: next to no network, next to no time.
+        name: Of the benchmark and its files.
+        rounds: Number of pairs.
+        seconds: Duration of one measurement.
+        quick: Only check that everything works, with tiny networks in short time.
         output: Folder of the results.
     """
 
@@ -40,7 +41,7 @@ class Run:
 
     @contextmanager
     def progress(self, steps: int) -> Iterator[Callable[[], None]]:
-        """Show a bar; call what this yields once a step."""
+        """Show a progress bar; the yielded function advances it by a step."""
         with Progress(transient=True) as progress:
             bar = progress.add_task(self.name, total=steps)
             yield lambda: progress.advance(bar)
@@ -70,7 +71,7 @@ def parse(
     parser.add_argument(
         "--seconds", type=float, default=seconds, help="of one measurement (default %(default)s)"
     )
-    parser.add_argument("--quick", action="store_true", help="only look whether everything works")
+    parser.add_argument("--quick", action="store_true", help="only check that everything works")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results")
     add(parser)
     options = parser.parse_args()
@@ -91,8 +92,8 @@ class Row:
     """One figure.
 
     Attributes:
-        goal: What it ought to be; None where nothing is asked.
-        at_least: Whether more is better.
+        goal: Its goal, or None.
+        at_least: Whether larger is better.
     """
 
     what: str
@@ -102,7 +103,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the goal is met: by the whole interval, by the median alone, or not."""
+        """`yes` if the whole interval meets the goal, `median only`, or `no`; empty without a goal."""
         if self.goal is None:
             return ""
         worse, median = (
@@ -120,9 +121,9 @@ class Report:
 
     Attributes:
         title: One line, for table and picture.
-        axis: What the figures are.
+        axis: Label of the axis of the picture.
         notes: Printed below the table and kept in the file.
-        details: Everything else that was measured, for the file.
+        details: All other measurements, for the file.
     """
 
     run: Run
@@ -136,14 +137,15 @@ class Report:
         """Add a figure."""
         self.rows.append(Row(what, estimate, goal, at_least))
 
-    def finish(self, draw: Callable[[Path], None] | None = None) -> None:
+    def finish(self, draw: Callable[[Path], None] | None = None, table: Table | None = None) -> None:
         """Print the table, write `NAME.json` and `NAME.png`.
 
         Args:
-            draw: Draws another picture than that of the rows.
+            draw: Draws the picture instead of the default one.
+            table: Printed instead of the default one.
         """
-        console = Console()
-        console.print(self._table())
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        console.print(table or self._table())
         for note in self.notes:
             console.print(note, markup=False, highlight=False)
         if self.run.quick:
@@ -188,7 +190,7 @@ class Report:
         }
 
     def _draw(self, path: Path) -> None:
-        """Draw every figure with its interval, all that was measured, and the goal."""
+        """Draw every figure with its interval, single values and goal."""
         from matplotlib.figure import Figure  # noqa: PLC0415 # slow to load
 
         figure = Figure(figsize=(9, 1.4 + 0.42 * len(self.rows)), layout="constrained")

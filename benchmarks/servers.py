@@ -1,4 +1,4 @@
-"""Servers for the length of a block: started, held on their cores, asked what they used, stopped."""
+"""Starts servers pinned to cores, reads their CPU time, memory and metrics, and stops them."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ class Server:
     cores: tuple[int, ...]
 
     def cpu_seconds(self) -> float:
-        """Sum up the CPU time of all its threads, dead ones included."""
+        """Return the CPU time of all its threads, including ended ones."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     def resident_bytes(self) -> int:
-        """Tell how much memory it holds."""
+        """Return its resident memory in bytes."""
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
-    def hold(self) -> None:
-        """Put every thread back on the server's cores: ONNX Runtime's pools choose cores of their own."""
+    def set_affinity(self) -> None:
+        """Pin every thread to the server's cores again; ONNX Runtime pins its pools itself."""
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             try:
                 os.sched_setaffinity(int(task.name), self.cores)
-            except ProcessLookupError:  # it has ended since
+            except ProcessLookupError:  # the thread has ended
                 continue
 
     def get(self, path: str) -> tuple[int, str]:
-        """Ask for a page.
+        """Send a GET request.
 
         Returns:
-            Status and text; status 0 where nobody answers.
+            Status and text; status 0 without an answer.
         """
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
@@ -86,7 +86,7 @@ class Counters:
         return cls(tuple((s.name, s.labels, s.value) for family in families for s in family.samples))
 
     def by(self, name: str, label: str, **where: str) -> dict[str, float]:
-        """Sum a metric up by one of its labels, over the samples that have these labels."""
+        """Sum a metric by one of its labels, over the samples with these labels."""
         found: dict[str, float] = {}
         for sample, labels, value in self.samples:
             if sample == name and where.items() <= labels.items():
@@ -95,7 +95,7 @@ class Counters:
         return found
 
     def total(self, name: str, **where: str) -> float:
-        """Sum a metric up over the samples that have these labels."""
+        """Sum a metric over the samples with these labels."""
         return sum(self.by(name, "", **where).values())
 
 
@@ -110,16 +110,16 @@ def running(
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> Iterator[Server]:
-    """Run a Python module as a server for the length of a block.
+    """Run a Python module as a server while the context is open.
 
     Args:
         name: For messages.
         command: The module and its arguments.
         port: Where it will listen.
         cores: Where it runs.
-        ready: Path that answers 200 once it serves.
-        environment: Added to ours, less what configures Kotae.
-        log: Where its standard output goes; else nowhere.
+        ready: Path that answers 200 when the server is ready.
+        environment: Added to this environment without its Kotae settings.
+        log: File for its standard output; None discards it.
     """
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
     pinned = ["taskset", "-c", ",".join(map(str, cores)), sys.executable, "-m", *command]
@@ -140,12 +140,12 @@ def running(
 def kotae(
     workloads: Sequence[Workload], cores: Sequence[int], *, log: Path | None = None, **settings: object
 ) -> Iterator[Server]:
-    """Run Kotae with these models.
+    """Run Kotae while the context is open.
 
     Args:
-        workloads: Whose models it serves.
+        workloads: Their models are served.
         cores: Where it runs.
-        log: Where its log goes.
+        log: File for its log.
         settings: By field name.
     """
     environment = {PREFIX + name.upper(): str(value) for name, value in settings.items()}
@@ -159,26 +159,26 @@ def kotae(
 
 
 @contextmanager
-def textbook(
+def fastapi_baseline(
     workloads: Sequence[Workload],
     cores: Sequence[int],
     *,
     threads: int = 0,
     limit_concurrency: int | None = None,
-    module: str = "benchmarks.textbook",
+    module: str = "benchmarks.fastapi_baseline",
 ) -> Iterator[Server]:
-    """Run `B0`, or `B1`, with these models.
+    """Run the FastAPI baseline, or the fixed-window one, while the context is open.
 
     Args:
-        workloads: Whose models it serves.
+        workloads: Their models are served.
         cores: Where it runs.
-        threads: ONNX Runtime's threads a session; 0 is as many as it has cores, which is what ONNX Runtime
-            would choose on a machine that has just these.
-        limit_concurrency: Uvicorn's own way to refuse.
-        module: `benchmarks.windowed` for `B1`.
+        threads: ONNX Runtime's threads for each session; 0 is the number of its cores, which is ONNX
+            Runtime's default on a machine with that many cores.
+        limit_concurrency: Uvicorn's limit, above which it answers 503.
+        module: `benchmarks.fixed_window_baseline` for the fixed-window baseline.
     """
     port = free_port()
-    models = [f"{workload.folder}={workload.textbook_graph}" for workload in workloads]
+    models = [f"{workload.folder}={workload.baseline_graph}" for workload in workloads]
     command = [module, str(port), *models, "--threads", str(threads or len(cores))]
     if limit_concurrency:
         command += ["--limit-concurrency", str(limit_concurrency)]
@@ -187,7 +187,7 @@ def textbook(
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
+    """Return a free TCP port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

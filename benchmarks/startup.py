@@ -1,8 +1,8 @@
-"""From `kotae serve` to ready, over what any service must do: import the libraries, load the graphs.
+"""Time from `kotae serve` to ready with the shipped models, over importing libraries and loading graphs.
 
-`python -m benchmarks.startup [--models FOLDER]`: the shipped models. The baseline is a bare Python program
-on the same core that imports the libraries that serving uses and opens one ONNX Runtime session a graph,
-with as many threads. Kotae also hashes every file, checks golden answers and warms up before it is ready.
+`python -m benchmarks startup [--models FOLDER]`: the baseline is a Python program on the same core that
+imports the libraries of the service and opens one ONNX Runtime session for each graph, with as many
+threads. Kotae also hashes every file, checks golden answers and warms up before it is ready.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import sys
 import contextlib, fastapi, filetype, httptools, numpy, orjson, PIL.Image, prometheus_client
 import pydantic_settings, python_multipart, simplejpeg, soundfile, soxr, tokenizers, uvicorn, uvloop, yaml
 import onnxruntime as ort
-with contextlib.suppress(ImportError):  # there are machines without
+with contextlib.suppress(ImportError):  # optional
     import cykooz_resizer
 options = ort.SessionOptions()
 options.intra_op_num_threads = int(sys.argv[1])
@@ -37,7 +37,7 @@ def main() -> None:
     """Measure and report."""
     run, options = parse("startup", __doc__, rounds=6, seconds=0, add=_add_options)
     graphs = _graphs(options.models)
-    start_kotae(run, options.models)  # once beforehand, so that the files are in memory for both
+    start_kotae(run, options.models)  # loads the files into the page cache for both
     with run.progress(run.rounds * 2) as tick:
         pairs = interleaved(
             run.rounds, lambda: start_kotae(run, options.models), lambda: load_all(run, graphs), tick=tick
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def start_kotae(run: Run, models: Path) -> float:
-    """Start the service and measure the seconds until it is ready."""
+    """Return the seconds from start to ready."""
     port = free_port()
     command = ["service", "serve", "--port", str(port), "--models", str(models.resolve())]
     began = time.perf_counter()
@@ -58,7 +58,7 @@ def start_kotae(run: Run, models: Path) -> float:
 
 
 def load_all(run: Run, graphs: Sequence[Path]) -> float:
-    """Run the baseline and measure its seconds."""
+    """Return the seconds that the baseline takes."""
     command = ["taskset", "-c", str(run.cores.service), sys.executable, "-c", _BASELINE, "1"]
     began = time.perf_counter()
     subprocess.run([*command, *map(str, graphs)], check=True, cwd=REPOSITORY)
@@ -76,7 +76,3 @@ def _versions(folder: Path) -> list[tuple[int, Path]]:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", type=Path, default=REPOSITORY / "models")
-
-
-if __name__ == "__main__":
-    main()

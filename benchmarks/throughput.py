@@ -1,9 +1,9 @@
-"""Kotae against the textbook endpoint (`B0`): the same weights, the same items, interleaved in one run.
+"""Throughput, latency and CPU time against the FastAPI baseline: same weights, same items, interleaved.
 
-`python -m benchmarks.throughput [--models tiny,minilm] [--clients 1,8,32,64]`: requests a second over B0's
-at so many closed-loop clients, the p50 of a client alone over B0's, and server CPU a request over B0's.
-Both are held on one core, with one ONNX Runtime thread. `--models all` takes every reference model and
-every shipped one that B0 can answer.
+`python -m benchmarks throughput [--models tiny,minilm] [--clients 1,8,32,64]`: requests a second of
+closed-loop clients, p50 latency of a single client, and server CPU time a request, each as a ratio to the
+baseline. Both servers run on one core with one ONNX Runtime thread. `--models all` measures every reference
+model and every shipped model that the baseline can serve.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from benchmarks.load import Reading, closed_loop
 from benchmarks.machine import REPOSITORY
 from benchmarks.pairs import Estimate, interleaved
-from benchmarks.readings import Reading, closed_loop
 from benchmarks.report import Report, Run, parse
-from benchmarks.servers import Server, kotae, textbook
+from benchmarks.servers import Server, fastapi_baseline, kotae
 from benchmarks.workloads import Workload, reference_workload, shipped_workloads
 
 REFERENCE = ("tiny", "small", "resnet18", "minilm")
@@ -28,22 +28,25 @@ def main() -> None:
     run, options = parse("throughput", __doc__, rounds=6, seconds=1, add=_add_options)
     clients = (1, 2) if run.quick else options.clients
     names = ["tiny"] if run.quick else options.models
-    report = Report(run, "requests a second over the textbook endpoint", "ratio to B0")
+    report = Report(run, "requests a second over the FastAPI baseline", "ratio to the FastAPI baseline")
     workloads = choose(names, small=run.quick)
     with run.progress(len(workloads) * len(clients) * run.rounds * 2) as tick:
         for workload in workloads:
             cores = (run.cores.service,)
-            threads = options.textbook_threads
-            with kotae([workload], cores) as ours, textbook([workload], cores, threads=threads) as theirs:
-                asked = ((ours, workload.requests()), (theirs, workload.textbook_requests()))
+            threads = options.baseline_threads
+            with (
+                kotae([workload], cores) as ours,
+                fastapi_baseline([workload], cores, threads=threads) as theirs,
+            ):
+                targets = ((ours, workload.requests()), (theirs, workload.baseline_requests()))
                 for count in clients:
-                    pairs = _compare(run, asked, count, tick)
+                    pairs = _compare(run, targets, count, tick)
                     _report(report, workload.name, count, pairs)
     report.finish()
 
 
 def choose(names: Sequence[str], *, small: bool) -> list[Workload]:
-    """Find workloads by name; `all` is all of them."""
+    """Return workloads by name; `all` means all of them."""
     shipped = {workload.name: workload for workload in shipped_workloads(REPOSITORY / "models")}
     if "all" in names:
         names = [*REFERENCE, *shipped]
@@ -59,16 +62,19 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--clients", type=lambda text: [int(part) for part in text.split(",")], default=[1, 8, 32, 64]
     )
     parser.add_argument(
-        "--textbook-threads", type=int, default=0, help="ONNX Runtime's threads in B0; else its cores"
+        "--baseline-threads",
+        type=int,
+        default=0,
+        help="ONNX Runtime's threads in the FastAPI baseline; else its cores",
     )
 
 
 def _compare(
-    run: Run, asked: Sequence[tuple[Server, list[bytes]]], clients: int, tick: Callable[[], None]
+    run: Run, targets: Sequence[tuple[Server, list[bytes]]], clients: int, tick: Callable[[], None]
 ) -> list[tuple[Reading, ...]]:
-    for server, requests in asked:
+    for server, requests in targets:
         closed_loop(server, requests, clients, run, min(0.5, run.seconds))
-    measures = [partial(closed_loop, server, requests, clients, run) for server, requests in asked]
+    measures = [partial(closed_loop, server, requests, clients, run) for server, requests in targets]
     return interleaved(run.rounds, *measures, tick=tick)
 
 
@@ -88,7 +94,3 @@ def _report(report: Report, name: str, clients: int, pairs: Sequence[tuple[Readi
         }
         for pair in pairs
     ]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""A model, and what it is asked, in the shape that each server takes."""
+"""A model, its items, and the requests for each kind of server."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from service.repository.manifest import (
     version_folders,
 )
 
-TEXTBOOK_TASKS = ("image-classification", "text-classification", "text-embedding")
+BASELINE_TASKS = ("image-classification", "text-classification", "text-embedding")
 _BOUNDARY = "between"
 FORM_TYPE = f"multipart/form-data; boundary={_BOUNDARY}"
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One model and its items.
+    """A model and its items.
 
     Attributes:
         folder: The version's folder.
         items: Raw files, or texts in UTF-8.
-        textbook_graph: The graph that a textbook service runs: takes float32 pictures, if there is one.
+        baseline_graph: The graph that the baselines run; it takes float32 pictures if there is such a one.
     """
 
     name: str
     task: str
     folder: Path
     items: tuple[bytes, ...]
-    textbook_graph: Path
+    baseline_graph: Path
 
     @property
     def is_text(self) -> bool:
@@ -48,7 +48,7 @@ class Workload:
         return self.task.startswith("text-")
 
     def requests(self, **headers: object) -> list[bytes]:
-        """Write what Kotae is asked.
+        """Return requests for Kotae, one for each item.
 
         Args:
             headers: By name, with underscores for hyphens.
@@ -61,8 +61,8 @@ class Workload:
             path = f"/v1/{self.task}?model={self.name}"
         return [post(path, body, kind, headers) for body in bodies]
 
-    def textbook_requests(self, **headers: object) -> list[bytes]:
-        """Write what a textbook service is asked: a form with a file, or JSON with a text."""
+    def baseline_requests(self, **headers: object) -> list[bytes]:
+        """Return requests for the baselines: a form with a file, or JSON with a text."""
         path = f"/predict/{self.name}"
         if self.is_text:
             bodies = [json.dumps({"text": item.decode()}).encode() for item in self.items]
@@ -71,7 +71,7 @@ class Workload:
 
 
 def post(path: str, body: bytes, media_type: str, headers: Mapping[str, object]) -> bytes:
-    """Write a request, head and body."""
+    """Return a POST request, head and body."""
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
     every = {"Host": "127.0.0.1", "Content-Type": media_type, **fields, "Content-Length": len(body)}
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in every.items()), "", ""]
@@ -79,7 +79,7 @@ def post(path: str, body: bytes, media_type: str, headers: Mapping[str, object])
 
 
 def form(*contents: bytes) -> bytes:
-    """Wrap pictures as an HTML form does; its content type is `FORM_TYPE`."""
+    """Return files as a multipart form of type `FORM_TYPE`."""
     disposition = b'Content-Disposition: form-data; name="file"; filename="x.jpg"'
     boundary = b"--" + _BOUNDARY.encode()
     lines = []
@@ -89,26 +89,26 @@ def form(*contents: bytes) -> bytes:
 
 
 def reference_workload(name: str, *, small: bool = False) -> Workload:
-    """Give one of the reference models."""
+    """Return the workload of a reference model."""
     root = reference_folder(small=small)
     folder = root / "models" / name / "1"
-    asked = root / "payloads" / name
-    if (asked / "texts.json").exists():
-        items = tuple(text.encode() for text in json.loads((asked / "texts.json").read_text()))
+    payload_folder = root / "payloads" / name
+    if (payload_folder / "texts.json").exists():
+        items = tuple(text.encode() for text in json.loads((payload_folder / "texts.json").read_text()))
     else:
-        items = tuple(path.read_bytes() for path in sorted(asked.iterdir()))
-    floats = root / "textbook" / f"{name}.onnx"
+        items = tuple(path.read_bytes() for path in sorted(payload_folder.iterdir()))
+    floats = root / "baseline" / f"{name}.onnx"
     graph = floats if floats.exists() else folder / "model.onnx"
     task = read(folder.parent / MANIFEST_FILE, ModelManifest).task
     return Workload(name, task, folder, items, graph)
 
 
-def shipped_workloads(models: Path, tasks: Container[str] = TEXTBOOK_TASKS) -> list[Workload]:
-    """Give the shipped models, asked their own golden files.
+def shipped_workloads(models: Path, tasks: Container[str] = BASELINE_TASKS) -> list[Workload]:
+    """Return the shipped models, with their golden files as items.
 
     Args:
         models: The model repository.
-        tasks: Only models of these; by default those that a textbook service can answer too.
+        tasks: Only models of these tasks; by default those that the baselines can serve.
     """
     found = []
     for path in sorted(models.glob(f"*/{MANIFEST_FILE}")):
@@ -126,7 +126,7 @@ def shipped_workloads(models: Path, tasks: Container[str] = TEXTBOOK_TASKS) -> l
 
 @contextmanager
 def repository_of(workloads: Sequence[Workload]) -> Iterator[Path]:
-    """Put some models into a folder of their own, by links."""
+    """Yield a temporary folder with links to these models."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for workload in workloads:

@@ -1,4 +1,4 @@
-"""Print the tables of docs/settings.md and docs/metrics.md from the code: `python docs/make_tables.py`.
+"""Print docs/settings.md and docs/metrics.md as generated from the code: `python docs/make_tables.py`.
 
 With `--write` the two files are written. A test compares them with the code.
 """
@@ -20,17 +20,22 @@ DOCS = Path(__file__).parent
 
 SETTINGS = """# Settings
 
-From the environment, or by field name (without prefix, in lower case) from the YAML file that
-`KOTAE_CONFIG` or `--config` names; command-line options win over the environment, the environment over
-the file. An unknown variable with the prefix stops the start.
+Settings are environment variables, or keys of the YAML file that `KOTAE_CONFIG` or `--config` names (there
+without the prefix, in lower case). Command-line options override variables, variables override the file.
+An unknown name stops the start.
+
+A *lane* is the thread that runs batches on a device, one batch at a time.
 
 | variable | default | meaning |
 | --- | --- | --- |
 """
 METRICS = """# Metrics
 
-Seconds and bytes; labels from closed sets. `process_*` and `python_*` come beside them. Paths that match
-no route share the route `unmatched`; status 499 is a client that hung up.
+Units are seconds and bytes. All label values come from closed sets: paths without a route have the route
+`unmatched`. Status 499 means that the client disconnected. The usual `process_*` and `python_*` metrics are
+exported as well.
+
+A *lane* is the thread that runs batches on a device, one batch at a time.
 
 | metric | kind | labels | meaning |
 | --- | --- | --- | --- |
@@ -38,7 +43,7 @@ no route share the route `unmatched`; status 499 is a client that hung up.
 
 
 def settings_page() -> str:
-    """Render docs/settings.md."""
+    """Return the text of docs/settings.md."""
     rows = []
     for name, field in Settings.model_fields.items():
         default = "" if field.default is None else f"`{field.default}`"
@@ -48,9 +53,10 @@ def settings_page() -> str:
 
 
 def metrics_page() -> str:
-    """Render docs/metrics.md."""
+    """Return the text of docs/metrics.md."""
     metrics = Metrics()
     state = ModelState("m", failed_check="load", golden_check_error=0.0)
+    metrics.heartbeat()
     metrics.watch(lambda: [state], lambda: [("cpu", False)], 1)
     metrics.watch_devices(lambda: [DeviceState("cuda:0", 0, 0, 0.0, 0.0, 0.0, 0)])
     families = [family for family in metrics.registry.collect() if family.name.startswith("kotae_")]

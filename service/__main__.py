@@ -1,4 +1,4 @@
-"""`kotae`: serve the models, look at them, check them."""
+"""The command line, `kotae`: serve models, show and verify them, measure and tune them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,13 +17,15 @@ from rich.table import Column, Table
 from service.errors import ModelRejected, StartFailed
 from service.settings import CONFIG_VARIABLE, load_settings
 
-app = typer.Typer(
-    help="Kotae: models answer over HTTP.", no_args_is_help=True, pretty_exceptions_enable=False
-)
-models_app = typer.Typer(help="Look at the models of a folder.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from service.repository.catalog import Catalog
+
+app = typer.Typer(help="Kotae serves models over HTTP.", no_args_is_help=True, pretty_exceptions_enable=False)
+models_app = typer.Typer(help="List, show and verify the models of a folder.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
 ModelsOption = Annotated[Path | None, typer.Option("--models", help="Folder of models.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 
 @app.command()
@@ -32,22 +34,22 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
     models: ModelsOption = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    device: DeviceOption = None,
     http_workers: Annotated[
-        int | None, typer.Option(help="Processes that speak HTTP beside the one that runs the models.")
+        int | None, typer.Option(help="HTTP worker processes; 0 runs everything in one process.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
 ) -> None:
-    """Serve every model of the folder over HTTP."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # until the server has its own, there is nothing to drain
+    """Serve all models of a folder over HTTP."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # until the server installs its own handlers
         signal.signal(number, lambda *_: sys.exit(0))
     if config is not None:
         os.environ[CONFIG_VARIABLE] = str(config)
-    from service.telemetry.logs import configure_logging
+    from service.telemetry.logs import configure_logging, set_log_level
 
     configure_logging("info")
     settings = load_settings(host=host, port=port, models=models, device=device, http_workers=http_workers)
-    configure_logging(settings.log_level)
+    set_log_level(settings.log_level)
     if settings.http_workers:
         from service.multiprocess.supervisor import supervise
 
@@ -63,11 +65,11 @@ def serve(
 
 @app.command()
 def keys(
-    name: Annotated[str, typer.Argument(help="Whose key it is; shows in the log.")],
-    file: Annotated[Path, typer.Option(help="Keys file to add it to; made if missing.")],
+    name: Annotated[str, typer.Argument(help="Name of the key, shown in the log.")],
+    file: Annotated[Path, typer.Option(help="Keys file to add it to; created if missing.")],
     scope: Annotated[list[str] | None, typer.Option(help="infer, admin or metrics; repeatable.")] = None,
 ) -> None:
-    """Make an API key: its hash goes into the file, the key itself is printed once."""
+    """Create an API key: print it once, and add its hash to the keys file."""
     from service.http.auth import add_key
 
     typer.echo(add_key(file, name, tuple(scope or ["infer"])))
@@ -75,7 +77,7 @@ def keys(
 
 @models_app.command("list")
 def list_models(models: ModelsOption = None) -> None:
-    """List the models and what they do, without loading them."""
+    """List the models without loading them."""
     from service.repository.catalog import Catalog
 
     names = (Column(title, no_wrap=True) for title in ("model", "task"))
@@ -93,7 +95,7 @@ def list_models(models: ModelsOption = None) -> None:
 
 @models_app.command("show")
 def show_model(name: str, models: ModelsOption = None) -> None:
-    """Show a model's manifest and the facts of its newest version."""
+    """Show a model's manifest and the description of its newest version."""
     from service.repository.manifest import MANIFEST_FILE, VERSION_FILE, version_folders
 
     folder = load_settings(models=models).models / name
@@ -107,12 +109,12 @@ def show_model(name: str, models: ModelsOption = None) -> None:
 
 @models_app.command("verify")
 def verify_models(
-    names: Annotated[list[str] | None, typer.Argument(help="Models to check; else all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Models to verify; by default all.")] = None,
     models: ModelsOption = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    device: DeviceOption = None,
 ) -> None:
-    """Load every version and run its golden check; exit 1 if one fails."""
-    logging.disable(logging.CRITICAL)  # the table tells the same
+    """Load every version and run its golden check; exit with 1 if one fails."""
+    logging.disable(logging.CRITICAL)  # the table has the same information
     from service.repository.catalog import Catalog
 
     settings = load_settings(models=models, device=device)
@@ -122,6 +124,12 @@ def verify_models(
     if names:
         catalog.models = {name: catalog.models[name] for name in names}
     catalog.load(every_version=True)
+    _wide().print(_verification_table(catalog))
+    if not catalog.models or any(model.has_failure for model in catalog.models.values()):
+        raise typer.Exit(1)
+
+
+def _verification_table(catalog: Catalog) -> Table:
     table = Table("model", "version", "state", "device", "largest difference", "reason")
     for model in catalog.models.values():
         if not model.versions:
@@ -136,41 +144,43 @@ def verify_models(
                 "" if error is None else f"{error:.2g}",
                 escape(version.reason),
             )
-    _wide().print(table)
-    if not catalog.models or any(model.has_failure for model in catalog.models.values()):
-        raise typer.Exit(1)
+    return table
 
 
 @app.command()
 def bench(
-    url: Annotated[str, typer.Argument(help="A running service, or one of its routes.")],
+    url: Annotated[str, typer.Argument(help="URL of a running service, or of one of its routes.")],
     *,
-    task: Annotated[str | None, typer.Option(help="Task to ask, such as image-classification.")] = None,
-    route: Annotated[str | None, typer.Option(help="Route to ask, such as /v1/embeddings.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model to ask; else the task's default.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task, such as image-classification.")] = None,
+    route: Annotated[str | None, typer.Option(help="Route, such as /v1/embeddings.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model; by default that of the task.")] = None,
     file: Annotated[list[Path] | None, typer.Option(help="File to send; repeatable.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Text to send; repeatable.")] = None,
-    clients: Annotated[int | None, typer.Option(help="Closed loop: clients that wait; 8 if no rate.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Open loop: requests a second, at random.")] = None,
-    seconds: Annotated[float, typer.Option(help="How long to send.")] = 10,
+    clients: Annotated[
+        int | None, typer.Option(help="Closed loop: concurrent clients; by default 8.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Open loop: requests per second, Poisson arrivals.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Duration of the measurement.")] = 10,
     deadline_ms: Annotated[float | None, typer.Option(help="Deadline of every request.")] = None,
     priority: Annotated[int | None, typer.Option(help="Priority of every request; 1 is highest.")] = None,
     key: Annotated[str | None, typer.Option(help="API key.")] = None,
-    seed: Annotated[int, typer.Option(help="Of arrivals and choices.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of arrivals and of the choice of inputs.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Put load on a service, and tell percentiles, goodput and refusals.
+    """Load a service and report latency percentiles, goodput and rejections.
 
-    In open loop, latency counts from the moment at which a request was meant to leave, and the program
-    spins: give it a core of its own. On that, small requests cost it some 10 to 20 microseconds each, so
-    beyond some tens of thousands a second it is itself the limit; it says so where it left late.
+    In open loop, latency counts from the time at which a request was scheduled, and the program spins: give
+    it its own CPU core. A small request takes it 10 to 20 microseconds, so that the program itself limits the
+    rate to some tens of thousands of requests per second; it reports requests that it sent late.
     """
-    from service.tools.load.command import Question, print_summary, run_load, write_json
-    from service.tools.load.plan import Plan
+    from service.tools.load.command import RequestOptions, print_summary, run_load, write_json
+    from service.tools.load.plan import LoadPlan
 
-    question = Question(url, task, route, model, file or (), text or (), deadline_ms, priority, key)
-    address, requests = question.requests()
-    plan = Plan(
+    options = RequestOptions(url, task, route, model, file or (), text or (), deadline_ms, priority, key)
+    address, requests = options.requests()
+    plan = LoadPlan(
         address,
         requests,
         seconds,
@@ -191,48 +201,54 @@ def tune(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     *,
     models: ModelsOption = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    deadline_ms: Annotated[float | None, typer.Option(help="To be kept; else the manifest's.")] = None,
+    device: DeviceOption = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Latency limit; by default the manifest's deadline.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto",
-    max_items: Annotated[int | None, typer.Option(min=1, help="Largest batch; else the manifest's.")] = None,
-    seconds: Annotated[float, typer.Option(min=0, help="For all measurements together, about.")] = 60,
-    overrides: Annotated[Path | None, typer.Option(help="File to write; else KOTAE_OVERRIDES.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="PNG of latency over throughput.")] = None,
+    max_items: Annotated[
+        int | None, typer.Option(min=1, help="Largest batch; by default the manifest's.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Approximate time of all measurements.")] = 60,
+    overrides: Annotated[
+        Path | None, typer.Option(help="File to write; by default that of KOTAE_OVERRIDES.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="File for a PNG of latency over throughput.")] = None,
 ) -> None:
-    """Find the best batch size, lanes and threads for a model on this host, and keep them.
+    """Find the best batch size, lanes and threads of a model on this host, and save them.
 
-    Run it while the host does nothing else. The deadline is kept where every lane is busy: one batch that
-    runs and one's own, with a margin.
+    Run it while the host is otherwise idle. A setting is accepted if a request meets the deadline while every
+    lane is busy: it waits for one running batch and then runs in its own, with a margin.
     """
     from service.tools.tuning.choice import choose
-    from service.tools.tuning.command import Tuning, draw, keep, print_table
+    from service.tools.tuning.command import TuningOptions, draw, print_table, save_overrides
     from service.tools.tuning.command import tune as run_tune
 
     settings = load_settings(models=models, device=device)
-    wanted = Tuning(settings.models / model, settings.device, precision, max_items, seconds)
-    manifest, measured = run_tune(wanted, Console(stderr=True))
+    tuning = TuningOptions(settings.models / model, settings.device, precision, max_items, seconds)
+    manifest, measured = run_tune(tuning, Console(stderr=True))
     limit_seconds = manifest.deadline_seconds if deadline_ms is None else deadline_ms / 1000
     best = choose(measured, limit_seconds)
     print_table(measured, best, limit_seconds, _wide())
-    file = overrides or settings.overrides
-    if best is not None and file is not None:
-        keep(manifest.name, best, file, precision)
-        typer.echo(f"kept in {file}; a service reads it where KOTAE_OVERRIDES names it")
-    elif best is not None:
-        typer.echo("nothing is kept: name a file, --overrides FILE or KOTAE_OVERRIDES")
     if picture is not None:
         draw(measured, best, limit_seconds, picture)
     if best is None:
         raise StartFailed(f"no setting answers within {limit_seconds * 1000:g} ms on a busy host")
+    file = overrides or settings.overrides
+    if file is None:
+        typer.echo("not saved: name a file with --overrides FILE or KOTAE_OVERRIDES")
+        return
+    save_overrides(manifest.name, best, file, precision)
+    typer.echo(f"saved in {file}; the service reads it if KOTAE_OVERRIDES names it")
 
 
 def _wide() -> Console:
-    """Give the terminal as it is, or wide lines where a file or a program reads them."""
+    """Return the terminal; with wide lines if a file or a program reads the output."""
     return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def main() -> None:
-    """Run the command line; what an operator can put right is one line on standard error, exit code 2."""
+    """Run the command line; an error that an operator can correct is one line on standard error, code 2."""
     try:
         app()
     except (StartFailed, ModelRejected) as error:

@@ -1,4 +1,10 @@
-"""`create_app(settings)`: wires everything; nothing happens at import."""
+"""`create_app(settings)` builds the application. Nothing happens at import.
+
+A request passes, from the outside to the inside:
+
+    RequestMiddleware ─▶ Authentication ─▶ TaskRoutes ─▶ task endpoint ─▶ InferenceCore
+                                               └▶ FastAPI's router: models, probes, metrics, admin, document
+"""
 
 from __future__ import annotations
 
@@ -6,34 +12,31 @@ import asyncio
 import contextlib
 import logging
 import platform
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from starlette.routing import BaseRoute
-from starlette.types import Scope
 
 from service.backend import Backend, limits_of, open_backend
 from service.engine.runtime.cpus import available_cpus
 from service.engine.runtime.session import runtime_version
 from service.http import errors, openapi
 from service.http.admin import admin_router
-from service.http.auth import Gate, Keys, open_keys
+from service.http.auth import Authentication, AuthenticationMiddleware, Keys, open_keys
 from service.http.body_limits import BodyLimits
+from service.http.early_refusal import EarlyRefusal
 from service.http.health import health_router
-from service.http.request_middleware import RequestMiddleware, RequestObserver, Surroundings, identify
-from service.http.server.turnstile import Turnstile
-from service.http.task_routes import Handler, HotRoutes
+from service.http.request_log import RequestLog, RequestMiddleware
+from service.http.task_routes import TaskRoutes
 from service.http.v1.detection import DetectionEndpoint
 from service.http.v1.embeddings import EmbeddingsEndpoint
 from service.http.v1.models import models_router
-from service.http.v1.speech import SpeechEndpoint
-from service.http.v1.tasks import Dependencies, TaskEndpoint
+from service.http.v1.tasks import TaskEndpoint
 from service.http.v1.transcriptions import TranscriptionsEndpoint
-from service.inference.backlog import Backlog
+from service.inference.core import InferenceCore
 from service.inference.decoding_pool import DecodingPool
-from service.inference.refusals import Refusals
 from service.lifecycle import Lifecycle, memory_limit_bytes
 from service.repository.catalog import Catalog
 from service.settings import Settings
@@ -41,6 +44,8 @@ from service.tasks import TASKS
 from service.telemetry.devices import this_process_devices
 from service.telemetry.logs import log_level
 from service.telemetry.metrics import Metrics, ModelState
+
+_ENDPOINTS = {"object-detection": DetectionEndpoint, "text-embedding": EmbeddingsEndpoint}
 
 _log = logging.getLogger(__name__)
 
@@ -54,128 +59,111 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
         backend: What runs the models; by default this process.
 
     Returns:
-        The application; `app.state` has its `lifecycle`, `catalog`, `lanes` and the `operations_port`.
+        The application; `app.state` has its `lifecycle`, `catalog`, `lanes`, `operations_port`, and what the
+        server uses, `early_refusal` and `count_refused_connection`.
 
     Raises:
         StartFailed: The models folder or the device that was asked for is not there.
     """
     metrics = metrics or Metrics()
     backend = backend or open_backend(settings, metrics)
-    catalog, lanes = backend.catalog, backend.lanes
-    metrics.watch(
-        lambda: _model_states(catalog),
-        lambda: ((lane.device, lane.gave_up) for lane in lanes.states()),
-        memory_limit_bytes(),
-    )
-    metrics.watch_devices(this_process_devices().states)
     keys = open_keys(settings)
-
-    def every_heartbeat() -> None:
-        if keys is not None:
-            keys.reload_if_changed()
-        backend.beat(not lifecycle.not_ready())
-
-    lifecycle = Lifecycle(settings, catalog, lanes, metrics.event_loop_lag.observe, every_heartbeat)
-    decoding_pool = DecodingPool(settings.decode_threads or available_cpus())
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        versions = {name: version(name) for name in ("kotae", "fastapi", "uvicorn", "numpy", "pillow")}
-        versions |= {"python": platform.python_version(), "onnxruntime": runtime_version()}
-        told = {"settings": settings.model_dump(mode="json"), "versions": versions}
-        _log.info("starting", extra={**told, **backend.described})
-        await backend.begin()
-        watch = asyncio.create_task(lifecycle.watch())
-        yield
-        watch.cancel()
-        catalog.close("the server is shutting down")
-        lanes.stop()
-        decoding_pool.shutdown()
+    lifecycle = _lifecycle(settings, backend, metrics, keys)
+    threads = settings.decode_threads or available_cpus()
+    pool = DecodingPool(threads, lambda seconds: metrics.decoding_busy(seconds, threads))
+    core = InferenceCore(
+        backend.catalog, pool, limits_of(settings), lambda: not lifecycle.closed, backend.back
+    )
+    _watch_state(metrics, backend)
 
     app = FastAPI(
         title="Kotae",
         version=version("kotae"),
         summary="Image, speech and text models answered over HTTP.",
-        lifespan=lifespan,
+        lifespan=lambda _: _lifespan(settings, backend, lifecycle, pool),
         docs_url=None,
         redoc_url=None,
+        responses=openapi.ANY_ERROR,
+        dependencies=[
+            Depends(HTTPBearer(auto_error=False, description="An API key, where the server has any."))
+        ],
     )
     app.state.lifecycle = lifecycle
-    app.state.catalog = catalog
-    app.state.lanes = lanes
+    app.state.catalog = backend.catalog
+    app.state.lanes = backend.lanes
     app.state.operations_port = settings.operations_port
-    errors.install(app)
-    turnstile = app.state.turnstile = Turnstile(
-        lambda refused: layers.note_refused(refused),  # noqa: PLW0108 # they are not built yet
-        identify,
-        is_draining=lambda: lifecycle.draining,
-    )
-    dependencies = Dependencies(
-        catalog=catalog,
-        settings=settings,
-        limits=limits_of(settings),
-        door=BodyLimits(
-            max_body_bytes=settings.max_body_bytes,
-            max_inflight_bytes=settings.max_inflight_bytes,
-            body_timeout_seconds=settings.body_timeout_seconds,
-        ),
-        backlog=Backlog(),
-        refusals=Refusals(),
-        decoding_pool=decoding_pool,
-        turnstile=turnstile,
-        is_open=lambda: not lifecycle.closed,
-    )
-    handlers: dict[str, Handler] = {}
-    endpoints = [_ENDPOINTS.get(name, TaskEndpoint)(name, dependencies) for name in TASKS]
-    for endpoint in (*endpoints, TranscriptionsEndpoint("speech-recognition", dependencies)):
-        handlers[endpoint.path] = endpoint.handle
-        app.add_route(endpoint.path, endpoint.handle, methods=["POST"])
-    app.include_router(models_router(catalog))
+    app.state.count_refused_connection = metrics.connection_refused
+
+    endpoints = _endpoints(settings, core)
+    for endpoint in endpoints:
+        openapi.add_endpoint(app, endpoint)
+    app.include_router(models_router(backend.catalog))
     app.include_router(health_router(lifecycle, lambda: (metrics.render(), CONTENT_TYPE_LATEST)))
     app.include_router(admin_router(log_level, backend.set_level))
-    openapi.install(app, tuple(TASKS))
-    hot = HotRoutes(app.build_middleware_stack(), handlers, backend.back)
-    layers = app.middleware_stack = _layers(app, hot, keys, metrics, lifecycle)
+    openapi.add_docs_page(app)
+    errors.install(app)
+
+    by_path = {endpoint.path: endpoint for endpoint in endpoints}
+    authentication = Authentication(keys, lambda: app.state.operations_port)
+    log = RequestLog(metrics)
+    app.state.early_refusal = EarlyRefusal(core, by_path, authentication, log, lambda: lifecycle.draining)
+    # The last one added is the outermost.
+    app.add_middleware(TaskRoutes, endpoints=by_path)
+    app.add_middleware(AuthenticationMiddleware, authentication=authentication)
+    app.add_middleware(RequestMiddleware, log=log, is_draining=lambda: lifecycle.draining)
     return app
 
 
-_ENDPOINTS = {
-    "object-detection": DetectionEndpoint,
-    "speech-recognition": SpeechEndpoint,
-    "text-embedding": EmbeddingsEndpoint,
-}
-
-
-def _layers(
-    app: FastAPI,
-    hot: HotRoutes,
-    keys: Keys | None,
-    observer: RequestObserver,
-    lifecycle: Lifecycle,
-) -> RequestMiddleware:
-    """Put our layers around the framework's: request, gate, busy routes, everything else."""
-    templates = dict(_templates(app.routes))
-    gate = Gate(hot, keys, operations_port=lambda: app.state.operations_port)
-    surroundings = Surroundings(
-        observer=observer,
-        route_of=lambda scope: _route_of(scope, templates),
-        is_draining=lambda: lifecycle.draining,
-        render_unexpected=errors.render_unexpected,
+def _endpoints(settings: Settings, core: InferenceCore) -> list[TaskEndpoint]:
+    """Build an endpoint for every task, and for OpenAI's transcriptions."""
+    limits = BodyLimits(
+        max_body_bytes=settings.max_body_bytes,
+        max_inflight_bytes=settings.max_inflight_bytes,
+        body_timeout_seconds=settings.body_timeout_seconds,
     )
-    return RequestMiddleware(gate, surroundings)
+    most = settings.max_items_per_request
+    endpoints = [_ENDPOINTS.get(task, TaskEndpoint)(task, core, limits, most) for task in TASKS]
+    return [*endpoints, TranscriptionsEndpoint("speech-recognition", core, limits, most)]
 
 
-def _route_of(scope: Scope, templates: Mapping[object, str]) -> str | None:
-    """Name the matched route: FastAPI's own say so themselves, plain ones are found by their endpoint."""
-    path: str | None = getattr(scope.get("route"), "path", None)
-    return path or templates.get(scope.get("endpoint"))
+def _lifecycle(settings: Settings, backend: Backend, metrics: Metrics, keys: Keys | None) -> Lifecycle:
+    def every_heartbeat() -> None:
+        if keys is not None:
+            keys.reload_if_changed()
+        metrics.heartbeat()
+        backend.beat(not lifecycle.not_ready())
+
+    lifecycle = Lifecycle(
+        settings, backend.catalog, backend.lanes, metrics.event_loop_lag.observe, every_heartbeat
+    )
+    return lifecycle
 
 
-def _templates(routes: list[BaseRoute]) -> Iterator[tuple[object, str]]:
-    for route in routes:
-        endpoint, path = getattr(route, "endpoint", None), getattr(route, "path", None)
-        if endpoint is not None and path is not None:
-            yield endpoint, path
+@contextlib.asynccontextmanager
+async def _lifespan(
+    settings: Settings, backend: Backend, lifecycle: Lifecycle, pool: DecodingPool
+) -> AsyncIterator[None]:
+    versions = {name: version(name) for name in ("kotae", "fastapi", "uvicorn", "numpy", "pillow")}
+    versions |= {"python": platform.python_version(), "onnxruntime": runtime_version()}
+    described = {"settings": settings.model_dump(mode="json"), "versions": versions}
+    _log.info("starting", extra={**described, **backend.described})
+    await backend.begin()
+    watch = asyncio.create_task(lifecycle.watch())
+    yield
+    watch.cancel()
+    backend.catalog.close("the server is shutting down")
+    backend.lanes.stop()
+    pool.shutdown()
+
+
+def _watch_state(metrics: Metrics, backend: Backend) -> None:
+    """Let the metrics read the state of models, lanes and devices at each scrape."""
+    metrics.watch(
+        lambda: _model_states(backend.catalog),
+        lambda: ((lane.device, lane.gave_up) for lane in backend.lanes.states()),
+        memory_limit_bytes(),
+    )
+    metrics.watch_devices(this_process_devices().states)
 
 
 def _model_states(catalog: Catalog) -> Iterator[ModelState]:

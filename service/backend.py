@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
+from service.engine.devices import choose_devices, cuda_problem, gpu_names
 from service.engine.lane.lanes import Lanes, LaneState
 from service.engine.observer import Observer
 from service.engine.runtime.cpus import CpuPlan, Share, plan_cpus, usable_cpus
-from service.engine.runtime.session import choose_devices, cuda_problem, gpu_names
 from service.repository.catalog import Catalog
 from service.repository.loader import LoadOptions
 from service.repository.overrides import Overrides, read_overrides

@@ -1,7 +1,7 @@
 """The error tree: one class per way a request, a model or a start can fail.
 
 A leaf of the import graph: classes with a stable code and an integer HTTP status, no HTTP library.
-`api.errors` renders the first branch; nothing else maps errors to statuses.
+`http.errors` renders the first branch; nothing else maps errors to statuses.
 
     KotaeError
     ├── RequestError                    an HTTP request that cannot be answered
@@ -55,6 +55,15 @@ class RequestError(KotaeError):
         self.message = message
         self.param = param and _shortened(param, _LONGEST_PARAM)
         self.retry_after_seconds = retry_after_seconds
+
+    def at_item(self, index: int) -> RequestError:
+        """Return the same error with the item at fault named in message and `param`."""
+        param = f"inputs[{index}]"
+        named = type(self)(
+            f"{param}: {self.message}", param=param, retry_after_seconds=self.retry_after_seconds
+        )
+        named.__cause__ = self
+        return named
 
 
 class InvalidInput(RequestError):
@@ -125,7 +134,8 @@ class Overloaded(RequestError):
 
     Args:
         message: What is full.
-        reason: The same for the metrics: `door`, `decode`, `deadline`, `queue_full`, `permits` or `bytes`.
+        reason: For the metric: `event_loop`, `decoding`, `deadline`, `queue_full`, `inflight_bytes` or
+            `connections`.
         retry_after_seconds: When coming back makes sense.
     """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.runtime.session import cuda_problem
+from service.engine.devices import cuda_problem
 from tests.tiny_models import make_model
 
 

@@ -1,4 +1,4 @@
-"""The documentation says what the code does."""
+"""The documentation agrees with the code."""
 
 from __future__ import annotations
 
@@ -8,9 +8,24 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from docs.make_tables import DOCS, metrics_page, settings_page
+from service.errors import RequestError
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CHANGELOG.md",
+    REPOSITORY / "benchmarks/README.md",
+    REPOSITORY / "helm/kotae/README.md",
+    *DOCS.glob("*.md"),
+    *REPOSITORY.glob("models/*/README.md"),
+]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, formed as GitHub forms them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_settings_and_metrics_pages_equal_the_code() -> None:
@@ -19,31 +34,52 @@ def test_the_settings_and_metrics_pages_equal_the_code() -> None:
     assert (DOCS / "metrics.md").read_text(encoding="utf-8") == metrics_page(), advice
 
 
-def test_links_and_pictures_in_the_documentation_lead_somewhere() -> None:
-    for page in (REPOSITORY / "README.md", *DOCS.glob("*.md"), *REPOSITORY.glob("models/*/README.md")):
-        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (page.parent / unquote(target)).exists(), f"{page.name} links to {target}"
+def test_links_and_pictures_in_the_documentation_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            path, _, anchor = target.partition("#")
+            file = page.parent / unquote(path) if path else page
+            assert file.exists(), f"{page} links to {target}"
+            assert not anchor or anchor in anchors(file), f"{page} links to {target}"
 
 
-def test_every_setting_and_make_target_that_the_readme_names_exists() -> None:
+def test_every_setting_and_make_target_in_the_readme_and_the_api_page_exists() -> None:
     known = set(re.findall(r"`(KOTAE_[A-Z_]+)`", settings_page())) | {"KOTAE_CONFIG"}
-    assert set(re.findall(r"\b(KOTAE_[A-Z_]+)\b", README)) <= known
+    text = README + (DOCS / "api.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\b(KOTAE_[A-Z_]+)\b", text)) <= known
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
-    assert set(re.findall(r"`make ([a-z-]+)`", README)) <= targets
+    assert set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)`", README, re.M)) <= {
+        pair for target in targets for pair in ((target, ""), ("", target))
+    }
 
 
-def test_the_readme_stays_readable() -> None:
-    assert len(README.splitlines()) <= 250
+def test_the_table_of_errors_equals_the_code() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", (DOCS / "api.md").read_text(encoding="utf-8"), re.M)
+    errors = RequestError.__subclasses__()
+    assert sorted(rows) == sorted((str(error.status), error.code) for error in errors)
 
 
-def test_every_module_of_the_tree_in_the_readme_exists() -> None:
+def test_every_recipe_is_in_the_table_of_recipes() -> None:
+    page = (DOCS / "training.md").read_text(encoding="utf-8")
+    table = page.partition("| recipe |")[2].partition("\n\n")[0]
+    recipes = {path.stem for path in (REPOSITORY / "training/recipes").glob("*.yaml")}
+    assert set(re.findall(r"^\| `([\w-]+)` \|", table, re.M)) == recipes
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.splitlines()) < 200
+
+
+def test_the_tree_in_the_readme_equals_the_folders() -> None:
     tree = re.search(r"```\n(service/.*?)```", README, re.S)
     assert tree is not None
-    for line in tree[1].splitlines():
-        path = line.split()[0]
-        assert (REPOSITORY / path).exists(), path
+    shown = {line.split()[0].rstrip("/") for line in tree[1].splitlines()}
+    assert all((REPOSITORY / path).exists() for path in shown)
+    packages = {f"service/{init.parent.name}" for init in REPOSITORY.glob("service/*/__init__.py")}
+    assert packages <= shown
 
 
 def test_constraints_pin_every_dependency_exactly() -> None:
@@ -58,7 +94,7 @@ def test_constraints_pin_every_dependency_exactly() -> None:
         assert name in names, f"{name} is not pinned"
 
 
-def test_every_figure_of_the_models_table_stands_in_the_models_card() -> None:
+def test_every_figure_of_the_models_table_is_in_the_models_card() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \| [\w -]+ \| (.+) \| \[card\]", README, re.M)
     shipped = {folder.parent.name for folder in REPOSITORY.glob("models/*/model.yaml")}
     assert {name for name, _ in rows} == shipped

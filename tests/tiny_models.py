@@ -1,4 +1,4 @@
-"""Tiny model folders, made without torch: a linear classifier of 8 × 8 grey pictures with a fixed seed."""
+"""Tiny model folders, made without torch: a linear classifier of 8 × 8 grey images with a fixed seed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def probabilities(pixels: NDArray[np.uint8], seed: int = 0) -> NDArray[np.float3
 
 
 def picture(seed: int, *, size: int = SIZE, format: str = "PNG") -> bytes:
-    """A picture file of grey noise."""
+    """An image file of grey noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size), dtype=np.uint8)
     file = BytesIO()
     Image.fromarray(pixels).save(file, format)
@@ -119,7 +119,7 @@ def finish_version(folder: Path, *, output: str = "probabilities", **facts: obje
     Args:
         folder: The version's folder.
         output: The graph's output.
-        facts: Fields of the facts to set; by default those of the tiny picture model.
+        facts: Fields of the facts to set; by default those of the tiny image model.
     """
     files = {
         str(path.relative_to(folder)): sha256_of(path)

@@ -87,15 +87,15 @@ def speak(
         f32 [T], and each word's first and last second.
     """
     silences = [pauses] * len(words) if isinstance(pauses, float | int) else list(pauses)
-    pieces: list[NDArray[np.float32]] = []
+    parts: list[NDArray[np.float32]] = []
     times = []
     gap = np.zeros(round(0.02 * rate), dtype=np.float32)
     size = 0
 
-    def say(piece: NDArray[np.float32]) -> None:
+    def say(part: NDArray[np.float32]) -> None:
         nonlocal size
-        pieces.append(piece)
-        size += len(piece)
+        parts.append(part)
+        size += len(part)
 
     for word, silence in zip(words, silences, strict=True):
         start = size / rate
@@ -106,7 +106,7 @@ def speak(
         times.append((start, end))
         say(tone("|", 0.04, rate))
         say(np.zeros(round(silence * rate), dtype=np.float32))
-    return np.concatenate(pieces), times
+    return np.concatenate(parts), times
 
 
 def wav(
@@ -116,7 +116,7 @@ def wav(
     format: str = "WAV",
     subtype: str = "",
 ) -> bytes:
-    """A sound file of f32 [T] or [T, channels]."""
+    """An audio file of f32 [T] or [T, channels]."""
     file = BytesIO()
     soundfile.write(file, samples, rate, format=format, subtype=subtype or None)
     return file.getvalue()
@@ -141,7 +141,7 @@ def _logit_weights() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def tone_log_probs(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the speech graph answers for one sound alone, in NumPy: f32 [T] -> f32 [F, V]."""
+    """What the speech graph answers for one recording alone, in NumPy: f32 [T] -> f32 [F, V]."""
     frames = -(-len(samples) // FRAME)
     rows = np.pad(samples, (0, frames * FRAME - len(samples))).reshape(frames, FRAME)
     powers = np.square(rows @ _filters()[:, 0].T)
@@ -155,7 +155,7 @@ def tone_log_probs(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def keyword_probabilities(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the keyword graph answers for one sound alone: f32 [T] -> f32 [K]."""
+    """What the keyword graph answers for one recording alone: f32 [T] -> f32 [K]."""
     frames = -(-len(samples) // FRAME)
     rows = np.pad(samples, (0, frames * FRAME - len(samples))).reshape(frames, FRAME)
     weights, bias = _logit_weights()
@@ -296,13 +296,13 @@ def make_keyword_model(repository: Path, name: str = "letters", **manifest: obje
     write(folder.parent / MANIFEST_FILE, ModelManifest(name=name, task="audio-classification", **fields))
     onnx.save(keyword_graph(), folder / "model.onnx")
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
-    sounds = [tone("a", 0.5), tone("b", 0.5), np.zeros(RATE // 2, dtype=np.float32)]
-    inputs = {"audio": np.stack(sounds), "lengths": np.full(3, RATE // 2)}
+    recordings = [tone("a", 0.5), tone("b", 0.5), np.zeros(RATE // 2, dtype=np.float32)]
+    inputs = {"audio": np.stack(recordings), "lengths": np.full(3, RATE // 2)}
     write_golden_arrays(
-        folder, inputs, {"probabilities": np.stack([keyword_probabilities(s) for s in sounds])}
+        folder, inputs, {"probabilities": np.stack([keyword_probabilities(s) for s in recordings])}
     )
-    (folder / "golden" / "a.wav").write_bytes(wav(sounds[0]))
-    answer = dict(classify(keyword_probabilities(sounds[0]), LABELS, 5))
+    (folder / "golden" / "a.wav").write_bytes(wav(recordings[0]))
+    answer = dict(classify(keyword_probabilities(recordings[0]), LABELS, 5))
     write(folder / GOLDEN_CASES_FILE, GoldenCases(cases=(GoldenCase(file="a.wav", answer=answer),)))
     finish_version(folder, input=AudioInput(sample_rate=RATE, max_seconds=KEYWORD_SECONDS))
     return folder

@@ -1,1 +1,1 @@
-"""How busy one GPU is kept: bare ONNX Runtime, the engine, HTTP, and what limits each."""
+"""The load on one GPU under bare ONNX Runtime, the engine and HTTP, and what limits each."""

@@ -1,11 +1,11 @@
-"""How busy one GPU is kept: `python -m benchmarks.gpu [--device cuda] [--minutes 9] [--output FOLDER]`.
+"""The load on one GPU: `python -m benchmarks.gpu [--device cuda] [--minutes 9] [--output FOLDER]`.
 
-Fetches nothing: ResNet-50, a text encoder of MiniLM's size and a keyword spotter are built with random
-weights, in fp32 and fp16. Compared are the device alone, the engine and HTTP, and the ways to run a graph:
-CPU, CUDA, CUDA graph, TensorRT. Whatever this machine cannot do is skipped with its reason.
+Nothing is downloaded: ResNet-50, a text encoder of MiniLM's size and a keyword spotter are built with random
+weights, in fp32 and fp16. The benchmark compares the device alone, the engine and HTTP, and the ways to run a
+graph: CPU, CUDA, CUDA graph, TensorRT. What this machine cannot do is skipped, with the reason.
 
-`gpu.md` and `gpu.json` are written anew after every figure, so a run that is cut short leaves what it had;
-the pictures come at the end. Two things that are compared are measured in turn (A B, B A, …).
+`gpu.md` and `gpu.json` are written again after every figure, so a run that is aborted keeps its figures.
+Pictures are drawn at the end. Two things that are compared are measured in turn (A B, B A, …).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from benchmarks.gpu.results import Results
 from benchmarks.gpu.serving import measure_engine, measure_http
 from benchmarks.gpu.stage import Stage
 from benchmarks.machine import REPOSITORY
-from service.engine.runtime.session import cuda_problem
+from service.engine.devices import cuda_problem
 
-# In order of worth, for the time may be too short.
+# The most useful first: the time may be too short for all.
 PARTS = (
     "answers",
     "serving",
@@ -39,11 +39,11 @@ PARTS = (
     "engine",
     "http",
     "tensorrt",
-)  # in order of worth for the time
+)
 
 
 def main() -> None:
-    """Measure and report; exits with 1 if a part failed."""
+    """Measure and report; exit with status 1 if a part failed."""
     options = _parse()
     if options.device == "cuda" and (problem := cuda_problem()):
         raise SystemExit(f"--device cuda: {problem}; --device cpu proves that the command works")
@@ -88,7 +88,7 @@ def _parts(stage: Stage) -> Mapping[str, Callable[[], None]]:
 
 
 def _run(part: str, measure: Callable[[], None], results: Results) -> bool:
-    """Measure a part; one that fails or runs out of time leaves the others alone.
+    """Measure a part, and report if it fails or runs out of time.
 
     Returns:
         Whether it did not fail.
@@ -130,10 +130,12 @@ def _parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu only proves that the command works")
-    add("--minutes", type=float, default=9, help="no measurement starts after so long (default %(default)s)")
+    add(
+        "--minutes", type=float, default=9, help="no measurement starts after this time (default %(default)s)"
+    )
     add("--rounds", type=int, default=4, help="of a comparison (default %(default)s)")
     add("--seconds", type=float, default=1.5, help="of a measurement (default %(default)s)")
-    add("--quick", action="store_true", help="only look whether everything works")
+    add("--quick", action="store_true", help="only test that everything works")
     add("--http-workers", type=_numbers, help="to try (default: half the service's cores, 0, all, a quarter)")
     add("--parts", type=_names, default=PARTS, help=f"of {', '.join(PARTS)} (default all)")
     add("--output", type=Path, default=REPOSITORY / "benchmarks" / "results", help="folder of the results")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.gpu.results import Results
+from service.engine.devices import Device, open_session
 from service.engine.lane.lanes import Lanes
 from service.engine.observer import Observer
-from service.engine.runtime.session import Device, Session
 from service.errors import KotaeError
 from service.repository.catalog import Catalog
 from service.repository.golden import read_golden_arrays
@@ -90,7 +90,7 @@ def differences(
     task = TASKS[manifest.task](folder, facts)
     inputs, _ = read_golden_arrays(folder)
     plain = next((v for v in facts.variants if "cpu" in v.devices), variant)
-    wanted = Session(folder / plain.file, Device("cpu")).run(inputs)
-    given = Session(folder / variant.file, Device(device)).run(inputs)
+    wanted = open_session(folder / plain.file, Device("cpu")).run(inputs)
+    given = open_session(folder / variant.file, Device(device)).run(inputs)
     found = task.differences(wanted, given)
     return {name: difference / variant.tolerance[name] for name, difference in found.items()}

@@ -1,4 +1,4 @@
-"""What the service is asked: raw pixels of the graph's size, and JPEGs, no two alike at a time."""
+"""The requests: raw pixels of the graph's size, and JPEGs. No two equal ones are sent at the same time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pixels(count: int, side: int) -> NDArray[np.uint8]:
 
 
 def takes_tensors(server: Server) -> bool:
-    """Tell whether the service has the Open Inference Protocol."""
+    """Return whether the service has the Open Inference Protocol."""
     return server.get(TENSOR_ROUTE)[0] == 200
 
 
@@ -34,9 +34,9 @@ def raw_requests(pictures: NDArray[np.uint8], per_request: int, *, as_tensors: b
 
     Args:
         pictures: u8 [N, S, S, 3].
-        per_request: Pictures in each; what is left over is dropped.
-        as_tensors: In the binary form of the Open Inference Protocol; else as BMP files, the nearest to raw
-            pixels that the task's own route takes.
+        per_request: Pictures in each request; a remainder is dropped.
+        as_tensors: Whether to use the binary form of the Open Inference Protocol; else BMP files, the format
+            of the task's route that is nearest to raw pixels.
     """
     groups = [pictures[i : i + per_request] for i in range(0, len(pictures) - per_request + 1, per_request)]
     if as_tensors:

@@ -1,4 +1,4 @@
-"""The device alone: items a second of every way to run ResNet-50, each at its best batch."""
+"""The device alone: items per second of every way to run ResNet-50, each at its best batch size."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from benchmarks.gpu.ways import Bare, Unavailable, Way
 
 PART = "Device alone"
 _TENSORRT_BATCH = BATCHES[-2]
-_TENSORRT_SECONDS = 90.0  # what building an engine may take
+_TENSORRT_SECONDS = 90.0  # an engine may take this long to build
 
 
 def measure_ways(stage: Stage) -> None:
-    """Measure the ways that need no building, in turn."""
+    """Measure the ways that need no engine to be built, in turn."""
     plan, results = stage.plan, stage.results
     ways = [Way("cpu", "fp32"), *(Way("cuda", precision) for precision in PRECISIONS)]
     ways += [Way("cuda", precision, graph=True) for precision in PRECISIONS]
@@ -35,7 +35,7 @@ def measure_ways(stage: Stage) -> None:
 
 
 def measure_tensorrt(stage: Stage) -> None:
-    """Measure TensorRT at one batch, beside CUDA at the same; its engine is built first."""
+    """Measure TensorRT and CUDA at one batch size, in turn; the engine is built first."""
     plan, results, network = stage.plan, stage.results, stage.resnet
     way, other = Way("tensorrt", "fp16"), Way("cuda", "fp16")
     batch = network.batch(_TENSORRT_BATCH)
@@ -54,13 +54,13 @@ def measure_tensorrt(stage: Stage) -> None:
 
 
 def largest_difference(network: Network, way: Way) -> float:
-    """Compare a way's outputs with those of plain fp32 on the CPU: largest absolute difference."""
+    """Return the largest absolute difference of a way's outputs from those of fp32 on the CPU."""
     inputs = network.batch(4)
     path = network.paths["fp32" if way.provider == "tensorrt" else way.precision]
     return difference(network, inputs, Bare(path, way, inputs).outputs())
 
 
 def difference(network: Network, inputs: Arrays, given: Sequence[NDArray[Any]]) -> float:
-    """Compare outputs with those of plain fp32 on the CPU: largest absolute difference."""
+    """Return the largest absolute difference of outputs from those of fp32 on the CPU."""
     wanted = Bare(network.paths["fp32"], Way("cpu", "fp32", bound=False), inputs).outputs()
     return max(float(np.abs(a - b).max()) for a, b in zip(wanted, given, strict=True))

@@ -1,4 +1,4 @@
-"""The decode ceiling: every core of the service decodes JPEGs to the graph's size, and does nothing else.
+"""The limit of decoding: each core of the service only decodes JPEGs to the graph's size.
 
 `python -m benchmarks.gpu.decoding FOLDER SIDE SECONDS` runs on each core and prints pictures a second.
 """
@@ -13,18 +13,18 @@ from pathlib import Path
 
 from benchmarks.machine import REPOSITORY
 from service.repository.manifest import ImageInput
-from service.tasks.image.preprocessing import fit_picture
+from service.tasks.image.preprocessing import decode_and_resize
 
 _MOST_PIXELS = 10**8
 
 
 def decode_rate(folder: Path, side: int, seconds: float, cores: Sequence[int]) -> float:
-    """Decode on all cores at once: pictures a second.
+    """Decode on all cores at once; return pictures per second.
 
     Args:
         folder: JPEG files.
-        side: Of the graph's input.
-        seconds: How long.
+        side: Side of the graph's input in pixels.
+        seconds: Duration.
         cores: One process runs on each.
 
     Raises:
@@ -48,10 +48,10 @@ def main() -> None:
     folder, side, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     files = [path.read_bytes() for path in sorted(folder.iterdir())]
     spec = ImageInput(width=side, height=side)
-    fit_picture(files[0], spec, max_pixels=_MOST_PIXELS)
+    decode_and_resize(files[0], spec, max_pixels=_MOST_PIXELS)
     done, began = 0, time.perf_counter()
     while (spent := time.perf_counter() - began) < seconds:
-        fit_picture(files[done % len(files)], spec, max_pixels=_MOST_PIXELS)
+        decode_and_resize(files[done % len(files)], spec, max_pixels=_MOST_PIXELS)
         done += 1
     print(done / spent)
 

@@ -1,4 +1,4 @@
-"""One picture a unit: every figure with its interval, all that was measured, and its goal."""
+"""One picture per unit: every figure with its interval, all readings, and its goal."""
 
 from __future__ import annotations
 

@@ -26,24 +26,24 @@ from service.repository.loader import LoadOptions
 from service.repository.overrides import read_overrides
 
 _DEADLINE_SECONDS = 60.0
-_THREADS = 4  # that submit
+_THREADS = 4  # submit requests
 
 
 @contextmanager
 def engine(models: Path, model: str, device: str, overrides: Path) -> Iterator[RequestQueue]:
-    """Load a model as the service does, for the length of a block.
+    """Load a model as the service does, for the duration of a block.
 
     Args:
         models: The model repository.
-        model: Which one of it.
+        model: The model.
         device: `cpu` or `cuda`.
-        overrides: What is chosen for it.
+        overrides: The overrides file.
 
     Yields:
         Its queue.
 
     Raises:
-        SystemExit: It did not load.
+        SystemExit: The model did not load.
     """
     lanes, observer = Lanes(Observer()), Observer()
     options = LoadOptions(device=device, overrides=read_overrides(overrides))
@@ -62,16 +62,16 @@ def engine(models: Path, model: str, device: str, overrides: Path) -> Iterator[R
 def engine_rate(
     queue: RequestQueue, rows: NDArray[Any], name: str, *, in_flight: int, seconds: float
 ) -> float:
-    """Keep so many single items under way: answers a second.
+    """Keep a number of single items in flight; return answers per second.
 
     As in the service, requests belong to one event loop, and threads submit them and write their rows.
 
     Args:
-        queue: Of the model.
-        rows: Items, batch axis first; more than are ever under way, so that no two of those are equal.
-        name: Of the graph's input.
-        in_flight: Items under way at once.
-        seconds: How long.
+        queue: The model's queue.
+        rows: Items, batch axis first; more than are in flight, so that no two of those are equal.
+        name: The name of the graph's input.
+        in_flight: Items in flight.
+        seconds: Duration.
 
     Raises:
         RequestError: An item failed.
@@ -81,7 +81,7 @@ def engine_rate(
 
 
 class _Feed:
-    """Asks anew whenever it is answered, until the time is over."""
+    """Sends a request for each answer, until the time is over."""
 
     def __init__(self, queue: RequestQueue, items: Sequence[Inputs], seconds: float) -> None:
         self._queue = queue
@@ -90,7 +90,7 @@ class _Feed:
         self._end = 0.0
         self._fresh: SimpleQueue[PendingRequest | None] = SimpleQueue()
         self._answers = 0
-        self._under_way = 0
+        self._in_flight = 0
         self._failure: BaseException | None = None
 
     async def run(self, in_flight: int) -> float:
@@ -101,7 +101,7 @@ class _Feed:
         began = time.monotonic()
         self._end = began + self._seconds
         for _ in range(in_flight):
-            self._under_way += 1
+            self._in_flight += 1
             self._ask()
         await self._over.wait()
         spent = time.monotonic() - began
@@ -120,7 +120,7 @@ class _Feed:
         self._fresh.put(pending)
 
     def _submit(self) -> None:
-        """Submit pending_requests, on a thread, until there is none for it."""
+        """Submit requests on a thread until it gets None."""
         while pending := self._fresh.get():
             try:
                 self._queue.submit(pending)
@@ -134,6 +134,6 @@ class _Feed:
         if self._failure is None and time.monotonic() < self._end:
             self._ask()
             return
-        self._under_way -= 1
-        if not self._under_way:
+        self._in_flight -= 1
+        if not self._in_flight:
             self._over.set()

@@ -1,7 +1,7 @@
 """One item at a time: plain `run`, bound inputs and outputs, a CUDA graph and the service's session, in turn.
 
-A latency is the time of a run with the answer in hand: on the host for plain runs and for the service, on the
-device where it is bound there.
+A latency is the time of a run until its outputs are in memory: the host's for plain runs and the service, the
+device's where outputs are bound there.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from benchmarks.gpu.networks import PRECISIONS, TOKENS, Network
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.ways import Bare, Unavailable, Way, latencies_ms
-from service.engine.runtime.providers import Device, GpuOptions
-from service.engine.runtime.session import Session
+from service.engine.cuda.gpu_session import GpuSession
+from service.engine.cuda.providers import GpuOptions
+from service.engine.devices import open_session
+from service.engine.runtime.device import Device
 from service.engine.runtime.shape_buckets import Buckets
 from service.errors import KotaeError
 
@@ -36,7 +38,7 @@ class Measured:
 
     Attributes:
         error: Largest difference of its answers from those of plain fp32 on the CPU.
-        goal: What plain's p50 over its own ought to be.
+        goal: Wanted ratio of the plain p50 to its own.
     """
 
     run: Callable[[], object]
@@ -67,7 +69,7 @@ def measure_latency(plan: Plan, networks: Iterable[Network], results: Results) -
 
 
 def _candidates(network: Network, kind: Kind, precision: str) -> Mapping[str, Callable[[], Measured]]:
-    """List what is compared, plain first."""
+    """Return what is compared, plain first."""
     plain, bound = (Way(kind, precision, bound=bound) for bound in (False, True))
     graph = Way(kind, precision, graph=True)
     ways = {str(way): partial(_bare, network, way) for way in (plain, bound, graph)}
@@ -82,8 +84,8 @@ def _bare(network: Network, way: Way) -> Measured:
 def _served(network: Network, kind: Kind, precision: str) -> Measured:
     """Prepare the service's session: on a GPU bound, and captured if the graph's shapes are fixed."""
     inputs = network.batch(1)
-    session = Session(network.paths[precision], Device(kind), gpu=GpuOptions(cuda_graph=kind == "cuda"))
-    if kind == "cuda":
+    session = open_session(network.paths[precision], Device(kind), gpu=GpuOptions(cuda_graph=kind == "cuda"))
+    if isinstance(session, GpuSession):
         session.bind(Buckets(1, TOKENS))
     run = partial(session.run, inputs)
     for _ in range(_WARM_UPS):

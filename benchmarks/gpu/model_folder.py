@@ -15,9 +15,9 @@ from service.repository.overrides import ModelOverrides, Overrides, write_overri
 
 MODEL = "resnet50"
 _HALF_FILE = "model.fp16.onnx"
-_DEADLINE_SECONDS = 60.0  # of a request that brings none: nothing is refused here
+_DEADLINE_SECONDS = 60.0  # of a request without one: nothing is to be refused here
 _CLASSES = 1000
-# Random weights make all classes nearly equal, and that they are is not what is measured here.
+# With random weights all classes are nearly equal, so small differences mean nothing here.
 _TOLERANCES = {"tolerance": {"probabilities": 0.05}, "answer_tolerance": 0.05}
 
 
@@ -25,9 +25,9 @@ def write_model(root: Path, network: Network, *, small: bool) -> Workload:
     """Write the folder.
 
     Args:
-        root: Gets a folder `models`.
+        root: The folder `models` is made in it.
         network: ResNet-50.
-        small: It is next to nothing.
+        small: Whether the network is tiny.
     """
     folder = new_version(root, MODEL)
     for precision, name in (("fp32", GRAPH_FILE), ("fp16", _HALF_FILE)):
@@ -57,7 +57,7 @@ def write_model(root: Path, network: Network, *, small: bool) -> Workload:
 
 
 def with_items(workload: Workload, items: list[bytes]) -> Workload:
-    """Give the workload other items to ask."""
+    """Return the workload with other items."""
     return replace(workload, items=tuple(items))
 
 

@@ -16,7 +16,7 @@ from training.core.fp16 import convert_to_fp16
 
 Arrays = dict[str, NDArray[Any]]
 PRECISIONS = ("fp32", "fp16")
-TOKENS = 32  # of a sentence
+TOKENS = 32  # per sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Network:
 
     Attributes:
         paths: The file, by precision.
-        batch: Makes the inputs of so many items.
+        batch: Returns the inputs of a number of items.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Network:
 
 
 def image_size(*, small: bool) -> int:
-    """Give the side of ResNet-50's pictures."""
+    """Return the side of ResNet-50's pictures in pixels."""
     return 64 if small else 224
 
 
@@ -42,8 +42,8 @@ def build_networks(folder: Path, *, small: bool) -> dict[str, Network]:
     """Write all graphs into a folder.
 
     Args:
-        folder: Gets two files for each.
-        small: Make them next to nothing, to test the wiring.
+        folder: Two files of each graph are written to it.
+        small: Whether to make them tiny, to test the benchmark itself.
 
     Returns:
         `resnet50`, `minilm` and `keywords`.

@@ -1,4 +1,4 @@
-"""How a run is made: on which device and cores, how long, and what is left of its time."""
+"""The plan of a run: device, cores, durations, and the time that is left."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from benchmarks.pairs import interleaved
 
 _Reading = TypeVar("_Reading")
 
-_OVERHEAD = 1.3  # what a measurement takes over the seconds that it is meant to
+_OVERHEAD = 1.3  # real time of a measurement over its planned time
 
 
 class OutOfTime(Exception):
-    """The minutes that were given are over."""
+    """The time of the run is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a run is made.
+    """The plan of a run.
 
     Attributes:
         device: `cpu` or `cuda`.
-        quick: Only look whether everything works: next to no networks.
-        rounds: Pairs of readings, fewer as time runs out.
-        seconds: Of one reading.
+        quick: Whether only to test that everything works, with tiny networks.
+        rounds: Number of readings of each thing; fewer if the time is short.
+        seconds: Duration of one reading.
         workers: `--http-workers` to try; 0 is a single process.
         service: Cores of the service.
-        load: Cores of those that ask it.
+        load: Cores of the load generators.
         ends: When the time is over, in clock seconds.
     """
 
@@ -49,10 +49,10 @@ class Plan:
         return self.ends - time.monotonic()
 
     def require(self, seconds: float) -> None:
-        """See that so much time is left.
+        """Raise if less time is left.
 
         Raises:
-            OutOfTime: It is not.
+            OutOfTime: Less time is left.
         """
         if self.left < seconds:
             raise OutOfTime
@@ -61,7 +61,7 @@ class Plan:
         """Measure several things in turn, in as many rounds as the time allows.
 
         Returns:
-            One tuple of readings a round, in the order of the arguments.
+            One tuple of readings per round, in the order of the arguments.
 
         Raises:
             OutOfTime: Not even one round fits.
@@ -72,7 +72,7 @@ class Plan:
 
 
 def divide(cores: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Divide cores between the service and the load: a quarter, and at least one, makes the load.
+    """Divide cores between the service and the load, which gets a quarter, at least one.
 
     Returns:
         Cores of the service and of the load; the same one where there is only one.
@@ -84,10 +84,10 @@ def divide(cores: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def usable_cores() -> list[int]:
-    """List the cores that this process may use."""
+    """Return the cores that this process may use."""
     return sorted(os.sched_getaffinity(0))
 
 
 def worker_counts(cores: int) -> tuple[int, ...]:
-    """Choose which numbers of HTTP workers to try on so many cores, the likeliest best first."""
+    """Return the numbers of HTTP workers to try on a number of cores, the most promising first."""
     return tuple(dict.fromkeys([cores // 2, 0, cores, cores // 4]))

@@ -1,4 +1,4 @@
-"""The table: every figure is on disk as soon as it is measured, and stays if the run is cut short."""
+"""The table of results. Every figure is on disk as soon as it is measured."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Line:
     """One line of the table.
 
     Attributes:
-        part: Of the benchmark.
-        row: What was measured; None where it was skipped.
-        note: What limits, or why it was skipped.
+        part: The part of the benchmark.
+        row: What was measured; None if it was skipped.
+        note: What limits the figure, or why it was skipped.
     """
 
     part: str
@@ -32,7 +32,7 @@ class Line:
     note: str = ""
 
     def cells(self) -> list[str]:
-        """Give the cells of a line in Markdown."""
+        """Return the cells of a line in Markdown."""
         if self.row is None:
             return [self.what, "", "", "", "", self.note]
         found, goal = self.row.estimate, self.row.goal
@@ -47,7 +47,7 @@ class Results:
 
     Attributes:
         setting: How the benchmark was run, for the head of the files.
-        quiet: Print nothing.
+        quiet: Whether to print nothing.
     """
 
     folder: Path
@@ -70,13 +70,13 @@ class Results:
         """Add a figure.
 
         Args:
-            part: Of the benchmark.
-            what: Was measured.
-            values: One a round.
+            part: The part of the benchmark.
+            what: What was measured.
+            values: One per round.
             unit: `items/s`, `ms`, `times` or another.
-            goal: What the median ought to be.
+            goal: The wanted median.
             at_least: Whether more is better.
-            note: What limits, or else is worth knowing.
+            note: What limits the figure, or other facts.
         """
         row = Row(what, Estimate.of(values), goal, at_least)
         self._keep(Line(part, what, unit, row, note))
@@ -89,7 +89,7 @@ class Results:
         """Draw one picture for each unit that occurs.
 
         Returns:
-            The files; none where matplotlib is not installed.
+            The files; none if matplotlib is not installed.
         """
         try:
             from benchmarks.gpu.drawing import draw  # noqa: PLC0415 # needs matplotlib, which serving does not
@@ -139,7 +139,7 @@ def _figures(line: Line) -> dict[str, object]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a file as a whole, so that nobody ever reads half of it."""
+    """Replace a file at once, so that no reader sees half of it."""
     draft = path.with_name(f".{path.name}.partial")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)

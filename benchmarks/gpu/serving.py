@@ -1,4 +1,4 @@
-"""The engine and HTTP over their ceilings: the device alone for raw pixels, the cores alone for JPEGs."""
+"""The engine and HTTP over their limits: the device alone for raw pixels, the cores alone for JPEGs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SWEEP_PART = "HTTP, workers swept"
 HTTP_PART = "HTTP"
 
 ENGINE_GOAL = 0.90  # over the device alone
-RAW_GOAL = 30_000  # images a second, one H200 and 16 cores
+RAW_GOAL = 30_000  # images per second with one H200 and 16 cores
 SEVERAL_GOAL = 0.80  # 8 pictures a request, over the device alone
 JPEG_GOAL = 0.85  # over the cores decoding and nothing else
 SEVERAL = 8
 _START_SECONDS = 20.0  # of a server
-_BESIDE_SECONDS = 120.0  # what is kept for the comparison with the ceilings
+_BESIDE_SECONDS = 120.0  # reserved for the comparison with the limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Question:
     """One kind of request.
 
     Attributes:
-        images: In each request.
-        clients: At once.
+        images: Images in each request.
+        clients: Number of clients.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Question:
 
 
 def measure_engine(stage: Stage) -> None:
-    """Measure the engine beside the device alone, in both precisions."""
+    """Measure the engine and the device alone in turn, in both precisions."""
     plan = stage.plan
     for precision in PRECISIONS:
         bare = stage.ceiling(precision)
@@ -71,7 +71,7 @@ def measure_engine(stage: Stage) -> None:
 
 
 def measure_http(stage: Stage) -> None:
-    """Sweep the number of HTTP workers, then measure the best beside the ceilings."""
+    """Try several numbers of HTTP workers, then measure the best one and the limits in turn."""
     plan, bare = stage.plan, stage.ceiling("fp16")
     overrides = write_choice(stage.root, "fp16", bare.items)
     files = asking.jpegs(4 if plan.quick else 1024, 160 if plan.quick else 500)
@@ -111,7 +111,7 @@ def _beside(
     workers: int,
     ceiling: Callable[[], float],
 ) -> None:
-    """Measure one kind of request and its ceiling in turn."""
+    """Measure one kind of request and its limit in turn."""
     _, usage = _watched(stage, server, question)
     pairs = stage.plan.measure(partial(_rate, stage, server, question), ceiling)
     name, add = question.name, partial(stage.results.add, HTTP_PART)
@@ -126,7 +126,7 @@ def _beside(
 
 
 def _questions(stage: Stage, server: Server, files: Sequence[bytes], batch: int) -> Iterator[Question]:
-    """Write the kinds of requests, with enough clients for a batch that runs and two that wait."""
+    """Yield the kinds of requests, with enough clients for one running batch and two waiting ones."""
     plan, clients = stage.plan, 3 * batch
     as_tensors = asking.takes_tensors(server)
     kind = "raw tensor" if as_tensors else "BMP"
@@ -150,7 +150,7 @@ def _watched(stage: Stage, server: Server, question: Question) -> tuple[float, U
 
 
 def _rate(stage: Stage, server: Server, question: Question) -> float:
-    """Put a load on the server: images a second."""
+    """Put a load on the server; return images per second."""
     plan = stage.plan
     answers = closed_loops(server.port, question.requests, question.clients, plan.seconds, plan.load)
     return answers * question.images

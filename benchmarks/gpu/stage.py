@@ -1,4 +1,4 @@
-"""What all parts are measured with: the plan, the graphs, and each way at its best batch."""
+"""What all parts share: the plan, the graphs, and each way to run them at its best batch size."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Stage:
 
     @property
     def side(self) -> int:
-        """Pixels a side of its input."""
+        """Side of its input in pixels."""
         return image_size(small=self.plan.quick)
 
     @property
@@ -51,15 +51,15 @@ class Stage:
         return "cuda:0" if self.plan.device == "cuda" else "cpu"
 
     def goal(self, value: float) -> float | None:
-        """Give a goal where it means something: on a GPU, at full size."""
+        """Return a goal where it has a meaning, on a GPU at full size; else None."""
         return value if self.plan.device == "cuda" and not self.plan.quick else None
 
     def ceiling(self, precision: str) -> Bare:
-        """Give the bare device with ResNet-50 at its best batch."""
+        """Return the bare device with ResNet-50 at its best batch size."""
         return self.best(Way("cuda" if self.plan.device == "cuda" else "cpu", precision))
 
     def best(self, way: Way) -> Bare:
-        """Find the batch of ResNet-50 at which a way is fastest, each tried for a quarter of a reading.
+        """Return a way at the batch size at which it runs ResNet-50 fastest. Each size is tried briefly.
 
         Raises:
             Unavailable: The way does not work here.

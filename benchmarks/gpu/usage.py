@@ -1,4 +1,4 @@
-"""What a measurement used: CPU by process, as the kernel counts it, and the GPU, where NVML is there."""
+"""What a measurement used: CPU time by process, and the GPU where NVML is installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SAMPLE_SECONDS = 0.05
-_BUSY = 0.9  # from here on something counts as what limits
+_BUSY = 0.9  # use from which something counts as the limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Cpu:
     """CPU time in cores, the mean over a measurement.
 
     Attributes:
-        processes: How many of a kind there are.
-        user: All of them together, as is `system`.
+        processes: Number of processes of one kind.
+        user: User time of all of them; `system` is their time in the kernel.
     """
 
     processes: int
@@ -40,15 +40,15 @@ class Usage:
     """What was used.
 
     Attributes:
-        cpu: By kind of process.
-        gpu: Share of the time in which a kernel ran; None where nobody tells.
+        cpu: CPU time by kind of process.
+        gpu: Share of the time in which a kernel ran; None without NVML.
     """
 
     cpu: dict[str, Cpu] = field(default_factory=dict)
     gpu: float | None = None
 
     def limit(self, service_cores: int, load_cores: int) -> str:
-        """Name what was busy for at least nine tenths of the time, the GPU first."""
+        """Return what was busy for at least nine tenths of the time, the GPU first."""
         if self.gpu is not None and self.gpu >= _BUSY:
             return "the GPU"
         load = self.cpu.get("load")
@@ -67,7 +67,7 @@ class Usage:
         return "nothing alone: it waits"
 
     def text(self, service_cores: int, load_cores: int) -> str:
-        """Say in one line what was used and what limits."""
+        """Return in one line what was used and what limits."""
         kinds = sorted(self.cpu.items())
         parts = [f"{cpu.processes} {kind} {cpu.user:.2f}+{cpu.system:.2f}" for kind, cpu in kinds]
         gpu = "" if self.gpu is None else f"; GPU {self.gpu:.0%}"
@@ -78,13 +78,12 @@ class Usage:
 
 @contextmanager
 def metered(server: int | None = None, seconds: float | None = None) -> Iterator[Usage]:
-    """Watch a block.
+    """Measure what a block uses.
 
     Args:
-        server: Process id of a server; itself and its children are told apart by what they are. Without, this
-            process is the service. What our own children used that ended meanwhile is the load's.
-        seconds: How long there was work in it: what comes before and after is taken for idle. By default, all
-            of it.
+        server: Process id of a server, which is counted with its children by kind. By default this process is
+            the service. The time of our own children that end meanwhile counts as the load's.
+        seconds: For how long the block worked; the rest counts as idle. By default all of it.
 
     Yields:
         The usage, filled in at the end.
@@ -134,12 +133,12 @@ def _by_process(server: int | None) -> _Times:
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             command = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:  # it has ended since
+        except OSError:  # the process has ended
             continue
         pid, parent = int(folder.name), int(fields[1])
         if pid == root or (server is not None and parent == root):
             found[pid] = (_kind(command), int(fields[11]) / _TICKS, int(fields[12]) / _TICKS)
-    if len(found) > 1:  # then the first one only watches over the others
+    if len(found) > 1:  # then the first one only supervises the others
         found.pop(root)
     return found
 
@@ -151,7 +150,7 @@ def _kind(command: list[bytes]) -> str:
 
 
 def _watch_gpu(samples: list[int], stop: threading.Event) -> None:
-    """Note the GPU's utilisation now and then; nothing where there is no NVML."""
+    """Sample the GPU's utilisation; do nothing without NVML."""
     nvml = _nvml()
     if nvml is None:
         return

@@ -1,6 +1,6 @@
-"""Ways to run a graph with bare ONNX Runtime: provider, precision, where the data lies, CUDA graph or not.
+"""Ways to run a graph with bare ONNX Runtime: provider, precision, place of the data, CUDA graph or not.
 
-This is the ceiling that the service is held against, so nothing of the service is in it.
+The service is compared with this limit, so it uses nothing of the service but the check for GPUs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.engine.runtime.session import cuda_problem
+from service.engine.devices import cuda_problem
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -43,8 +43,8 @@ class Way:
     """A way to run a graph.
 
     Attributes:
-        bound: Inputs and outputs lie on the device already; else they are NumPy's and copied at each run.
-        graph: All kernels are launched as one recorded CUDA graph.
+        bound: Whether inputs and outputs are on the device; else they are NumPy arrays, copied at each run.
+        graph: Whether all kernels are launched as one recorded CUDA graph.
     """
 
     provider: Literal["cpu", "cuda", "tensorrt"]
@@ -58,23 +58,23 @@ class Way:
 
     @property
     def problem(self) -> str | None:
-        """Why this machine cannot do it, as far as that is known beforehand."""
+        """Why this machine cannot do it, as far as is known before the session is made; else None."""
         if self.provider == "cpu":
             return "CUDA graphs need CUDA" if self.graph else None
         return cuda_problem(self.provider)
 
 
 class Bare:
-    """A graph that runs one way, over and over on the same batch.
+    """A graph that runs one way on the same batch, repeatedly.
 
     Args:
         path: The ONNX file.
         inputs: The batch, by input name.
-        threads: Of the CPU.
+        threads: Threads on the CPU.
 
     Raises:
-        Unavailable: It does not load or run this way.
-        OutOfMemory: Its batch is too large.
+        Unavailable: The graph does not load or run this way.
+        OutOfMemory: The batch is too large.
     """
 
     def __init__(self, path: Path, way: Way, inputs: Arrays, threads: int = 1) -> None:
@@ -87,21 +87,21 @@ class Bare:
         self._warm_up()
 
     def run(self) -> None:
-        """Run the batch once and wait for the end."""
+        """Run the batch once; return when it is done."""
         if self._binding is None:
             self._session.run(None, self._inputs)
         else:
             self._session.run_with_iobinding(self._binding)
 
     def outputs(self) -> list[NDArray[Any]]:
-        """Run once and fetch what came out."""
+        """Run once and return the outputs."""
         if self._binding is None:
             return list(self._session.run(None, self._inputs))
         self.run()
         return list(self._binding.copy_outputs_to_cpu())
 
     def rate(self, seconds: float) -> float:
-        """Run for so long: items a second."""
+        """Run for some seconds; return items per second."""
         runs, began = 0, time.perf_counter()
         while (spent := time.perf_counter() - began) < seconds or not runs:
             self.run()
@@ -119,7 +119,7 @@ class Bare:
             raise Unavailable(f"does not run: {_first_line(error)}") from error
 
     def _bind(self, way: Way) -> Any:
-        """Put inputs and outputs where the device reads and writes them."""
+        """Bind inputs and outputs in the device's memory."""
         place = "cpu" if way.provider == "cpu" else "cuda"
         binding = self._session.io_binding()
         for name, array in self._inputs.items():
@@ -132,7 +132,7 @@ class Bare:
 
 
 def latencies_ms(run: Callable[[], object], seconds: float) -> NDArray[np.float64]:
-    """Run for so long: milliseconds of every run."""
+    """Run for some seconds; return the milliseconds of every run."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
@@ -146,7 +146,7 @@ def _session(path: Path, way: Way, inputs: Arrays, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads if way.provider == "cpu" else 1
     options.log_severity_level = 3
-    if way.graph:  # what is recorded has one shape for good
+    if way.graph:  # a recorded graph has one shape
         options.add_free_dimension_override_by_name("N", len(next(iter(inputs.values()))))
         options.add_free_dimension_override_by_name("T", next(iter(inputs.values())).shape[1])
     try:

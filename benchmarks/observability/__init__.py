@@ -1,1 +1,1 @@
-"""The dashboards and rules held against a real Prometheus that scrapes the service under load."""
+"""Checks the dashboards and rules with a real Prometheus that scrapes the service under load."""

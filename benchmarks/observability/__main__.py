@@ -1,9 +1,9 @@
-"""Hold the dashboards and rules against a real Prometheus, and draw the dashboards.
+"""Check dashboards and rules against a real Prometheus, and draw the dashboards.
 
-`python -m benchmarks.observability [--seconds 240] [--replicas 2] [--pictures docs/dashboards]` starts
-the service with the shipped models and two made ones, of which one misbehaves on purpose, and a Prometheus
-with our rules (the Debian package `prometheus`), puts a bounded load on them, then evaluates every query of
-every panel and rule. It ends with 1 if a query returns no data without a reason known beforehand.
+`python -m benchmarks observability [--seconds 240] [--replicas 2] [--pictures docs/dashboards]` starts the
+service with the shipped models and two test models, one of which misbehaves on purpose, and a Prometheus
+(Debian package `prometheus`) with the chart's rules. It runs a bounded load, then evaluates every query of
+every panel and rule. The exit code is 1 if a query returns no data without a known reason.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.observability.load import Load
-from benchmarks.observability.processes import SCRAPE_SECONDS, asked, make_models, prometheus, services
+from benchmarks.observability.processes import (
+    SCRAPE_SECONDS,
+    make_models,
+    observed_workloads,
+    prometheus,
+    services,
+)
 from benchmarks.observability.prometheus_api import Prometheus, exception_for, without_data
 from benchmarks.observability.queries import DASHBOARDS, panel_queries, read_dashboard, rule_queries
 
@@ -29,26 +35,27 @@ REPOSITORY = Path(__file__).parents[2]
 def observed_run(
     folder: Path, *, seconds: float, replicas: int, shipped: Path | None
 ) -> Iterator[tuple[Prometheus, Counter[str]]]:
-    """Put load on the service while Prometheus watches.
+    """Put load on the service while Prometheus scrapes it.
 
     Yields:
-        The Prometheus, still running, with the run's time span; and the answers by status.
+        The running Prometheus with the time span of the load, and the number of answers by status.
     """
     models = folder / "models"
     make_models(models, shipped)
-    workloads = asked(models)
-    with services(models, folder, replicas) as addresses, prometheus(addresses, folder) as server:
+    workloads = observed_workloads(models)
+    with services(models, folder, replicas) as ports, prometheus(ports, folder) as server:
         time.sleep(2 * SCRAPE_SECONDS)
         begin = time.time()
-        load = Load(addresses, workloads, seconds)
+        load = Load(ports, workloads, seconds)
         load.run()
         end = time.time()
         time.sleep(SCRAPE_SECONDS)
-        yield Prometheus(server, begin, end), load.statuses
+        statuses = Counter({str(status): count for status, count in load.observed.statuses.items()})
+        yield Prometheus(server, begin, end), statuses
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.observability")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks observability")
     parser.add_argument("--seconds", type=float, default=240)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--pictures", type=Path, default=REPOSITORY / "docs" / "dashboards")

@@ -1,4 +1,4 @@
-"""Draws a Grafana dashboard as a picture: the panels of the JSON in their places, with a run's data."""
+"""Draws a Grafana dashboard as a picture, with the data of a run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def draw(dashboard: dict[str, Any], server: Prometheus, path: Path) -> None:
 
 
 class _Place:
-    """Where a panel stands, in inches from the top left."""
+    """Position and size of a panel, in inches from the top left."""
 
     def __init__(self, figure: Figure, grid: dict[str, int], total_inches: float) -> None:
         self._figure = figure
@@ -110,7 +110,7 @@ def _draw_lines(axes: Axes, panel: dict[str, Any], server: Prometheus) -> None:
         for series in server.over_time(substitute(target["expr"], RATE_INTERVAL))
     ]
     lines.sort(key=lambda line: line[0])
-    if len(lines) > _LINES_IN_LEGEND:  # name those that can be seen
+    if len(lines) > _LINES_IN_LEGEND:  # only the visible ones
         lines.sort(key=lambda line: -np.nanmax(line[1].values, initial=0.0))
     if "stacking" in custom:
         _draw_stack(axes, lines, server)
@@ -128,7 +128,7 @@ def _draw_lines(axes: Axes, panel: dict[str, Any], server: Prometheus) -> None:
             axes.axhline(step["value"], color=_THRESHOLDS[step["color"]], linestyle="--", linewidth=1)
             high = max(high, step["value"] * 1.1)
     high = defaults.get("max", high)
-    axes.set_ylim(low - 0.02 * (high - low), high + 0.04 * (high - low))  # a line at 0 shall be seen
+    axes.set_ylim(low - 0.02 * (high - low), high + 0.04 * (high - low))  # keeps a line at 0 visible
     _finish_time_axis(axes, server)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: in_unit(value, defaults["unit"])))

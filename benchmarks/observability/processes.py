@@ -1,13 +1,12 @@
-"""The service and a Prometheus that scrapes it, as processes on loopback addresses."""
+"""Starts replicas of the service and a Prometheus that scrapes them, on loopback addresses."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ import numpy as np
 import yaml
 
 from benchmarks.observability.queries import RULES
+from benchmarks.servers import free_port, running
 from benchmarks.workloads import Workload, shipped_workloads
 from service.repository.golden import write_golden_arrays
 from service.repository.manifest import VERSION_FILE, Batching
@@ -29,7 +29,7 @@ _START_SECONDS = 120
 
 
 def make_models(folder: Path, shipped: Path | None) -> None:
-    """Fill a folder with models that show every metric.
+    """Fill a folder with models that together produce every metric.
 
     Beside the shipped ones: `kept`, which keeps its answers, and `noise`, with a queue so short that it
     refuses, whose version 3 has a wrong hash and version 2 wrong golden answers, so that version 1 serves.
@@ -50,8 +50,8 @@ def make_models(folder: Path, shipped: Path | None) -> None:
             (path / "labels.txt").write_text("changed after export\n", encoding="utf-8")
 
 
-def asked(models: Path) -> list[Workload]:
-    """Say what each model is asked: its golden files, or pictures of noise; `noise` is the last."""
+def observed_workloads(models: Path) -> list[Workload]:
+    """Return the models and their items: golden files, or random pictures. `noise` is the last."""
     pictures = tuple(picture(seed, size=size) for seed in range(60) for size in (8, 28, 200))
     workloads = [
         replace(found, items=pictures) if found.name in ("kept", "noise") else found
@@ -61,44 +61,23 @@ def asked(models: Path) -> list[Workload]:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], log: Path) -> Iterator[None]:
-    """Run a process at low priority for as long as the context lasts."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(["nice", *command], stdout=output, stderr=subprocess.STDOUT)
-        try:
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-@contextlib.contextmanager
-def services(models: Path, folder: Path, replicas: int) -> Iterator[list[str]]:
-    """Serve models in several processes.
-
-    Yields:
-        Their addresses, ready.
-    """
-    ports = [_free_port() for _ in range(replicas)]
+def services(models: Path, folder: Path, replicas: int) -> Iterator[list[int]]:
+    """Serve models in several processes; yield their ports when all are ready."""
+    cores = sorted(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:
+        ports = [free_port() for _ in range(replicas)]
         for port in ports:
-            command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--models", str(models)]
-            stack.enter_context(running(command, folder / f"kotae-{port}.log"))
-        addresses = [f"http://127.0.0.1:{port}" for port in ports]
-        for address in addresses:
-            _wait_until_ok(f"{address}/readyz")
-        yield addresses
+            command = ["service", "serve", "--port", str(port), "--models", str(models)]
+            log = folder / f"kotae-{port}.log"
+            stack.enter_context(running("kotae", command, port, cores, ready="/readyz", log=log))
+        yield ports
 
 
 @contextlib.contextmanager
-def prometheus(targets: Sequence[str], folder: Path) -> Iterator[str]:
-    """Run a Prometheus with our rules that scrapes the targets often.
+def prometheus(ports: Sequence[int], folder: Path) -> Iterator[str]:
+    """Run a Prometheus with the chart's rules that scrapes these ports often.
 
-    The rules are evaluated as often as it scrapes, whatever their own interval, as the run is short.
+    The rules are evaluated at every scrape, whatever their own interval, because the run is short.
 
     Yields:
         Its address, ready.
@@ -110,8 +89,8 @@ def prometheus(targets: Sequence[str], folder: Path) -> Iterator[str]:
         (rules / path.name).write_text(text, encoding="utf-8")
     interval = f"{SCRAPE_SECONDS}s"
     scrape = [
-        {"targets": [target.removeprefix("http://")], "labels": {"instance": f"replica-{i}"}}
-        for i, target in enumerate(targets, start=1)
+        {"targets": [f"127.0.0.1:{port}"], "labels": {"instance": f"replica-{i}"}}
+        for i, port in enumerate(ports, start=1)
     ]
     config = {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
@@ -119,29 +98,29 @@ def prometheus(targets: Sequence[str], folder: Path) -> Iterator[str]:
         "scrape_configs": [{"job_name": "kotae", "static_configs": scrape}],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    port = _free_port()
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
     command = [
         "prometheus",
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    with running(command, folder / "prometheus.log"):
-        _wait_until_ok(f"http://127.0.0.1:{port}/-/ready")
-        yield f"http://127.0.0.1:{port}"
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        _wait_until_ready(address)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_ok(url: str) -> None:
+def _wait_until_ready(address: str) -> None:
     limit = time.monotonic() + _START_SECONDS
     while time.monotonic() < limit:
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url).status_code == 200:
+            if httpx.get(f"{address}/-/ready").status_code == 200:
                 return
         time.sleep(0.2)
-    raise TimeoutError(f"{url} did not answer 200 within {_START_SECONDS} s")
+    raise TimeoutError(f"Prometheus was not ready within {_START_SECONDS} s")

@@ -1,4 +1,4 @@
-"""A Prometheus, asked over its HTTP API; and whether it has data for all that we ask."""
+"""A client of Prometheus's HTTP API, and a check that every query returns data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.observability.queries import Query, panel_queries, rule_queries,
 # Windows of four scrapes, the least that Grafana's $__rate_interval gives.
 RATE_INTERVAL = "20s"
 
-# What may be without data in a run where all goes well, and why.
+# Metrics without data in a correct run, and why.
 EXCEPTIONS = {
     "kotae_memory_limit_bytes": "only where the process has a memory limit",
     "kotae_device_memory_bytes": "only where there is a GPU",
@@ -27,7 +27,7 @@ EXCEPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: its labels, and its points as seconds and values."""
+    """A time series: labels, times in seconds and values."""
 
     labels: dict[str, str]
     seconds: list[float]
@@ -61,7 +61,7 @@ class Prometheus:
         return [_series(entry["metric"], [entry["value"]]) for entry in found]
 
     def broken_rules(self) -> list[str]:
-        """Tell which rules Prometheus failed to evaluate, and why."""
+        """Return the rules that Prometheus failed to evaluate, with the reasons."""
         answer = httpx.get(f"{self.address}/api/v1/rules", timeout=30).raise_for_status().json()
         rules = [rule for group in answer["data"]["groups"] for rule in group["rules"]]
         return [f"{rule['name']}: {rule.get('lastError', '')}" for rule in rules if rule["health"] != "ok"]
@@ -76,7 +76,7 @@ class Prometheus:
 
 
 def without_data(server: Prometheus) -> Iterator[tuple[Query, str]]:
-    """Go through the queries that return nothing.
+    """Yield the queries without data.
 
     A panel and a recording rule must return a number. An alert that does not fire returns nothing, so
     there each of its selectors must.
@@ -95,12 +95,12 @@ def without_data(server: Prometheus) -> Iterator[tuple[Query, str]]:
 
 
 def has_number(series: list[Series]) -> bool:
-    """Tell whether there is any value that is not NaN."""
+    """Return whether any value is not NaN."""
     return any(not math.isnan(value) for line in series for value in line.values)
 
 
 def exception_for(part: str) -> str | None:
-    """Say why an expression may be without data, if it may."""
+    """Return the reason for which an expression may have no data, or None."""
     names = (selector.partition("{")[0] for selector in selectors(part))
     return next((EXCEPTIONS[name] for name in names if name in EXCEPTIONS), None)
 

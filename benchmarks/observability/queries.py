@@ -1,4 +1,4 @@
-"""What the dashboards and the rule files ask of Prometheus, taken from the files themselves."""
+"""The queries of the dashboards and the rule files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEYWORDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One expression and where it stands.
+    """A PromQL expression and its place.
 
     Attributes:
         kind: `panel`, `record` or `alert`.
@@ -45,7 +45,7 @@ def read_dashboard(path: Path) -> dict[str, Any]:
 
 
 def panels_of(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
-    """List rows and panels, those inside of folded rows too."""
+    """Return rows and panels, including those in collapsed rows."""
     return [inner for panel in dashboard["panels"] for inner in (panel, *panel.get("panels", ()))]
 
 
@@ -56,7 +56,7 @@ def read_rules() -> list[dict[str, Any]]:
 
 
 def panel_queries() -> Iterator[Query]:
-    """Go through the queries of all panels."""
+    """Yield the queries of all panels."""
     for path in sorted(DASHBOARDS.glob("*.json")):
         for panel in panels_of(read_dashboard(path)):
             for target in panel.get("targets", ()):
@@ -64,20 +64,20 @@ def panel_queries() -> Iterator[Query]:
 
 
 def rule_queries() -> Iterator[Query]:
-    """Go through the expressions of all rules."""
+    """Yield the expressions of all rules."""
     for rule in read_rules():
         kind = "record" if "record" in rule else "alert"
         yield Query(kind, rule[kind], rule["expr"])
 
 
 def substitute(expression: str, rate_interval: str) -> str:
-    """Fill in a dashboard's variables as Grafana does with `All` chosen everywhere."""
+    """Replace a dashboard's variables as Grafana does with `All` selected."""
     filled = expression.replace("$__rate_interval", rate_interval)
     return re.sub(r"\$(namespace|job|instance|model)\b", ".*", filled)
 
 
 def selectors(expression: str) -> list[str]:
-    """List the vector selectors of an expression: metric names with their matchers.
+    """Return the vector selectors of an expression: metric names with their matchers.
 
     Ranges, offsets and groupings are left out. Braces within strings are not understood.
     """
@@ -98,12 +98,12 @@ def selectors(expression: str) -> list[str]:
 
 
 def metric_names(expression: str) -> set[str]:
-    """Name the metrics that an expression reads."""
+    """Return the metrics that an expression reads."""
     return {selector.partition("{")[0] for selector in selectors(expression)}
 
 
 def label_names(expression: str) -> set[str]:
-    """Name the labels that an expression matches or groups by."""
+    """Return the labels that an expression matches or groups by."""
     bare = _STRING.sub('""', expression)
     matched = {name for block in re.findall(r"\{([^}]*)\}", bare) for name in _MATCHER.findall(block)}
     grouped = {name.strip() for block in _GROUPING.findall(bare) for name in block.split(",") if name.strip()}

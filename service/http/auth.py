@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Forbidden, NotFound, RequestError, StartFailed, Unauthorized
+from service.http.context import RequestContext, context_of
 from service.http.errors import render_for
 from service.settings import Settings
 
@@ -128,54 +128,69 @@ def add_key(path: Path, name: str, scopes: tuple[str, ...]) -> str:
     return secret
 
 
-class Gate:
-    """Plain ASGI middleware: the right port, then the right key.
+class Authentication:
+    """Decides whether a request may go on: the right port, then the right key.
 
     Args:
         keys: None where no key is needed.
-        operations_port: Port that alone answers `/metrics` and `/admin`; None where the main one does.
+        operations_port: Returns the port that alone answers `/metrics` and `/admin`; None where the main
+            one does.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys | None, operations_port: Callable[[], int | None]) -> None:
-        self._app = app
+    def __init__(self, keys: Keys | None, operations_port: Callable[[], int | None]) -> None:
         self._keys = keys
         self._operations_port = operations_port
+
+    def check(self, path: str, port: int, context: RequestContext) -> None:
+        """Check one request, and note the name of its key.
+
+        Raises:
+            NotFound: The path is not answered on this port.
+            Unauthorized, Forbidden: The key is missing, unknown or lacks the scope.
+        """
+        operations_port = self._operations_port()
+        if operations_port is not None and path not in _PROBES:
+            is_operation = needed_scope(path) in ("admin", "metrics")
+            if (port == operations_port) != is_operation:
+                raise NotFound(f"there is no {path} on this port")
+        if self._keys is not None:
+            _check_key(self._keys, path, context)
+
+
+class AuthenticationMiddleware:
+    """Plain ASGI middleware that asks `Authentication`."""
+
+    def __init__(self, app: ASGIApp, authentication: Authentication) -> None:
+        self._app = app
+        self._authentication = authentication
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through, or answer it with its refusal."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        context = context_of(scope)
         try:
-            self._check_port(scope)
-            if self._keys is not None:
-                self._check_key(self._keys, Request(scope))
+            self._authentication.check(scope["path"], scope["server"][1], context)
         except RequestError as error:
-            await render_for(Request(scope), error)(scope, receive, send)
+            await render_for(context, error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _check_port(self, scope: Scope) -> None:
-        port, path = self._operations_port(), scope["path"]
-        if port is None or path in _PROBES:
-            return
-        at_operations = scope["server"][1] == port
-        if at_operations != (needed_scope(path) in ("admin", "metrics")):
-            raise NotFound(f"there is no {path} on this port")
 
-    def _check_key(self, keys: Keys, request: Request) -> None:
-        needed = needed_scope(request.scope["path"])
-        if needed is None:
-            return
-        secret = _secret_of(request)
-        if secret is None:
-            raise Unauthorized("send an API key as `Authorization: Bearer <key>` or `X-API-Key: <key>`")
-        key = keys.find(secret)
-        if key is None:
-            raise Unauthorized("this API key is not known here")
-        request.state.key = key.name
-        if needed not in key.scopes:
-            raise Forbidden(f"this API key lacks the scope {needed}")
+def _check_key(keys: Keys, path: str, context: RequestContext) -> None:
+    needed = needed_scope(path)
+    if needed is None:
+        return
+    secret = _secret_of(context.headers)
+    if secret is None:
+        raise Unauthorized("send an API key as `Authorization: Bearer <key>` or `X-API-Key: <key>`")
+    key = keys.find(secret)
+    if key is None:
+        raise Unauthorized("this API key is not known here")
+    context.key = key.name
+    if needed not in key.scopes:
+        raise Forbidden(f"this API key lacks the scope {needed}")
 
 
 def needed_scope(path: str) -> KeyScope | None:
@@ -187,11 +202,12 @@ def needed_scope(path: str) -> KeyScope | None:
     return "admin" if path == "/admin" or path.startswith("/admin/") else "infer"
 
 
-def _secret_of(request: Request) -> str | None:
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+def _secret_of(headers: Mapping[bytes, bytes]) -> str | None:
+    scheme, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     if scheme.lower() == "bearer" and secret:
         return secret.strip()
-    return request.headers.get("x-api-key")
+    key = headers.get(b"x-api-key")
+    return None if key is None else key.decode("latin-1")
 
 
 def _read(path: Path) -> _KeysDocument:

@@ -1,9 +1,8 @@
-"""The door: bounds on bodies and on work in progress, before anything is decoded."""
+"""Bounds on request bodies: the size of one, the bytes of all that are held, the time that one may take."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from service.errors import BodyTimeout, ClientGone, InvalidInput, Overloaded, To
 
 
 class BodyLimits:
-    """Counts what is inside. Lives on the event loop.
+    """Count the bytes of bodies that are held. Belongs to the event loop.
 
     Args:
         max_body_bytes: Largest body of one request.
@@ -26,12 +25,12 @@ class BodyLimits:
         self._max_inflight_bytes = max_inflight_bytes
         self._body_timeout_seconds = body_timeout_seconds
         self._held_bytes = 0
-        self._inside: Counter[str] = Counter()
 
-    def enter(self, headers: Mapping[bytes, bytes]) -> BodyHold:
-        """Begin a request's stay; it takes room as its body comes: a promise alone takes none from others.
+    def body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> RequestBody:
+        """Return a request's body, to be read within the limits.
 
         Args:
+            receive: The request's.
             headers: By name, in lower case.
 
         Raises:
@@ -44,44 +43,7 @@ class BodyLimits:
             name = encoding.decode("latin-1")
             raise UnsupportedMedia(f"content encoding {name} is not decoded here; send the body as it is")
         self._check(stated_bytes(headers))
-        return BodyHold(self)
-
-    async def read(self, receive: Receive, stay: BodyHold, *, is_there: bool) -> bytes:
-        """Read a body within the limits.
-
-        Args:
-            receive: The request's.
-            stay: Grows with it.
-            is_there: Whether the whole body has come already, so that there is nothing to wait for.
-
-        Raises:
-            TooLarge, Overloaded: It grew over a limit.
-            BodyTimeout: It came too slowly.
-            ClientGone: The client hung up while sending.
-        """
-        if is_there:
-            return await self._read(receive, stay)
-        try:
-            async with asyncio.timeout(self._body_timeout_seconds):
-                return await self._read(receive, stay)
-        except TimeoutError as error:
-            limit = self._body_timeout_seconds
-            raise BodyTimeout(f"the body did not arrive within {limit:g} seconds") from error
-
-    async def _read(self, receive: Receive, stay: BodyHold) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone("the client hung up while sending")
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            self._check(size)
-            stay.grow(size)
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return RequestBody(self, receive)
 
     def _check(self, size: int) -> None:
         if size > self._max_body_bytes:
@@ -90,57 +52,72 @@ class BodyLimits:
             )
 
 
-class BodyHold:
-    """What one request holds of the door until it leaves: bytes of its body, and a permit of its model."""
+class RequestBody:
+    """The body of one request. Its bytes count as held as they come: a stated length alone takes no room."""
 
-    __slots__ = ("_door", "_is_kept", "_model", "_size")
+    __slots__ = ("_limits", "_receive", "_size")
 
-    def __init__(self, door: BodyLimits) -> None:
-        self._door = door
+    def __init__(self, limits: BodyLimits, receive: Receive) -> None:
+        self._limits = limits
+        self._receive = receive
         self._size = 0
-        self._model: str | None = None
-        self._is_kept = False
 
-    def grow(self, size: int) -> None:
-        """Hold at least `size` bytes.
+    async def read(self, *, is_there: bool) -> bytes:
+        """Read it.
+
+        Args:
+            is_there: Whether all of it has arrived, so that there is nothing to wait for.
 
         Raises:
-            Overloaded: The server holds as many as it may.
+            TooLarge, Overloaded: It grew over a limit.
+            BodyTimeout: It came too slowly.
+            ClientGone: The client hung up while sending.
         """
-        door, more = self._door, size - self._size
-        if more <= 0:
-            return
-        if door._held_bytes + more > door._max_inflight_bytes:
-            raise Overloaded("the server holds as many bytes of bodies as it may", reason="bytes")
-        door._held_bytes += more
+        if is_there:
+            return await self._read()
+        limit = self._limits._body_timeout_seconds
+        try:
+            async with asyncio.timeout(limit):
+                return await self._read()
+        except TimeoutError as error:
+            raise BodyTimeout(f"the body did not arrive within {limit:g} seconds") from error
+
+    def release(self, unfinished: asyncio.Future[Any] | None) -> None:
+        """Hold its bytes no more.
+
+        Args:
+            unfinished: Work that still reads them; they count until it ends. None where there is none.
+        """
+        if unfinished is None:
+            self._give_back()
+        else:
+            unfinished.add_done_callback(lambda _: self._give_back())
+
+    async def _read(self) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone("the client hung up while sending")
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            self._limits._check(size)
+            self._grow(size)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _grow(self, size: int) -> None:
+        limits, more = self._limits, size - self._size
+        if limits._held_bytes + more > limits._max_inflight_bytes:
+            raise Overloaded("the server holds as many bytes of bodies as it may", reason="inflight_bytes")
+        limits._held_bytes += more
         self._size = size
 
-    def permit(self, model: str, most: int) -> None:
-        """Take one of a model's permits.
-
-        Raises:
-            Overloaded: `most` requests of this model are already being worked on.
-        """
-        inside = self._door._inside
-        if inside[model] >= most:
-            raise Overloaded(f"model {model} has {most} requests in work already", reason="permits")
-        inside[model] += 1
-        self._model = model
-
-    def keep_until(self, end: asyncio.Future[Any]) -> None:
-        """Hold everything until something has ended, even when the request has left."""
-        self._is_kept = True
-        end.add_done_callback(lambda _: self._let_go())
-
-    def leave(self) -> None:
-        """Give everything back, unless it is kept."""
-        if not self._is_kept:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        self._door._held_bytes -= self._size
-        if self._model is not None:
-            self._door._inside[self._model] -= 1
+    def _give_back(self) -> None:
+        self._limits._held_bytes -= self._size
+        self._size = 0
 
 
 def stated_bytes(headers: Mapping[bytes, bytes]) -> int:

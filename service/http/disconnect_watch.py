@@ -1,4 +1,4 @@
-"""Whether a client is still there while its request is worked on."""
+"""Notice when a client hangs up while its request is worked on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _AFTER_SECONDS = 0.005  # most answers are there before a task to watch the conn
 
 
 class DisconnectWatch:
-    """For the length of a block: drops the pending when its client hangs up, and closes it in the end."""
+    """For the length of a block: abandon a request when its client hangs up."""
 
     __slots__ = ("_pending", "_receive", "_timer", "_watcher")
 
@@ -29,7 +29,7 @@ class DisconnectWatch:
         self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        self._pending.close()
+            self._watcher = None  # it refers to this object
 
     def _begin(self) -> None:
         self._watcher = asyncio.get_running_loop().create_task(self._watch())

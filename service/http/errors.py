@@ -21,6 +21,7 @@ from service.errors import (
     RequestError,
     ValidationFailed,
 )
+from service.http.context import RequestContext, context_of
 from service.http.json_response import JsonResponse
 
 _TYPES = {401: "authentication_error", 403: "authentication_error", 429: "rate_limit_error"}
@@ -48,28 +49,35 @@ def render(error: RequestError, request_id: str, headers: dict[str, str] | None 
 
 
 def render_unexpected(request_id: str) -> JsonResponse:
-    """Give the answer to a failure that nobody foresaw: a fixed text, no details."""
+    """Return the answer to a failure that nobody foresaw: a fixed text, no details."""
     return render(
         InferenceFailed("the server failed; the request id finds the reason in its log"), request_id
     )
 
 
+def render_for(
+    context: RequestContext, error: RequestError, headers: dict[str, str] | None = None
+) -> JsonResponse:
+    """Turn an error into the response to a request, and note it for the log and the metrics."""
+    context.error_code, context.error_message = error.code, error.message
+    if isinstance(error, Overloaded):
+        context.refused = error.reason
+    if context.received is None and b"expect" in context.headers:
+        headers = {**(headers or {}), "Connection": "close"}  # nobody knows whether the body is still sent
+    return render(error, context.request_id, headers)
+
+
 def install(app: FastAPI) -> None:
-    """Make every error of the application come out in the one shape."""
+    """Give every error of FastAPI's own routes the one shape."""
     app.add_exception_handler(KotaeError, _on_kotae_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(Exception, _on_unexpected)
 
 
 async def _on_kotae_error(request: Request, error: Exception) -> JsonResponse:
     if not isinstance(error, RequestError) or error.status == 499:
         raise error  # not an answer: the middleware counts and logs it
-    return render_for(request, error)
-
-
-async def _on_unexpected(request: Request, error: Exception) -> JsonResponse:
-    return render_unexpected(request.state.request_id)  # and goes on to the middleware, which logs it
+    return render_for(context_of(request.scope), error)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JsonResponse:
@@ -79,24 +87,14 @@ async def _on_http_exception(request: Request, error: Exception) -> JsonResponse
         404: f"there is no {request.url.path} here",
         405: f"{request.method} is not allowed on {request.url.path}",
     }.get(error.status_code, str(error.detail))
-    return render_for(request, kind(message), dict(error.headers or {}))
+    return render_for(context_of(request.scope), kind(message), dict(error.headers or {}))
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JsonResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return render_for(request, InvalidInput(f"the body is not JSON: {first['ctx']['error']}"))
     param = ".".join(str(part) for part in first["loc"][1:]) or None
-    return render_for(request, ValidationFailed(f"{param}: {first['msg']}", param=param))
-
-
-def render_for(request: Request, error: RequestError, headers: dict[str, str] | None = None) -> JsonResponse:
-    """Turn an error into the response to a request, and leave a note of it for the log."""
-    state = request.scope["state"]
-    state["error"], state["error_message"] = error.code, error.message
-    if isinstance(error, Overloaded):
-        state["refused"] = error.reason
-    if "arrived" not in state and "expect" in request.headers:
-        headers = {**(headers or {}), "Connection": "close"}  # nobody knows whether the body is still sent
-    return render(error, state["request_id"], headers)
+    refused: RequestError = ValidationFailed(f"{param}: {first['msg']}", param=param)
+    if first["type"] == "json_invalid":
+        refused = InvalidInput(f"the body is not JSON: {first['ctx']['error']}")
+    return render_for(context_of(request.scope), refused)

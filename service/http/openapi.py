@@ -1,44 +1,61 @@
-"""`/docs` and `/openapi.json`. The task endpoints are plain handlers, so they are described here."""
+"""`/docs` and `/openapi.json`, and what the document says of the task endpoints.
+
+FastAPI writes the document. The endpoints describe their own request bodies, which they read without pydantic
+models; see `v1.operation`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import TypeAdapter
+from pydantic import BaseModel
+from starlette.responses import Response
 
-from service.http.v1.embeddings import EmbeddingsEndpoint, embeddings_operation
-from service.http.v1.transcriptions import TranscriptionsEndpoint, transcriptions_operation
-from service.tasks import TASKS, Task
-from service.tasks.audio.audio_file import FORMATS_TEXT
+from service.http.v1.tasks import TaskEndpoint
 
 _ASSETS = "/docs/assets"
-_FORMATS = {"audio/*": FORMATS_TEXT}
 _ERROR_TEXTS = {
-    "400": "The body is not what it claims to be; `param` names the item",
-    "404": "Unknown model or version",
-    "408": "The body came too slowly",
-    "413": "Too many bytes, pixels, seconds or items",
-    "415": "A media type or content encoding that is not decoded here",
-    "422": "A parameter is out of range",
-    "429": "Would not be answered in time; see `Retry-After`",
-    "500": "The server failed",
-    "503": "The model is not ready",
-    "504": "The deadline passed",
-}
-_BINARY = {"type": "string", "format": "binary"}
-_FIELDS = {  # what every task takes beside its own parameters
-    "model": {"type": "string", "description": "Which model; else the task's default."},
-    "version": {"type": "string", "description": "Which version; else the newest that is ready."},
+    400: "The body is not what it claims to be; `param` names the item",
+    404: "Unknown model or version",
+    408: "The body came too slowly",
+    413: "Too many bytes, pixels, seconds or items",
+    415: "A media type or content encoding that is not decoded here",
+    422: "A parameter is out of range",
+    429: "Would not be answered in time; see `Retry-After`",
+    500: "The server failed",
+    503: "The model is not ready",
+    504: "The deadline passed",
 }
 
 
-def install(app: FastAPI, tasks: Sequence[str]) -> None:
-    """Serve the OpenAPI document and a page to read it, from this process alone."""
+class ErrorBody(BaseModel):
+    """What every error says."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+    request_id: str
+
+
+class Error(BaseModel):
+    """The one shape of all errors under `/v1`."""
+
+    error: ErrorBody
+
+
+ANY_ERROR: dict[int | str, dict[str, Any]] = {"default": {"model": Error, "description": "An error"}}
+_TASK_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": text} for status, text in _ERROR_TEXTS.items()
+}
+
+
+def add_docs_page(app: FastAPI) -> None:
+    """Serve a page to read the document, from this process alone."""
     app.mount(_ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]), name="docs-assets")
 
     @app.get("/docs", include_in_schema=False)
@@ -55,128 +72,20 @@ def install(app: FastAPI, tasks: Sequence[str]) -> None:
     async def index() -> RedirectResponse:
         return RedirectResponse("/docs")
 
-    written_by_fastapi = app.openapi
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = written_by_fastapi()
-            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            schema["security"] = [{}, {"key": []}]
-            shared = schema["components"]["schemas"]
-            shared["Error"] = _ERROR
-            for name in tasks:
-                if name == "text-embedding":
-                    properties = TASKS[name].parameters.model_json_schema()["properties"]
-                    schema["paths"][EmbeddingsEndpoint.path] = {"post": embeddings_operation(properties)}
-                    continue
-                result = TypeAdapter(TASKS[name].result).json_schema(
-                    ref_template="#/components/schemas/{model}"
-                )
-                shared |= result.pop("$defs", {})
-                shared[result["title"]] = result
-                schema["paths"][f"/v1/{name}"] = {"post": _operation(name, TASKS[name], result["title"])}
-            schema["paths"][TranscriptionsEndpoint.path] = {"post": transcriptions_operation()}
-            for operations in schema["paths"].values():
-                for operation in operations.values():
-                    _describe_errors(operation)
-        schema = app.openapi_schema or {}
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-_ERROR = {
-    "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "code": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "request_id": {"type": "string"},
-            },
-        }
-    },
-}
-
-
-def _describe_errors(operation: dict[str, Any]) -> None:
-    """Give every error of an operation our one shape."""
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    responses = operation["responses"]
-    responses.setdefault("default", {"description": "An error", "content": error})
-    for status, text in _ERROR_TEXTS.items():
-        if status in responses or "tasks" in operation.get("tags", ()):
-            responses[status] = {"description": text, "content": error}
-
-
-def _operation(name: str, task: type[Task], result: str) -> dict[str, Any]:
-    """Describe one task endpoint."""
-    fields = _FIELDS | task.parameters.model_json_schema()["properties"]
-    return {
-        "tags": ["tasks"],
-        "summary": name.replace("-", " ").capitalize(),
-        "description": "The body is one raw file, or a form with one or several `file` parts, or JSON."
-        + (f" Taken are {_FORMATS[task.media_type]} files." if task.media_type in _FORMATS else ""),
-        "operationId": name.replace("-", "_"),
-        "parameters": [
-            *(
-                {"name": key, "in": "query", "schema": schema, "description": schema.get("description", "")}
-                for key, schema in fields.items()
-            ),
-            {
-                "name": "X-Timeout-Ms",
-                "in": "header",
-                "schema": {"type": "number", "exclusiveMinimum": 0},
-                "description": "Deadline in milliseconds, counted from when the body has arrived.",
-            },
-        ],
-        "requestBody": {"required": True, "content": _request_content(task, fields)},
-        "responses": {
-            "200": {
-                "description": "One result an item, in the order they came",
-                "content": {
-                    "application/json": {"schema": _answer_schema(result)},
-                    **({"image/png": {"schema": _BINARY}} if name == "object-detection" else {}),
-                },
-            },
-        },
-    }
-
-
-def _request_content(task: type[Task], fields: dict[str, Any]) -> dict[str, Any]:
-    described = "A text" if task.media_type.startswith("text/") else "A base64 file"
-    item = {"type": "string", "description": described}
-    inputs = {"oneOf": [item, {"type": "array", "items": item, "minItems": 1}]}
-    parameters = {"type": "object", "properties": fields, "additionalProperties": False}
-    return {
-        task.media_type: {"schema": _BINARY},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["file"],
-                "properties": {"file": {"type": "array", "items": _BINARY}, **fields},
-            }
-        },
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["inputs"],
-                "properties": {"inputs": inputs, "parameters": parameters},
-            }
-        },
-    }
-
-
-def _answer_schema(result: str) -> dict[str, Any]:
-    text = {"type": "string"}
-    return {
-        "type": "object",
-        "required": ["id", "model", "version", "task", "results"],
-        "properties": {
-            **{name: text for name in ("id", "model", "version", "task")},
-            "results": {"type": "array", "items": {"$ref": f"#/components/schemas/{result}"}},
-        },
-    }
+def add_endpoint(app: FastAPI, endpoint: TaskEndpoint) -> None:
+    """Give FastAPI the route of an endpoint, so that its document has it and other methods are 405."""
+    operation = endpoint.describe()
+    app.add_api_route(
+        endpoint.path,
+        endpoint.handle,
+        methods=["POST"],
+        tags=["tasks"],
+        summary=operation.pop("summary", endpoint.name.replace("-", " ").capitalize()),
+        operation_id=operation.pop("operationId", endpoint.name.replace("-", "_")),
+        response_class=Response,
+        response_description="One result an item, in the order they came",
+        response_model=endpoint.answer_model(),
+        responses=_TASK_ERRORS,
+        openapi_extra=operation,
+    )

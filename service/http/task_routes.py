@@ -1,55 +1,46 @@
-"""The short way to the busy endpoints: past the framework's layers, straight to the handler.
+"""The short way to the task endpoints: plain ASGI in front of FastAPI's routing.
 
-FastAPI still has these routes, for the OpenAPI document and for the 405 of other methods; only their
-requests do not pass through its middleware and routing, which cost more than a small model's inference.
+FastAPI knows these routes too, for its document and for the 405 of other methods. Only their requests do not
+pass through its routing, which costs more than the inference of a small model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import ClientGone, RequestError
+from service.http.context import context_of
 from service.http.errors import render_for
+from service.http.v1.tasks import TaskEndpoint
 
-Handler = Callable[[Request], Awaitable[Response]]
 
-
-class HotRoutes:
-    """Plain ASGI: answers `POST` to known paths, and hands everything else on.
+class TaskRoutes:
+    """Plain ASGI middleware: answers `POST` to the task endpoints, and hands everything else on.
 
     Args:
         app: What answers the rest.
-        handlers: By path.
-        back: Awaited first: waits while an engine in another process is about to come back.
+        endpoints: By path.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        handlers: Mapping[str, Handler],
-        back: Callable[[], Awaitable[None]],
-    ) -> None:
+    def __init__(self, app: ASGIApp, endpoints: Mapping[str, TaskEndpoint]) -> None:
         self._app = app
-        self._handlers = handlers
-        self._back = back
+        self._endpoints = endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
-        handler = self._handlers.get(scope["path"]) if scope["type"] == "http" else None
-        if handler is None or scope["method"] != "POST":
+        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
+        if endpoint is None or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        scope["endpoint"] = handler
-        request = Request(scope, receive)
-        await self._back()
+        context = context_of(scope)
+        context.route = scope["path"]
         try:
-            answer = await handler(request)
+            response = await endpoint.handle(Request(scope, receive))
         except ClientGone:
             raise
         except RequestError as error:
-            answer = render_for(request, error)
-        await answer(scope, receive, send)
+            response = render_for(context, error)
+        await response(scope, receive, send)

@@ -27,13 +27,15 @@ class DecodingPool:
 
     Args:
         count: How many threads.
+        note_busy: Called, from any of the threads, with the seconds that each call took.
 
     Attributes:
         count: How many threads.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, note_busy: Callable[[float], None] = lambda _: None) -> None:
         self.count = count
+        self._note_busy = note_busy
         self._threads = ThreadPoolExecutor(count, "decode")
         self._lock = threading.Lock()
         self._jobs: list[tuple[int, int, _Job]] = []
@@ -96,7 +98,7 @@ class DecodingPool:
         late = _MARGIN * waiting + _BATCHES * self._run_seconds.get(model, 0.0) - left_seconds
         if late > 0 and ahead > 0:
             raise Overloaded(
-                "it would not be decoded before its deadline", reason="decode", retry_after_seconds=late
+                "it would not be decoded before its deadline", reason="decoding", retry_after_seconds=late
             )
 
     def note_run(self, model: str, seconds: float) -> None:
@@ -117,21 +119,24 @@ class DecodingPool:
             if not self._jobs:
                 return
             _, _, job = heapq.heappop(self._jobs)
-        seconds: float | None = None
+        if not job.future.set_running_or_notify_cancel():
+            self._finish(job, None)
+            return
+        started = time.perf_counter()
         error: BaseException | None = None
-        if job.future.set_running_or_notify_cancel():
-            started = time.perf_counter()
-            try:
-                result = job.call()
-            except BaseException as raised:  # whatever it is, it belongs to whoever waits
-                error = raised
-            else:
-                seconds = time.perf_counter() - started
-        self._finish(job, seconds)
-        if error is not None:
-            job.future.set_exception(error)
-        elif seconds is not None:
+        result: Any = None
+        try:
+            result = job.call()
+        except BaseException as raised:  # whatever it is, it belongs to whoever waits
+            error = raised
+        seconds = time.perf_counter() - started
+        self._note_busy(seconds)
+        self._finish(job, seconds if error is None else None)
+        if error is None:
             job.future.set_result(result)
+        else:
+            job.future.set_exception(error)
+            del error, job  # the error refers to this frame
 
     def _finish(self, job: _Job, seconds: float | None) -> None:
         """Take a job off the books; what failed or was not wanted any more says nothing of the time."""

@@ -1,11 +1,14 @@
-"""`kotae serve --http-workers N`: N processes speak HTTP, decode and encode; one process runs the models.
+"""`kotae serve --http-workers N`: N HTTP workers and one engine process.
 
-    supervisor ──starts, watches, restarts──▶ engine        (models, queues, lanes: the GPU's only owner)
-        └────────────────────────────────────▶ http-0 … http-(N-1)   (all accept on one inherited listener)
+    supervisor ── starts, watches and restarts ──┬─▶ engine                (models, queues, lanes)
+                                                 └─▶ http-0 … http-(N-1)   (HTTP, decoding, encoding)
 
-    http-k ── tensors through shared memory (`arena`), a token through a socket (`link`) ──▶ engine (`relay`)
-    http-k ◀── outputs through shared memory (`ring`), a token a result, one send a batch ── engine
+    worker ── input tensors in shared memory (`input_memory`)   + a token (`token_socket`) ──▶ engine
+    worker ◀── output tensors in shared memory (`output_ring`)  + a token (`token_socket`) ── engine
 
-A worker's requests enter the engine's queues like any others. What an HTTP process needs of the engine has
-stand-ins there (`remote`: a queue; `mirror`: catalog and lanes), so that the API's code is the very same.
+All workers accept connections on the same listening sockets. Their requests enter the engine's queues like
+the requests of a single process. Both ends of such a connection are `engine_connection` (in the worker) and
+`worker_connection` (in the engine). The engine sends its state to every worker (`engine_state`), which
+keeps a copy of the catalog, the queues and the lanes (`engine_mirror`), so that the HTTP code is the
+same as in a single process.
 """

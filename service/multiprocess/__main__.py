@@ -1,6 +1,6 @@
-"""The processes that the supervisor starts: `python -m service.multiprocess engine` or `… http-0`.
+"""Entry point of the processes that the supervisor starts: `python -m service.multiprocess engine|http-N`.
 
-Not for operators: the channel on standard input says what to do.
+Not for operators: the supervisor sends the settings through standard input.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from service.telemetry.logs import configure_logging
 
 
 def main() -> None:
-    """Be what the channel says."""
+    """Run as the engine or as an HTTP worker."""
     channel = SupervisorChannel()
     settings = Settings.model_validate_json(channel.setup.settings)
     configure_logging(settings.log_level, process=channel.setup.name)
@@ -28,7 +28,7 @@ def main() -> None:
 
             serve_http(settings, channel)
     except StartFailed as error:
-        channel.fail(str(error))
+        channel.report_failure(str(error))
         sys.exit(2)
 
 

@@ -1,14 +1,12 @@
-"""Accepting in turn: workers share one listener, and the one with the fewest connections goes first.
+"""Share one listener between workers: the worker with the fewest connections accepts first.
 
 Left to the kernel, whichever process is awake takes every connection of a burst, and keep-alive keeps them
-there while the others idle. Here a worker that has more than the least lets a moment pass for the others.
+there while the others are idle. Here a worker that has more connections than another waits a moment.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import mmap
 import os
 import socket
@@ -17,20 +15,19 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from service.http.server.acceptor import Acceptor
 from service.http.server.drain import DrainingServer
 
 _COURTESY_SECONDS = 0.001  # how long a worker that has more connections leaves a new one to others
-_PAUSE_SECONDS = 0.1  # after an error such as too many open files
-
-_log = logging.getLogger(__name__)
+_NOT_TAKEN = 16  # connections taken at once when the others did not take them in that time: they are busy
 
 
 class ConnectionCounts:
-    """How many connections each worker has, in memory that all of them share.
+    """The number of connections of each worker, in memory that all of them share.
 
     Args:
         descriptor: The memory's file: a number of 4 bytes for each worker.
-        mine: Which of them this worker is.
+        mine: The index of this worker.
     """
 
     def __init__(self, descriptor: int, mine: int) -> None:
@@ -39,25 +36,27 @@ class ConnectionCounts:
         os.close(descriptor)
 
     def tell(self, count: int) -> None:
-        """Write down how many this worker has."""
+        """Set the count of this worker."""
         self._counts[self._mine] = count
 
     def add(self) -> None:
-        """Count one more of this worker's."""
+        """Count one more connection of this worker."""
         self._counts[self._mine] += 1
 
     def have_fewer(self) -> bool:
-        """Tell whether another worker has fewer than this one."""
+        """Return whether another worker has fewer connections than this one."""
         return bool(self._counts.min() < self._counts[self._mine])
 
 
-class Acceptor:
-    """One listener. Lives on the event loop.
+class FairAcceptor(Acceptor):
+    """An acceptor that leaves new connections to workers that have fewer.
 
     Args:
-        listener: Shared with other processes; does not block.
-        make_protocol: Makes what speaks on a connection.
-        counts: Told of every connection that is accepted here.
+        listener: Shared with the other processes.
+        make_protocol: Makes the protocol of a new connection.
+        counts: Updated with every connection that is accepted here.
+        admit: Called for each new connection, with the number of those that are being started. Where it
+            returns False, the connection is closed at once.
     """
 
     def __init__(
@@ -65,61 +64,33 @@ class Acceptor:
         listener: socket.socket,
         make_protocol: Callable[[], asyncio.BaseProtocol],
         counts: ConnectionCounts,
+        admit: Callable[[int], bool] = lambda _: True,
     ) -> None:
-        self._listener = listener
-        self._make_protocol = make_protocol
         self._counts = counts
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._beginnings: set[asyncio.Task[object]] = set()
-        self._listen()
+        super().__init__(listener, make_protocol, admit)
 
-    def close(self) -> None:
-        """Accept no more; may be called twice."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._listener.fileno() >= 0:
-            self._loop.remove_reader(self._listener)
-            self._listener.close()
-
-    async def wait_closed(self) -> None:
-        """Nothing to wait for: connections are the server's."""
-
-    def _listen(self) -> None:
-        self._loop.add_reader(self._listener, self._on_connection)
-
-    def _on_connection(self) -> None:
-        """One or more connections can be accepted, unless another process has them by now."""
+    def on_readable(self) -> None:
+        """Accept one connection, unless another worker should have it."""
         if self._counts.have_fewer():
-            self._later(_COURTESY_SECONDS)
+            self.pause(_COURTESY_SECONDS)
         else:
-            self._accept()
+            self.accept()
 
-    def _later(self, seconds: float) -> None:
-        self._loop.remove_reader(self._listener)
-        self._timer = self._loop.call_later(seconds, self._accept_and_listen)
+    def resume(self) -> None:
+        """Accept what no other worker took in the meantime."""
+        super().resume()
+        self.accept_up_to(_NOT_TAKEN)
 
-    def _accept_and_listen(self) -> None:
-        self._listen()
-        self._accept()
+    def accept(self) -> bool:
+        """Accept one connection and count it.
 
-    def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        except OSError:
-            _log.exception("no connection can be accepted")
-            self._later(_PAUSE_SECONDS)
-            return
-        self._counts.add()
-        beginning: asyncio.Task[object] = self._loop.create_task(self._begin(connection))
-        self._beginnings.add(beginning)
-        beginning.add_done_callback(self._beginnings.discard)
-
-    async def _begin(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # it hung up already
-            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+        Returns:
+            Whether there was one.
+        """
+        accepted = super().accept()
+        if accepted:
+            self._counts.add()
+        return accepted
 
 
 class FairServer(DrainingServer):
@@ -133,18 +104,14 @@ class FairServer(DrainingServer):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept."""
-        await super().startup([])
         self.counts.tell(0)
-        for listener in sockets or ():
-            listener.setblocking(False)
-            self.servers.append(Acceptor(listener, self._protocol, self.counts))  # type: ignore[arg-type]
+        await super().startup(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Correct the counts, ten times a second, by the connections that have ended."""
         self.counts.tell(len(self.server_state.connections))
         return await super().on_tick(counter)
 
-    def _protocol(self) -> asyncio.Protocol:
-        return self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
+    def make_acceptor(self, listener: socket.socket, admit: Callable[[int], bool]) -> Acceptor:
+        """Return what accepts on a listener."""
+        return FairAcceptor(listener, self.make_protocol, self.counts, admit)

@@ -1,7 +1,8 @@
-"""The engine as a worker sees it: where requests go, and where their answers come from.
+"""A worker's connection to the engine.
 
-A connection lives as long as the engine's process. When it is lost, what was in flight fails with 503: it
-may be what killed the engine, so nothing is tried twice. What arrives from then on waits for the next one.
+A connection lives as long as the engine process. When it is lost, all requests in flight fail with 503 and
+are not retried, because one of them may have killed the engine. New requests wait until the engine has
+restarted.
 """
 
 from __future__ import annotations
@@ -19,41 +20,44 @@ from typing import Any
 from service.engine.queue.pending_request import PendingRequest
 from service.errors import NotReady, RequestError
 from service.multiprocess.error_message import unpack_error
-from service.multiprocess.input_memory import InputMemory
+from service.multiprocess.input_memory import InputMemoryWriter
 from service.multiprocess.output_ring import OutputRingReader
-from service.multiprocess.tensor_message import Row, TensorMessage, read
-from service.multiprocess.token_socket import Ends, Kind, Token, TokenSocket
+from service.multiprocess.tensor_message import Arrays, TensorMessage, read
+from service.multiprocess.token_socket import ConnectionDescriptors, Kind, Token, TokenSocket
 
 
 class EngineConnection:
     """One connection to the engine. `submit` may be called from any thread, the rest on the event loop.
 
     Args:
-        ends: The connection's descriptors, owned from now on.
-        on_state: Called with every state that the engine tells.
-        on_lost: Called when the engine is gone, after its pending_requests have failed.
+        descriptors: The connection's file descriptors; this object closes them.
+        on_state: Called with each state that the engine sends.
+        on_disconnect: Called when the engine is gone, after all requests in flight have failed.
     """
 
     def __init__(
-        self, ends: Ends, on_state: Callable[[Mapping[str, Any]], None], on_lost: Callable[[], None]
+        self,
+        descriptors: ConnectionDescriptors,
+        on_state: Callable[[Mapping[str, Any]], None],
+        on_disconnect: Callable[[], None],
     ) -> None:
-        self._inputs = InputMemory(ends.inputs)
-        self._outputs = OutputRingReader(ends.outputs)
-        os.close(ends.inputs)  # the mappings have descriptors of their own
-        os.close(ends.outputs)
+        self._inputs = InputMemoryWriter(descriptors.inputs)
+        self._outputs = OutputRingReader(descriptors.outputs)
+        os.close(descriptors.inputs)  # the memory stays mapped
+        os.close(descriptors.outputs)
         self._on_state = on_state
-        self._on_lost = on_lost
+        self._on_disconnect = on_disconnect
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, tuple[PendingRequest, int]] = {}
+        self._requests: dict[int, tuple[PendingRequest, int]] = {}  # with the offset of the inputs
         self._lock = threading.Lock()
-        self._is_lost = False
-        self._link = TokenSocket(ends.socket, self._on_tokens, self.lose)
+        self._is_closed = False
+        self._tokens = TokenSocket(descriptors.socket, self._on_tokens, self.disconnect)
 
     def submit(self, model: str, version: str, pending: PendingRequest) -> None:
-        """Send a pending's items to a model's queue.
+        """Send a request's items to the queue of a model's version.
 
         Raises:
-            TooLarge, Overloaded: The shared memory has no room for them, ever or now.
+            TooLarge, Overloaded: The shared memory is too small for the inputs, always or now.
             NotReady: The engine is gone.
         """
         header = {
@@ -68,120 +72,121 @@ class EngineConnection:
         offset = self._inputs.put(message)
         number = next(self._numbers)
         with self._lock:
-            if self._is_lost:
+            if self._is_closed:
                 raise engine_is_gone()
-            self._waiting[number] = pending, offset
-        pending.over = partial(self._over, number)
-        self._link.send([Token(Kind.SUBMIT, number, offset, message.size)])
-        if pending.dropped:  # given up before it could tell
-            self._over(number)
+            self._requests[number] = pending, offset
+        pending.over = partial(self._on_finished, number)
+        self._tokens.send([Token(Kind.SUBMIT, number, offset, message.size)])
+        if pending.dropped:  # it was abandoned before `over` was set
+            self._on_finished(number)
 
-    def give_up(self, error: RequestError) -> None:
-        """Fail every pending that waits."""
-        for pending, _ in list(self._waiting.values()):
+    def fail_all(self, error: RequestError) -> None:
+        """Fail all requests in flight."""
+        for pending, _ in list(self._requests.values()):
             pending.abandon(error, "shutdown")
 
-    def lose(self) -> None:
-        """Take the engine for gone: every pending fails."""
+    def disconnect(self) -> None:
+        """Close the connection and fail all requests in flight."""
         with self._lock:
-            self._is_lost = True
-            waiting, self._waiting = self._waiting, {}
-        self._link.close()
-        for pending, _ in waiting.values():
+            self._is_closed = True
+            requests, self._requests = self._requests, {}
+        self._tokens.close()
+        for pending, _ in requests.values():
             pending.over = None
             pending.abandon(engine_is_gone(), "failed_sibling")
-        self._on_lost()
+        self._on_disconnect()
 
-    def _over(self, number: int, _: object = None) -> None:
-        """Tell the engine, unless it was the engine that told us."""
-        if self._take(number) is not None:
-            self._link.send([Token(Kind.CANCEL, number)])
+    def _on_finished(self, number: int, _: object = None) -> None:
+        """Cancel a request in the engine, unless the engine finished it."""
+        if self._remove(number) is not None:
+            self._tokens.send([Token(Kind.CANCEL, number)])
 
-    def _take(self, number: int) -> PendingRequest | None:
-        """Stop waiting for a pending, and give it."""
-        pending, offset = self._waiting.pop(number, (None, 0))
+    def _remove(self, number: int) -> PendingRequest | None:
+        """Remove a request, free its inputs and return it; None if it was removed before."""
+        pending, offset = self._requests.pop(number, (None, 0))
         if pending is not None:
             pending.over = None
-            self._inputs.give_back(offset)
+            self._inputs.free(offset)
         return pending
 
     def _on_tokens(self, tokens: Sequence[Token]) -> None:
         for token in tokens:
-            header, rows = read(self._outputs.take(token.place, token.size))
+            header, rows = read(self._outputs.take(token.position, token.size))
             if token.kind == Kind.STATE:
                 self._on_state(header)
-            elif pending := self._take(token.pending):
+            elif pending := self._remove(token.request):
                 _settle(pending, header, rows)
 
 
 class RemoteEngine:
-    """The engine, whichever process it is just now.
+    """The engine as a worker sees it, across restarts of the engine process.
 
     Args:
-        patience_seconds: How long requests wait at the door for an engine that is being started.
+        restart_timeout_seconds: How long requests wait while the engine restarts.
 
     Attributes:
-        generation: Counts the engines and their losses.
-        on_state: Called on the event loop with every state that the engine tells.
-        on_lost: Called on the event loop when the engine is gone.
+        generation: Increases when an engine connects or disconnects.
+        on_state: Called on the event loop with each state that the engine sends.
+        on_disconnect: Called on the event loop when the engine is gone.
     """
 
-    def __init__(self, patience_seconds: float) -> None:
+    def __init__(self, restart_timeout_seconds: float) -> None:
         self.generation = 0
-        self._patience_seconds = patience_seconds
+        self._restart_timeout_seconds = restart_timeout_seconds
         self.on_state: Callable[[Mapping[str, Any]], None] = lambda state: None
-        self.on_lost: Callable[[], None] = lambda: None
+        self.on_disconnect: Callable[[], None] = lambda: None
         self._connection: EngineConnection | None = None
-        self._answers = asyncio.Event()
-        self._lost_at = time.monotonic()
+        self._ready = asyncio.Event()
+        self._disconnected_at = time.monotonic()
 
-    def connect(self, ends: Ends) -> None:
-        """Take a new connection in the place of the old one."""
+    def connect(self, descriptors: ConnectionDescriptors) -> None:
+        """Replace the connection with a new one."""
         if self._connection is not None:
-            self._connection.lose()
+            self._connection.disconnect()
         self.generation += 1
-        self._connection = EngineConnection(ends, self.on_state, self._lost)
+        self._connection = EngineConnection(descriptors, self.on_state, self._disconnected)
 
     def submit(self, model: str, version: str, pending: PendingRequest) -> None:
-        """Send a pending's items to a model's queue; see `EngineConnection.submit`."""
+        """Send a request's items to the queue of a model's version; see `EngineConnection.submit`."""
         connection = self._connection
         if connection is None:
             raise engine_is_gone()
         connection.submit(model, version, pending)
 
-    def give_up(self, error: RequestError) -> None:
-        """Fail every pending that waits for the engine."""
+    def fail_all(self, error: RequestError) -> None:
+        """Fail all requests in flight."""
         if self._connection is not None:
-            self._connection.give_up(error)
+            self._connection.fail_all(error)
 
-    def answers_again(self, generation: int) -> None:
-        """Let those in who wait at the door: the engine of that generation has loaded its models."""
+    def mark_ready(self, generation: int) -> None:
+        """Let waiting requests continue, if the engine of that generation is still connected."""
         if generation == self.generation:
-            self._answers.set()
+            self._ready.set()
 
-    async def back(self) -> None:
-        """Wait, not for ever, while the engine is being started."""
-        if self._answers.is_set():
+    async def wait_until_ready(self) -> None:
+        """Wait while the engine restarts, within the time limit."""
+        if self._ready.is_set():
             return
-        patience = self._lost_at + self._patience_seconds - time.monotonic()
-        with contextlib.suppress(TimeoutError):  # then the catalog says what is wrong
-            await asyncio.wait_for(self._answers.wait(), max(0.0, patience))
+        timeout = self._disconnected_at + self._restart_timeout_seconds - time.monotonic()
+        with contextlib.suppress(TimeoutError):  # then the catalog answers that no model is ready
+            await asyncio.wait_for(self._ready.wait(), max(0.0, timeout))
 
-    def _lost(self) -> None:
+    def _disconnected(self) -> None:
         self._connection = None
         self.generation += 1
-        if self._answers.is_set():
-            self._answers.clear()
-            self._lost_at = time.monotonic()
-        self.on_lost()
+        if self._ready.is_set():
+            self._ready.clear()
+            self._disconnected_at = time.monotonic()
+        self.on_disconnect()
 
 
 def engine_is_gone() -> RequestError:
-    """Make the error of requests that the engine's end catches."""
+    """Return the error of requests that were in flight when the engine ended."""
     return NotReady("the engine is being restarted", retry_after_seconds=1)
 
 
-def _settle(pending: PendingRequest, header: Mapping[str, Any], rows: Sequence[Row]) -> None:
+def _settle(pending: PendingRequest, header: Mapping[str, Any], rows: Sequence[Arrays]) -> None:
+    """Finish a request with the engine's outputs or error."""
     if "error" in header:
         pending.abandon(unpack_error(header["error"]), "failed_sibling")
         return

@@ -1,6 +1,7 @@
-"""What the engine tells of itself, as JSON: every version of every model, and every lane.
+"""The engine's state as JSON: every version of every model, and every lane.
 
-Each worker keeps a copy (`mirror`), from which it answers probes, `/v1/models` and the state's metrics.
+Each worker keeps a copy (`engine_mirror`), from which it answers the probes and `/v1/models` and exports
+metrics.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _FOREVER_SECONDS = 1e9  # JSON has no infinity
 
 
 def describe(catalog: Catalog, lanes: Iterable[LaneState]) -> dict[str, Any]:
-    """Write down the state as it is now."""
+    """Return the current state."""
     return {
         "loaded": catalog.loaded,
         "models": {name: _model(model) for name, model in catalog.models.items()},
@@ -47,4 +48,5 @@ def _version(version: Version) -> dict[str, Any]:
         "closed": bool(queue and queue.closed),
         "queue_items": queue.queue_items if queue else 0,
         "predicted_wait_seconds": queue.predicted_wait_seconds if queue else 0.0,
+        "predicted_answer_seconds": queue.predicted_answer_seconds if queue else 0.0,
     }

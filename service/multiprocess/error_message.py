@@ -1,4 +1,4 @@
-"""Errors on their way from the engine to a worker, as JSON: the class's name and the attributes."""
+"""Errors as JSON: the class's name and the attributes, sent from the engine to a worker."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from service.errors import RequestError
 
 
 def pack_error(error: RequestError) -> dict[str, object]:
-    """Write an error down; `unpack_error` is the counterpart."""
+    """Return an error as a JSON object."""
     return {"class": type(error).__name__, **vars(error)}
 
 
 def unpack_error(fields: Mapping[str, Any]) -> RequestError:
-    """Make the error again, of the very class that it had.
+    """Return the error that `pack_error` was given, of the same class.
 
     Raises:
         KeyError: There is no such class.

@@ -1,4 +1,4 @@
-"""A worker's process: the very application of a single process, before an engine that is elsewhere."""
+"""An HTTP worker process: the application of a single process, with an engine in another process."""
 
 from __future__ import annotations
 
@@ -22,51 +22,54 @@ def serve_http(settings: Settings, channel: SupervisorChannel) -> None:
     """Serve until a signal ends the process.
 
     Raises:
-        StartFailed: What the settings name is not there.
+        StartFailed: A file or folder of the settings does not exist.
     """
     setup = channel.setup
     metrics = SharedMetrics(setup.name, Path(setup.metrics_folder), setup.restarts)
-    share = share_of(settings)
-    app = create_app(share, metrics, remote_backend(share, metrics, channel))
+    settings = worker_settings(settings)
+    app = create_app(settings, metrics, remote_backend(settings, channel))
     FairServer.counts = ConnectionCounts(channel.counts, int(setup.name.partition("-")[2]))
-    serve(app, share, channel.listeners, FairServer)
+    serve(app, settings, channel.listeners, FairServer)
 
 
-def remote_backend(settings: Settings, metrics: SharedMetrics, channel: SupervisorChannel) -> Backend:
-    """Build what stands for the engine.
+def remote_backend(settings: Settings, channel: SupervisorChannel) -> Backend:
+    """Return a backend whose models run in the engine process.
 
     Raises:
-        StartFailed: The models folder or the file of overrides is not there.
+        StartFailed: The models folder or the overrides file does not exist.
     """
-    engine = RemoteEngine(settings.restart_patience_seconds)
+    engine = RemoteEngine(settings.engine_restart_timeout_seconds)
     catalog = RemoteCatalog(settings.models, read_overrides(settings.overrides), engine)
     lanes = RemoteLanes()
     mirror = EngineMirror(engine, catalog, lanes)
 
     async def begin() -> None:
-        mirror.begin()
-        channel.watch(engine.connect, set_log_level)
-        channel.beat(ready=False)
-        if channel.setup.restarts:  # the others accept for as long as this one could only refuse
-            await engine.back()
-
-    def beat(ready: bool) -> None:
-        metrics.watch_process()
-        channel.beat(ready=ready)
+        mirror.start()
+        channel.listen(engine.connect, set_log_level)
+        channel.heartbeat(ready=False)
+        if channel.setup.restarts:  # until it can serve, the other workers accept the connections
+            await engine.wait_until_ready()
 
     return Backend(
         catalog=catalog,
         lanes=lanes,
         begin=begin,
-        back=engine.back,
-        beat=beat,
-        set_level=channel.set_level,
+        back=engine.wait_until_ready,
+        beat=lambda ready: channel.heartbeat(ready=ready),
+        set_level=channel.set_log_level,
     )
 
 
-def share_of(settings: Settings) -> Settings:
-    """Give the part of the process's means that one worker has: threads, and bytes of bodies."""
+def worker_settings(settings: Settings) -> Settings:
+    """Return the settings of one worker: its share of the decoding threads and of the bytes in flight."""
     workers = settings.http_workers
-    held = max(settings.max_body_bytes, settings.max_inflight_bytes // workers)
+    inflight_bytes = max(settings.max_body_bytes, settings.max_inflight_bytes // workers)
     threads = settings.decode_threads or max(1, available_cpus() // workers)
-    return settings.model_copy(update={"decode_threads": threads, "max_inflight_bytes": held})
+    connections = max(1, settings.max_connections // workers)
+    return settings.model_copy(
+        update={
+            "decode_threads": threads,
+            "max_inflight_bytes": inflight_bytes,
+            "max_connections": connections,
+        }
+    )

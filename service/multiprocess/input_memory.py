@@ -1,8 +1,9 @@
-"""Shared memory that one process fills with messages and another reads in place: inputs, worker to engine.
+"""Shared memory for input tensors: a worker writes messages, the engine reads them in place.
 
-The writer owns the space: it takes a block, and has it back once the reader has let go of every array in
-it, which may be long after the answer (a row that is still being copied) or before (an answer on its way).
-The reader tells by setting the block's first word, from whichever thread drops the last array.
+The writer allocates a block for each message. A block is free again when the writer has freed it and the
+reader has released it. The reader releases a block when no array of this process refers to it any more.
+That can be long after the request's answer, when a row is still being copied, or before it. To release a
+block, the reader sets the block's first word; this may happen in any thread.
 """
 
 from __future__ import annotations
@@ -20,39 +21,39 @@ from numpy.typing import NDArray
 from service.errors import Overloaded, TooLarge
 from service.multiprocess.tensor_message import TensorMessage
 
-_LET_GO = struct.Struct("<I")
+_RELEASED = struct.Struct("<I")
 
 
-class InputMemory:
-    """The writer's side: finds room. Its methods may be called from any thread.
+class InputMemoryWriter:
+    """Allocates blocks, first fit, and writes messages. All methods may be called from any thread.
 
     Args:
-        descriptor: The memory's file; its size is all there is.
+        descriptor: File descriptor of the shared memory; all of the file is used.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, 0)
-        self._free = [(0, len(self._memory))]  # offset and size of every gap, in order, none beside another
-        self._taken: dict[int, int] = {}
-        self._awaited: set[int] = set()  # given back by the writer, not yet let go by the reader
+        self._gaps = [(0, len(self._memory))]  # offset and size of the free gaps, sorted, never adjacent
+        self._blocks: dict[int, int] = {}  # sizes of allocated blocks by offset
+        self._unreleased: set[int] = set()  # freed by the writer, not yet released by the reader
         self._lock = threading.Lock()
 
     @property
-    def taken_bytes(self) -> int:
-        """Bytes that are not free."""
+    def used_bytes(self) -> int:
+        """Bytes of all allocated blocks."""
         with self._lock:
             self._reclaim()
-            return sum(self._taken.values())
+            return sum(self._blocks.values())
 
     def put(self, message: TensorMessage) -> int:
         """Write a message.
 
         Returns:
-            Where it lies.
+            The offset of its block.
 
         Raises:
-            TooLarge: It is larger than the whole memory.
-            Overloaded: There is no room for it now.
+            TooLarge: The message is larger than the whole memory.
+            Overloaded: There is no free gap that is large enough.
         """
         if message.size > len(self._memory):
             raise TooLarge(
@@ -60,61 +61,65 @@ class InputMemory:
             )
         with self._lock:
             self._reclaim()
-            offset = self._take(message.size)
+            offset = self._allocate(message.size)
         message.write(self._memory, offset)
         return offset
 
-    def give_back(self, offset: int) -> None:
-        """Free a block as soon as the reader has let go of it."""
+    def free(self, offset: int) -> None:
+        """Free a block, as soon as the reader has released it."""
         with self._lock:
-            if self._is_let_go(offset):
-                self._release(offset)
+            if self._is_released(offset):
+                self._deallocate(offset)
             else:
-                self._awaited.add(offset)
+                self._unreleased.add(offset)
 
-    def _take(self, size: int) -> int:
-        """Take the first gap that is large enough: low addresses stay warm."""
-        for index, (offset, room) in enumerate(self._free):
+    def _allocate(self, size: int) -> int:
+        """Use the first gap that is large enough: low addresses stay in the CPU's cache."""
+        for index, (offset, room) in enumerate(self._gaps):
             if room >= size:
-                self._free[index : index + 1] = [(offset + size, room - size)] if room > size else []
-                self._taken[offset] = size
+                self._gaps[index : index + 1] = [(offset + size, room - size)] if room > size else []
+                self._blocks[offset] = size
                 return offset
-        raise Overloaded("the way to the engine is full of other requests' tensors", reason="bytes")
+        raise Overloaded("the shared memory is full of other requests' tensors", reason="inflight_bytes")
 
     def _reclaim(self) -> None:
-        for offset in [offset for offset in self._awaited if self._is_let_go(offset)]:
-            self._awaited.remove(offset)
-            self._release(offset)
+        for offset in [offset for offset in self._unreleased if self._is_released(offset)]:
+            self._unreleased.remove(offset)
+            self._deallocate(offset)
 
-    def _is_let_go(self, offset: int) -> bool:
-        return bool(_LET_GO.unpack_from(self._memory, offset)[0])
+    def _is_released(self, offset: int) -> bool:
+        return bool(_RELEASED.unpack_from(self._memory, offset)[0])
 
-    def _release(self, offset: int) -> None:
-        """Make a block a gap, joined with the gaps beside it."""
-        size = self._taken.pop(offset)
-        index = bisect.bisect(self._free, (offset,))
-        if index < len(self._free) and self._free[index][0] == offset + size:
-            size += self._free.pop(index)[1]
-        if index > 0 and sum(self._free[index - 1]) == offset:
+    def _deallocate(self, offset: int) -> None:
+        """Turn a block into a gap, and merge it with adjacent gaps."""
+        size = self._blocks.pop(offset)
+        index = bisect.bisect(self._gaps, (offset,))
+        if index < len(self._gaps) and self._gaps[index][0] == offset + size:
+            size += self._gaps.pop(index)[1]
+        if index > 0 and sum(self._gaps[index - 1]) == offset:
             index -= 1
-            before, room = self._free.pop(index)
+            before, room = self._gaps.pop(index)
             offset, size = before, room + size
-        self._free.insert(index, (offset, size))
+        self._gaps.insert(index, (offset, size))
 
 
-class Borrowed:
-    """The reader's side: blocks that it lets go of when nobody in this process refers to them any more."""
+class InputMemoryReader:
+    """Gives access to blocks, and releases each when nothing in this process refers to it any more.
+
+    Args:
+        descriptor: File descriptor of the shared memory.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, 0)
         self._blocks: dict[int, weakref.ref[NDArray[np.uint8]]] = {}
 
     def block(self, offset: int, size: int) -> NDArray[np.uint8]:
-        """Borrow a block: u8 [size]. Views of it, and views of those, count as references to it."""
+        """Return a block, u8 [size]. Views of it, and views of those, count as references to it."""
         block = np.frombuffer(self._memory, np.uint8, size, offset)
-        self._blocks[offset] = weakref.ref(block, partial(self._let_go, offset))
+        self._blocks[offset] = weakref.ref(block, partial(self._release, offset))
         return block
 
-    def _let_go(self, offset: int, _: object) -> None:
+    def _release(self, offset: int, _: object) -> None:
         del self._blocks[offset]
-        _LET_GO.pack_into(self._memory, offset, 1)
+        _RELEASED.pack_into(self._memory, offset, 1)

@@ -1,6 +1,7 @@
-"""The folder in which all processes of one service keep their counters, so that each can add them up.
+"""Temporary folder of the metrics files that all processes of one service share.
 
-A supervisor that is killed cannot remove its own; the next one does, which a lock tells from those in use.
+A supervisor that is killed cannot remove its folder. The next supervisor removes it; a file lock shows which
+folders are still in use.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ _LOCK = "lock"
 
 @contextmanager
 def metrics_folder() -> Iterator[Path]:
-    """Make the folder, for the length of a block.
+    """Create the folder, and remove it at the end of the `with` block.
 
     Raises:
-        StartFailed: There is no place for temporary files.
+        StartFailed: No folder for temporary files can be written.
     """
-    _remove_abandoned(Path(tempfile.gettempdir()))
+    _remove_unused(Path(tempfile.gettempdir()))
     try:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         lock = (folder / _LOCK).open("w")
@@ -40,8 +41,8 @@ def metrics_folder() -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_abandoned(place: Path) -> None:
-    for path in place.glob(f"{_PREFIX}*/{_LOCK}"):
-        with contextlib.suppress(OSError), path.open() as lock:  # in use, or another user's
+def _remove_unused(parent: Path) -> None:
+    for path in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+        with contextlib.suppress(OSError), path.open() as lock:  # locked, or another user's
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path.parent, ignore_errors=True)

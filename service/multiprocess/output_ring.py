@@ -1,7 +1,8 @@
-"""Shared memory that one process fills in order and another empties in the same order: answers to a worker.
+"""Ring buffer in shared memory for output tensors: the engine writes messages, a worker reads them in order.
 
-The reader copies what it takes and moves the counter that stands in the first word, so that nothing has to
-be sent back. Positions count on for ever; a message never wraps around the end of the memory.
+The reader copies each message and then updates the counter in the first word, so that nothing has to be
+sent back. Positions never decrease: the offset is the position modulo the capacity. A message never wraps
+around the end of the memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from service.multiprocess.tensor_message import ALIGNMENT, TensorMessage
 
 
-class _Ring:
+class _OutputRing:
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, 0)
         self.capacity = (len(self._memory) - ALIGNMENT) // ALIGNMENT * ALIGNMENT
@@ -24,11 +25,14 @@ class _Ring:
         return ALIGNMENT + position % self.capacity
 
 
-class OutputRingWriter(_Ring):
-    """The side that fills it. Not for concurrent use.
+class OutputRingWriter(_OutputRing):
+    """Writes messages. Not thread-safe.
+
+    Args:
+        descriptor: File descriptor of the shared memory.
 
     Attributes:
-        capacity: Largest message that will ever fit.
+        capacity: Size of the largest possible message, in bytes.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -39,7 +43,7 @@ class OutputRingWriter(_Ring):
         """Write a message.
 
         Returns:
-            The position of its end, for the reader; None while there is no room.
+            The position of its end, for the reader; None if there is no room now.
         """
         consumed = int(self._consumed[0])
         begin = self._end
@@ -53,11 +57,15 @@ class OutputRingWriter(_Ring):
         return self._end
 
 
-class OutputRingReader(_Ring):
-    """The side that empties it. Not for concurrent use."""
+class OutputRingReader(_OutputRing):
+    """Reads messages. Not thread-safe.
+
+    Args:
+        descriptor: File descriptor of the shared memory.
+    """
 
     def take(self, end: int, size: int) -> NDArray[np.uint8]:
-        """Copy the next message out, u8 [size], and free its room."""
+        """Return a copy of the next message, u8 [size], and free its room."""
         block = np.frombuffer(self._memory, np.uint8, size, self._offset(end - size)).copy()
         self._consumed[0] = end
         return block

@@ -1,7 +1,7 @@
-"""Tokens over a socket: small fixed messages that say which message lies where in the shared memory.
+"""Socket for tokens: small messages of fixed size that say where a message lies in the shared memory.
 
-One end in a worker, the other in the engine. What arrives together is handed on together, so that a batch
-of results wakes the worker's event loop once.
+One end is in a worker, the other in the engine. All tokens that arrive together are handled together, so
+that a batch of results wakes the worker's event loop once.
 """
 
 from __future__ import annotations
@@ -19,56 +19,57 @@ _READ_BYTES = 2**16
 
 
 class Kind(IntEnum):
-    """What a token says."""
+    """Meaning of a token."""
 
-    SUBMIT = 1  # worker → engine: a pending's inputs lie at `place`
-    CANCEL = 2  # worker → engine: nobody waits for the pending any more
-    DONE = 3  # engine → worker: a pending's outputs, or its error, end at `place`
-    STATE = 4  # engine → worker: what the engine says of models and lanes ends at `place`
+    SUBMIT = 1  # worker → engine: the request's inputs are at `position`
+    CANCEL = 2  # worker → engine: nobody waits for the request any more
+    DONE = 3  # engine → worker: the request's outputs, or its error, end at `position`
+    STATE = 4  # engine → worker: the engine's state ends at `position`
 
 
 class Token(NamedTuple):
-    """One message.
+    """One token.
 
     Attributes:
-        pending: The worker's number of a request; 0 where none is meant.
-        place: An offset in the arena, or the position of an end in the ring.
+        kind: A `Kind`.
+        request: The worker's number of the request; 0 if the token is not about a request.
+        position: Offset in the input memory, or position of the end in the output ring.
         size: Bytes of the message there.
     """
 
     kind: int
-    pending: int = 0
-    place: int = 0
+    request: int = 0
+    position: int = 0
     size: int = 0
 
 
-class Ends(NamedTuple):
-    """File descriptors of one connection, as a process is handed them."""
+class ConnectionDescriptors(NamedTuple):
+    """File descriptors of one end of a connection between a worker and the engine."""
 
     socket: int
     inputs: int
     outputs: int
 
 
-_FORM = struct.Struct("<IIQQ")
+_FORMAT = struct.Struct("<IIQQ")
 
 
 class TokenSocket:
-    """One end of the socket. Made and closed on the event loop; `send` may be called from any thread.
+    """One end of the socket. Create and close it on the event loop; `send` may be called from any thread.
 
     Args:
-        descriptor: The socket; the link owns it from now on.
+        descriptor: The socket's file descriptor, closed together with this object.
         on_tokens: Called on the event loop with all tokens that have arrived.
-        on_lost: Called once, on the event loop, when the other side is gone.
+        on_disconnect: Called once, on the event loop, when the other side is gone.
     """
 
     def __init__(
-        self, descriptor: int, on_tokens: Callable[[Sequence[Token]], None], on_lost: Callable[[], None]
+        self, descriptor: int, on_tokens: Callable[[Sequence[Token]], None], on_disconnect: Callable[[], None]
     ) -> None:
         self._socket = socket.socket(fileno=descriptor)
         self._socket.setblocking(False)
         self._on_tokens = on_tokens
-        self._on_lost = on_lost
+        self._on_disconnect = on_disconnect
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._unsent = bytearray()
@@ -76,8 +77,8 @@ class TokenSocket:
         self._loop.add_reader(self._socket, self._read)
 
     def send(self, tokens: Sequence[Token]) -> None:
-        """Send tokens in order, now or as soon as the other side reads; never waits."""
-        data = b"".join(_FORM.pack(*token) for token in tokens)
+        """Send tokens in order, without blocking; what the socket does not take is sent later."""
+        data = b"".join(_FORMAT.pack(*token) for token in tokens)
         with self._lock:
             if self._unsent:
                 self._unsent += data
@@ -88,20 +89,20 @@ class TokenSocket:
                 self._loop.call_soon_threadsafe(self._wait_for_room)
 
     def close(self) -> None:
-        """Hang up; `on_lost` is not called."""
+        """Close the socket, without calling `on_disconnect`."""
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
-            # The owner's memory is free as soon as nobody uses it, without waiting for a search for circles.
-            self._on_tokens, self._on_lost = _ignore, _ignore
+            # Break the reference cycle, so that the owner's memory is freed without the garbage collector.
+            self._on_tokens, self._on_disconnect = _ignore, _ignore
 
     def _try_to_send(self, data: bytes | bytearray) -> int:
         try:
             return self._socket.send(data)
         except BlockingIOError:
             return 0
-        except OSError:  # the other side is gone, which the reader will tell
+        except OSError:  # the other side is gone; `_read` notices it
             return len(data)
 
     def _wait_for_room(self) -> None:
@@ -119,15 +120,15 @@ class TokenSocket:
         with contextlib.suppress(ConnectionError):
             data = self._socket.recv(_READ_BYTES)
         if not data:
-            on_lost = self._on_lost
+            on_disconnect = self._on_disconnect
             self.close()
-            on_lost()
+            on_disconnect()
             return
         data = self._received + data
-        whole = len(data) - len(data) % _FORM.size
-        self._received = data[whole:]
-        self._on_tokens([Token(*fields) for fields in _FORM.iter_unpack(data[:whole])])
+        complete = len(data) - len(data) % _FORMAT.size
+        self._received = data[complete:]
+        self._on_tokens([Token(*fields) for fields in _FORMAT.iter_unpack(data[:complete])])
 
 
 def _ignore(*_: object) -> None:
-    """Nobody is there any more."""
+    pass

@@ -1,9 +1,9 @@
-"""The engine's end of one worker's connection: its requests enter the models' queues, its answers go back.
+"""The engine's connection to one worker: requests enter the models' queues, outputs go back.
 
-    token ─▶ views over the worker's memory ─▶ pending ─▶ queue … lane ─▶ message in the ring ─▶ token
+    token ─▶ views of the input memory ─▶ pending request ─▶ queue, lane ─▶ output ring ─▶ token
 
-Lives on the engine's event loop, which a batch of results wakes once; all that one turn of the loop
-finishes goes out in one send.
+Everything runs on the engine's event loop. All messages that one iteration of the loop finishes are sent with
+one system call.
 """
 
 from __future__ import annotations
@@ -20,132 +20,132 @@ from service.engine.queue.pending_request import Outputs, PendingRequest
 from service.engine.queue.request_queue import RequestQueue
 from service.errors import ClientGone, InferenceFailed, NotReady, RequestError, TooLarge
 from service.multiprocess.error_message import pack_error, unpack_error
-from service.multiprocess.input_memory import Borrowed
+from service.multiprocess.input_memory import InputMemoryReader
 from service.multiprocess.output_ring import OutputRingWriter
 from service.multiprocess.tensor_message import TensorMessage, read
-from service.multiprocess.token_socket import Ends, Kind, Token, TokenSocket
+from service.multiprocess.token_socket import ConnectionDescriptors, Kind, Token, TokenSocket
 
-_RETRY_SECONDS = 0.002  # until a full ring is looked at again
+_RETRY_SECONDS = 0.002  # before writing to a full output ring again
 
 _log = logging.getLogger(__name__)
 
 
 class WorkerConnection:
-    """One worker, as the engine sees it.
+    """Connection to one worker. Lives on the event loop.
 
     Args:
-        ends: The connection's descriptors, owned by the relay from now on.
-        find: Gives the queue of a model's version, by name and number; None where it does not answer.
-        on_lost: Called when the worker is gone.
+        descriptors: The connection's file descriptors; this object closes them.
+        find: Returns the queue of a model's version, by name and number; None if it is not ready.
+        on_disconnect: Called when the worker is gone.
     """
 
     def __init__(
         self,
-        ends: Ends,
+        descriptors: ConnectionDescriptors,
         find: Callable[[str, str], RequestQueue | None],
-        on_lost: Callable[[WorkerConnection], None],
+        on_disconnect: Callable[[WorkerConnection], None],
     ) -> None:
-        self._inputs = Borrowed(ends.inputs)
-        self._outputs = OutputRingWriter(ends.outputs)
-        os.close(ends.inputs)  # the mappings have descriptors of their own
-        os.close(ends.outputs)
+        self._inputs = InputMemoryReader(descriptors.inputs)
+        self._outputs = OutputRingWriter(descriptors.outputs)
+        os.close(descriptors.inputs)  # the memory stays mapped
+        os.close(descriptors.outputs)
         self._find = find
-        self._on_lost = on_lost
-        self._tickets: dict[int, PendingRequest] = {}
-        self._answers: deque[tuple[Token, TensorMessage]] = deque()
-        self._is_flush_due = False
+        self._on_disconnect = on_disconnect
+        self._requests: dict[int, PendingRequest] = {}
+        self._unsent: deque[tuple[Token, TensorMessage]] = deque()
+        self._is_flush_scheduled = False
         self._loop = asyncio.get_running_loop()
-        self._link = TokenSocket(ends.socket, self._on_tokens, self._lost)
+        self._tokens = TokenSocket(descriptors.socket, self._on_tokens, self._disconnected)
 
-    def tell(self, state: Mapping[str, object]) -> None:
+    def send_state(self, state: Mapping[str, object]) -> None:
         """Send the engine's state."""
-        self._post(Token(Kind.STATE), TensorMessage(state))
+        self._send(Token(Kind.STATE), TensorMessage(state))
 
     def close(self) -> None:
-        """Hang up, and drop what the worker still waits for."""
-        self._link.close()
-        self._answers.clear()
-        pending_requests, self._tickets = self._tickets, {}
-        for pending in pending_requests.values():
-            pending.abandon(ClientGone("the worker that asked is gone"), "gone")
-            _let_go(pending)
+        """Close the connection, and drop the worker's requests."""
+        self._tokens.close()
+        self._unsent.clear()
+        requests, self._requests = self._requests, {}
+        for pending in requests.values():
+            pending.abandon(ClientGone("the worker is gone"), "gone")
+            _release(pending)
 
-    def _lost(self) -> None:
+    def _disconnected(self) -> None:
         self.close()
-        self._on_lost(self)
+        self._on_disconnect(self)
 
     def _on_tokens(self, tokens: Sequence[Token]) -> None:
         for token in tokens:
             if token.kind == Kind.SUBMIT:
                 self._submit(token)
             elif token.kind == Kind.CANCEL:
-                self._cancel(token.pending)
+                self._cancel(token.request)
 
     def _submit(self, token: Token) -> None:
-        header, rows = read(self._inputs.block(token.place, token.size))
+        header, rows = read(self._inputs.block(token.position, token.size))
         pending = PendingRequest(
             deadline=header["deadline"], label=header["label"], priority=header["priority"]
         )
         pending.fill(rows, header["costs"])
-        pending.over = partial(self._over, token.pending)
-        self._tickets[token.pending] = pending
+        pending.over = partial(self._on_finished, token.request)
+        self._requests[token.request] = pending
         queue = self._find(header["model"], header["version"])
         try:
             if queue is None:
                 raise NotReady(f"model {header['model']} is not ready", retry_after_seconds=1)
             queue.submit(pending, on_loop=True)
         except RequestError as error:
-            # A copy, whose traceback does not hold the inputs for as long as the error lives.
+            # A copy: the traceback of the original would keep the inputs in memory.
             pending.abandon(unpack_error(pack_error(error)), "failed_sibling")
         except Exception:
-            _log.exception("a request did not get into its queue", extra={"request_ids": [pending.label]})
+            _log.exception("a request could not be queued", extra={"request_ids": [pending.label]})
             pending.abandon(InferenceFailed("the inference failed"), "failed_sibling")
 
     def _cancel(self, number: int) -> None:
-        pending = self._tickets.pop(number, None)
+        pending = self._requests.pop(number, None)
         if pending is not None:
             reason = "expired" if pending.expired(time.monotonic()) else "gone"
-            pending.abandon(ClientGone("nobody waits any more"), reason)
-            _let_go(pending)
+            pending.abandon(ClientGone("the request was cancelled"), reason)
+            _release(pending)
 
-    def _over(self, number: int, future: asyncio.Future[list[Outputs]]) -> None:
+    def _on_finished(self, number: int, future: asyncio.Future[list[Outputs]]) -> None:
         error = None if future.cancelled() else future.exception()
-        pending = self._tickets.pop(number, None)
-        if pending is None:  # cancelled: nobody wants to hear of it
+        pending = self._requests.pop(number, None)
+        if pending is None:  # the worker cancelled it
             return
         if isinstance(error, RequestError):
             message = TensorMessage({"error": pack_error(error)})
         else:
             message = TensorMessage(_times(pending), future.result())
-        _let_go(pending)
+        _release(pending)
         if message.size > self._outputs.capacity:
             limit = f"the limit is {self._outputs.capacity}"
             message = TensorMessage(
                 {"error": pack_error(TooLarge(f"the outputs take {message.size} bytes; {limit}"))}
             )
-        self._post(Token(Kind.DONE, number), message)
+        self._send(Token(Kind.DONE, number), message)
 
-    def _post(self, token: Token, message: TensorMessage) -> None:
-        self._answers.append((token, message))
-        if not self._is_flush_due:
-            self._is_flush_due = True
+    def _send(self, token: Token, message: TensorMessage) -> None:
+        self._unsent.append((token, message))
+        if not self._is_flush_scheduled:
+            self._is_flush_scheduled = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write what fits into the ring, and send all its tokens at once."""
-        self._is_flush_due = False
+        """Write the messages that fit into the output ring, and send their tokens together."""
+        self._is_flush_scheduled = False
         tokens = []
-        while self._answers:
-            token, message = self._answers[0]
+        while self._unsent:
+            token, message = self._unsent[0]
             end = self._outputs.put(message)
             if end is None:
-                self._is_flush_due = True
+                self._is_flush_scheduled = True
                 self._loop.call_later(_RETRY_SECONDS, self._flush)
                 break
-            self._answers.popleft()
-            tokens.append(token._replace(place=end, size=message.size))
+            self._unsent.popleft()
+            tokens.append(token._replace(position=end, size=message.size))
         if tokens:
-            self._link.send(tokens)
+            self._tokens.send(tokens)
 
 
 def _times(pending: PendingRequest) -> dict[str, object]:
@@ -156,7 +156,7 @@ def _times(pending: PendingRequest) -> dict[str, object]:
     }
 
 
-def _let_go(pending: PendingRequest) -> None:
-    """Break the circle of pending and items, so that the inputs are free once the engine drops the items."""
+def _release(pending: PendingRequest) -> None:
+    """Break the reference cycle of request and items, so that the inputs are freed with the items."""
     pending.close()
     pending.items = ()

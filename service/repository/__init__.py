@@ -1,1 +1,1 @@
-"""The model folder: what it must hold, how a version is loaded, checked and warmed up, which one answers."""
+"""The model repository: which versions are wanted (catalog), and how one is loaded and checked (loader)."""

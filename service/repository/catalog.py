@@ -1,8 +1,9 @@
-"""The models: folders on disk -> loaded, checked, warmed versions that answer.
+"""The catalog decides which versions of which models are wanted, and which version answers a request.
 
-A version goes loading → ready or failed. It answers only after its hashes, its golden arrays and its
-golden files agree on the very device that it will run on. The newest that passes serves; what failed
-keeps its reason, for the log, `/v1/models`, the metrics and `kotae models verify`.
+The folders on disk and the version policy of `model.yaml` say which versions are wanted. For each of them
+the catalog starts one `Loader`, which brings the version up. A version is `loading`, `ready` or `failed`.
+It is ready only after the golden check on its devices. The newest ready version serves. A failed version
+keeps its reason for the log, `/v1/models`, the metrics and `kotae models verify`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Model:
     """A model's folder and its versions.
 
     Attributes:
-        manifest: None where `model.yaml` is wrong; `reason` then says how.
-        versions: By number, those that the policy names.
+        manifest: None if `model.yaml` is invalid; `reason` says why.
+        versions: The wanted versions, by number.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Model:
 
     @property
     def required(self) -> bool:
-        """Whether readiness waits for it; so it does for a model whose manifest cannot be read."""
+        """Whether readiness waits for the model; true also if its manifest is invalid."""
         return self.manifest is None or self.manifest.required
 
     @property
@@ -57,7 +58,7 @@ class Model:
 
     @property
     def problem(self) -> str:
-        """Why the model does not answer; empty where it does."""
+        """Why the model does not answer; empty if it does."""
         if self.serving:
             return ""
         failed = [f"version {v.number}: {v.reason}" for v in list(self.versions.values()) if v.reason]
@@ -65,11 +66,11 @@ class Model:
 
     @property
     def has_failure(self) -> bool:
-        """Whether anything of it failed, be it only an older version."""
+        """Whether the model does not answer, or any version failed."""
         return bool(self.problem) or any(v.state == "failed" for v in list(self.versions.values()))
 
     def version_numbers(self) -> list[int]:
-        """List the complete versions on disk, newest first."""
+        """Return the versions on disk, newest first."""
         return [number for number, _ in version_folders(self.folder)]
 
 
@@ -79,7 +80,12 @@ class Catalog:
     Args:
         folder: The model repository.
         lanes: Where versions run.
-        observer: Handed to every queue.
+        observer: Passed to the queue of every version.
+        options: How versions are loaded.
+
+    Attributes:
+        models: All models, by name.
+        loaded: Whether `load` has finished.
     """
 
     def __init__(self, folder: Path, lanes: Lanes, observer: Observer, options: LoadOptions) -> None:
@@ -92,13 +98,13 @@ class Catalog:
 
     @classmethod
     def of_folder(cls, folder: Path, device: str = "auto") -> Catalog:
-        """Make a catalog to look at, outside a server."""
+        """Return a catalog for the command line, without a server."""
         catalog = cls(folder, Lanes(Observer()), Observer(), LoadOptions(device=device))
         catalog.discover()
         return catalog
 
     def discover(self) -> None:
-        """List the model folders and read their manifests. Cheap: loads no graph.
+        """Find the model folders and read their manifests; loads no graph.
 
         Raises:
             StartFailed: The folder does not exist.
@@ -116,37 +122,39 @@ class Catalog:
                 continue
             model = Model(folder.name, folder)
             try:
-                model.manifest = self._options.overrides.of(folder.name).applied_to(_read_manifest(folder))
+                model.manifest = self._options.overrides.for_model(folder.name).apply_to(
+                    _read_manifest(folder)
+                )
             except ModelRejected as error:
                 model.reason = str(error)
                 _log.error("model %s is rejected: %s", folder.name, error)
             self.models[model.name] = model
         if unknown := sorted(self._options.overrides.models.keys() - self.models.keys()):
-            _log.warning("overrides are there for models that are not: %s", ", ".join(unknown))
+            _log.warning("the overrides name models that do not exist: %s", ", ".join(unknown))
 
     def load(self, *, every_version: bool = False) -> None:
-        """Load, check and warm what the manifests name; slow, meant for a thread of its own.
+        """Load all wanted versions. This is slow; a server calls it in a thread.
 
         Args:
-            every_version: Load all versions whatever the policy says, as `verify` does.
+            every_version: Load all versions on disk and ignore the policy, as `verify` does.
         """
         for model in self.models.values():
             if model.manifest is None:
                 continue
             try:
                 self._load_model(model, VersionPolicy(policy="all") if every_version else None)
-            except OSError as error:  # a folder that cannot be listed, or that went away
+            except OSError as error:  # the folder cannot be listed, or was removed
                 model.reason = str(error)
                 _log.error("model %s is not ready: %s", model.name, error)
         self.loaded = True
 
     def find(self, task: str, model: str | None = None, version: str | None = None) -> Version:
-        """Choose the version that answers a request.
+        """Return the version that answers a request.
 
         Raises:
-            NotFound: No such model, version or task.
-            InvalidInput: No model is named and the task has no single default.
-            NotReady: It exists but does not answer, or what the default is cannot be read.
+            NotFound: There is no such model, version or task.
+            InvalidInput: The request names no model, and the task has no single default.
+            NotReady: The version is not ready, or the manifest of a possible default is invalid.
         """
         chosen = self._named(task, model) if model else self._default(task)
         if version is None:
@@ -172,18 +180,18 @@ class Catalog:
         return found
 
     def missing(self) -> dict[str, str]:
-        """Tell which required models do not answer, and why; a folder without models is such a reason too."""
+        """Return why required models do not answer, by name; `*` is for a folder without models."""
         if not self.models:
-            return {"*": f"the folder {self._folder} holds none"}
+            return {"*": f"the folder {self._folder} has no models"}
         return {m.name: m.problem for m in self.models.values() if m.required and m.problem}
 
     def versions(self) -> Iterator[Version]:
-        """Go through every version of every model."""
+        """Yield every version of every model."""
         for model in list(self.models.values()):
             yield from list(model.versions.values())
 
     def close(self, reason: str) -> None:
-        """Refuse new items and fail those that wait."""
+        """Close the queues: refuse new items and fail waiting ones."""
         for version in self.versions():
             if version.queue is not None:
                 version.queue.close(reason)
@@ -191,58 +199,63 @@ class Catalog:
     def _named(self, task: str, name: str) -> Model:
         model = self.models.get(name)
         if model is None or (model.manifest is not None and model.manifest.task != task):
-            names = ", ".join(self._names(task)) or "none"
+            names = ", ".join(self._with_task(task)) or "none"
             raise NotFound(f"no model {name!r} answers {task}; there are: {names}", param="model")
         return model
 
     def _default(self, task: str) -> Model:
-        names = self._names(task)
-        defaults = [name for name in names if self._is_default(name)]
+        manifests = self._with_task(task)
+        defaults = [name for name, manifest in manifests.items() if manifest.default]
         if len(defaults) == 1:
             return self.models[defaults[0]]
-        unread = sorted(model.name for model in self.models.values() if model.manifest is None)
-        if unread and len(names) < 2:
+        invalid = sorted(model.name for model in self.models.values() if model.manifest is None)
+        if invalid and len(manifests) < 2:
             raise NotReady(
-                f"name a model with ?model=: the manifest of {unread[0]} is wrong, and it may be the default",
+                f"name a model with ?model=: the manifest of {invalid[0]} is invalid; it may be the default",
                 param="model",
                 retry_after_seconds=5,
             )
-        if len(names) == 1:
-            return self.models[names[0]]
-        if not names:
+        if not manifests:
             raise NotFound(f"no model here answers {task}")
-        raise InvalidInput(
-            f"name a model with ?model=, {task} has no single default: {', '.join(names)}", param="model"
-        )
+        if len(manifests) > 1:
+            raise InvalidInput(
+                f"name a model with ?model=, {task} has no single default: {', '.join(manifests)}",
+                param="model",
+            )
+        return self.models[next(iter(manifests))]
 
-    def _names(self, task: str) -> list[str]:
-        return [m.name for m in self.models.values() if m.manifest is not None and m.manifest.task == task]
-
-    def _is_default(self, name: str) -> bool:
-        manifest = self.models[name].manifest
-        return manifest is not None and manifest.default
+    def _with_task(self, task: str) -> dict[str, ModelManifest]:
+        manifests = {name: model.manifest for name, model in self.models.items()}
+        return {name: manifest for name, manifest in manifests.items() if manifest and manifest.task == task}
 
     def _load_model(self, model: Model, policy: VersionPolicy | None) -> None:
         manifest = model.manifest
-        assert manifest is not None, "a model without a manifest has nothing to load"
+        assert manifest is not None, "only a model with a manifest has versions to load"
         policy = policy or manifest.versions
-        found = version_folders(model.folder)
-        if policy.policy == "listed":
-            self._note_missing(model, manifest, set(policy.list) - {number for number, _ in found})
-            found = [pair for pair in found if pair[0] in policy.list]
-        if not found and not model.versions:
-            model.reason = f"no version: no folder 1, 2, … of {model.name} holds a {VERSION_FILE}"
+        candidates = self._candidates(model, manifest, policy)
+        if not candidates and not model.versions:
+            model.reason = f"no version: no folder 1, 2, … of {model.name} has a {VERSION_FILE}"
             _log.error("model %s is not ready: %s", model.name, model.reason)
             return
-        wanted = policy.count if policy.policy == "latest" else len(found)
-        for number, folder in found:
+        wanted = policy.count if policy.policy == "latest" else len(candidates)
+        for number, folder in candidates:
             version = model.versions[number] = Version(model.name, number, folder, manifest)
             self._load_version(version)
             wanted -= version.state == "ready"
             if not wanted:
                 return
 
-    def _note_missing(self, model: Model, manifest: ModelManifest, numbers: set[int]) -> None:
+    def _candidates(
+        self, model: Model, manifest: ModelManifest, policy: VersionPolicy
+    ) -> list[tuple[int, Path]]:
+        """Return the versions on disk that the policy names, newest first; add missing ones as failed."""
+        found = version_folders(model.folder)
+        if policy.policy != "listed":
+            return found
+        self._add_missing(model, manifest, set(policy.list) - {number for number, _ in found})
+        return [(number, folder) for number, folder in found if number in policy.list]
+
+    def _add_missing(self, model: Model, manifest: ModelManifest, numbers: set[int]) -> None:
         for number in sorted(numbers):
             reason = f"listed in {MANIFEST_FILE}, but there is no folder {number} with a {VERSION_FILE}"
             _log.error("version %s of %s failed: %s", number, model.name, reason)
@@ -261,7 +274,7 @@ class Catalog:
         loader = Loader(version, self._lanes, self._observer, self._options)
         try:
             loader.load()
-        except Exception as error:  # one model's failure, of whatever kind, must not hurt the others
+        except Exception as error:  # no failure of one version may stop the others
             version.state, version.failed_check = "failed", loader.check
             version.reason = str(error) or type(error).__name__
             unexpected = None if isinstance(error, KotaeError) else error

@@ -1,8 +1,8 @@
-"""The golden check: does a version on this device answer what PyTorch answered?
+"""The golden check: does a version give the same answers on this device as PyTorch gave?
 
-Three steps, each of which can refuse a version: every file's hash, the arrays of `golden.npz`
-with the variant's tolerance, and the raw files of `golden/` from file to final answer. The catalog
-runs it before a version may answer; training runs it on what it just exported.
+It has three steps: the hash of every file, the arrays of `golden.npz` within the variant's tolerance, and the
+raw files of `golden/` from file to answer. The loader runs it before a version is ready; training runs it
+after an export.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Run = Callable[[Arrays], Arrays]
 INPUT_PREFIX = "inputs."
 OUTPUT_PREFIX = "outputs."
 
-# What NumPy's reader raises on damaged or foreign files.
-_UNREADABLE = (
+# What NumPy raises on damaged files and on other files.
+_READ_ERRORS = (
     OSError,
     ValueError,
     EOFError,
@@ -49,10 +49,10 @@ _UNREADABLE = (
 
 
 def check_files(folder: Path, facts: VersionFacts) -> None:
-    """Compare every file of the version with its hash; a file without one is refused.
+    """Compare every file of the version with its hash in `version.yaml`.
 
     Raises:
-        ModelRejected: A file is missing, changed or not listed.
+        ModelRejected: A file is missing, has another hash or has none in the list.
     """
     needed = {GOLDEN_ARRAYS_FILE, GOLDEN_CASES_FILE, *(variant.file for variant in facts.variants)}
     needed |= {facts.labels} if facts.labels else set()
@@ -79,8 +79,8 @@ def check_arrays(folder: Path, variant: Variant, task: Task, run: Run) -> dict[s
 
     Args:
         folder: The version's folder.
-        variant: Whose tolerance applies.
-        task: Checks that the outputs fit the labels.
+        variant: The variant, for its tolerances.
+        task: The version's task.
         run: Runs the graph on one batch.
 
     Returns:
@@ -91,7 +91,7 @@ def check_arrays(folder: Path, variant: Variant, task: Task, run: Run) -> dict[s
     """
     inputs, expected = read_golden_arrays(folder)
     if missing := sorted(task.outputs.keys() - expected.keys()):
-        raise ModelRejected(f"{GOLDEN_ARRAYS_FILE} holds no output {', '.join(missing)}")
+        raise ModelRejected(f"{GOLDEN_ARRAYS_FILE} has no output {', '.join(missing)}")
     try:
         outputs = run(inputs)
     except KotaeError as error:
@@ -116,29 +116,26 @@ def check_arrays(folder: Path, variant: Variant, task: Task, run: Run) -> dict[s
 
 
 def read_golden_arrays(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """Read `golden.npz` without pickle.
-
-    Returns:
-        Inputs and expected outputs, by tensor name, batch axis first.
+    """Return the inputs and the expected outputs of `golden.npz`, by tensor name, batch axis first.
 
     Raises:
-        ModelRejected: The file cannot be read or holds neither.
+        ModelRejected: The file cannot be read, or has no inputs or no outputs.
     """
     try:
         path = folder / GOLDEN_ARRAYS_FILE
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             content = {key: arrays[key] for key in arrays.files}
-    except _UNREADABLE as error:
+    except _READ_ERRORS as error:
         raise ModelRejected(f"{GOLDEN_ARRAYS_FILE} cannot be read: {error}") from error
     inputs = {k.removeprefix(INPUT_PREFIX): v for k, v in content.items() if k.startswith(INPUT_PREFIX)}
     outputs = {k.removeprefix(OUTPUT_PREFIX): v for k, v in content.items() if k.startswith(OUTPUT_PREFIX)}
     if not inputs or not outputs or any(array.size == 0 for array in content.values()):
-        raise ModelRejected(f"{GOLDEN_ARRAYS_FILE} holds no inputs or no outputs")
+        raise ModelRejected(f"{GOLDEN_ARRAYS_FILE} has no inputs or no outputs")
     return inputs, outputs
 
 
 def write_golden_arrays(folder: Path, inputs: Arrays, outputs: Arrays) -> None:
-    """Write `golden.npz`: the counterpart of `read_golden_arrays`."""
+    """Write `golden.npz`; see `read_golden_arrays`."""
     arrays = {INPUT_PREFIX + name: array for name, array in inputs.items()}
     arrays |= {OUTPUT_PREFIX + name: array for name, array in outputs.items()}
     np.savez_compressed(folder / GOLDEN_ARRAYS_FILE, **arrays)  # type: ignore[arg-type]
@@ -147,17 +144,17 @@ def write_golden_arrays(folder: Path, inputs: Arrays, outputs: Arrays) -> None:
 def check_cases(
     folder: Path, task: Task, run: Run, limits: Limits, answer_tolerance: float | None = None
 ) -> None:
-    """Answer every raw file of `golden/` and compare with the answers written there.
+    """Answer every raw file of `golden/` and compare with the expected answers.
 
     Args:
         folder: The version's folder.
-        task: Bound to the version.
+        task: The version's task.
         run: Runs the graph on one batch.
-        limits: BatchBounds on decoding.
-        answer_tolerance: The variant's; where a case's own is larger, that holds.
+        limits: Limits on decoding.
+        answer_tolerance: The variant's tolerance; a larger tolerance of a case takes precedence.
 
     Raises:
-        ModelRejected: A file cannot be decoded or its answer differs; the text names the file.
+        ModelRejected: A file cannot be decoded, or its answer differs; the text names the file.
     """
     parameters = task.parameters()
     for case in read(folder / GOLDEN_CASES_FILE, GoldenCases).cases:

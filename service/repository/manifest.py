@@ -1,13 +1,15 @@
-"""`model.yaml` and `version.yaml` as typed classes: the contract between training and serving.
+"""`model.yaml`, `version.yaml` and `golden.yaml` as typed classes: the contract of training and serving.
 
-Training writes these files, the service reads them, and both use the classes here. A key that is
-not in a class is an error, so a typing mistake in a manifest can never be silently ignored.
-This module reads and writes the YAML and hashes files; it loads no graph.
+Training writes these files and the service reads them, both with the classes here. An unknown key is an
+error, so a typing mistake is never ignored silently. This module also hashes files and lists version
+folders. It loads no graph.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, TypeVar
@@ -21,6 +23,8 @@ MANIFEST_FILE = "model.yaml"
 VERSION_FILE = "version.yaml"
 GOLDEN_ARRAYS_FILE = "golden.npz"
 GOLDEN_CASES_FILE = "golden/golden.yaml"
+
+_log = logging.getLogger(__name__)
 
 TaskName = Literal[
     "image-classification",
@@ -50,7 +54,8 @@ class _Strict(BaseModel):
 class VersionPolicy(_Strict):
     """Which versions of a model are loaded.
 
-    `latest` keeps the newest `count` that pass their checks, `all` every one, `listed` those in `list`.
+    `latest` loads the newest `count` versions that pass their checks, `all` every version, `listed` those in
+    `list`.
     """
 
     policy: Literal["latest", "all", "listed"] = "latest"
@@ -59,13 +64,13 @@ class VersionPolicy(_Strict):
 
 
 class Batching(_Strict):
-    """How items of one model may share a run.
+    """How the items of one model are batched.
 
     Attributes:
-        max_items: Most items in a batch.
+        max_items: Largest number of items in a batch.
         max_cost: Largest padded cost of a batch: items × the largest item's cost. None is no limit.
-        max_delay_seconds: How long a free lane waits for company, counted from the first item.
-        max_queue_items: Most items that wait; more are refused with 429.
+        max_delay_seconds: How long a free lane waits for more items, counted from the first one.
+        max_queue_items: Largest number of waiting items; more are refused with 429.
     """
 
     max_items: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -75,17 +80,17 @@ class Batching(_Strict):
 
 
 class ModelManifest(_Strict):
-    """`model.yaml`: what the model's owner decides.
+    """`model.yaml`: the settings of a model, written by its owner.
 
     Attributes:
-        default: Answers its task when a request names no model.
-        required: The service is ready only when this model is.
-        deadline_seconds: Default deadline of a request, counted from when its body has arrived.
-        deadline_per_second: Added to it for every second that a recording says it has.
-        answer_cache_bytes: Memory for answers to items that come again, by their content; 0 keeps none.
-        memory_limit_bytes: Most memory that an instance takes on a GPU for weights and batches, CUDA's own
-            not counted; None is all there is. On the CPU it says nothing: `batching` bounds memory there.
-        devices: Devices to place the model on, one instance each.
+        default: Whether the model answers requests of its task that name no model.
+        required: Whether the service is ready only when this model is.
+        deadline_seconds: Default deadline of a request, counted from the arrival of its body.
+        deadline_per_second: Added to the deadline for every second of audio, as stated in the file's header.
+        answer_cache_bytes: Memory for answers to repeated items, found by content; 0 turns the cache off.
+        memory_limit_bytes: Most GPU memory of one instance for weights and batches, without CUDA's own; None
+            is no limit. It has no effect on the CPU, where `batching` limits memory.
+        devices: Devices that run the model, one instance each.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -104,22 +109,22 @@ class ModelManifest(_Strict):
 
 
 class ImageInput(_Strict):
-    """How a picture becomes the graph's `image` tensor, u8 [N, height, width, channels].
+    """How an image becomes the graph's `image` tensor, u8 [N, height, width, channels].
 
     Attributes:
         channels: 1 for grey, 3 for RGB.
-        resize: `fit` stretches to the exact size; `crop` scales the shorter side and cuts the
-            centre; `letterbox` scales the longer side and pads with `pad_value`.
+        resize: `stretch` scales to the exact size and changes the aspect ratio; `crop` scales the shorter
+            side and crops the centre; `letterbox` scales the longer side and pads with `pad_value`.
         filter: Interpolation of the resize.
-        antialias: Whether shrinking averages over the source pixels that an output pixel covers.
-        pad_value: Grey level, 0–255, of letterbox padding.
+        antialias: Whether shrinking averages over all source pixels that an output pixel covers.
+        pad_value: Grey level of letterbox padding.
     """
 
     kind: Literal["image"] = "image"
     width: Annotated[int, Field(ge=1, le=8192)]
     height: Annotated[int, Field(ge=1, le=8192)]
     channels: Literal[1, 3] = 3
-    resize: Literal["fit", "crop", "letterbox"] = "fit"
+    resize: Literal["stretch", "crop", "letterbox"] = "stretch"
     filter: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
     pad_value: Annotated[int, Field(ge=0, le=255)] = 0
@@ -129,9 +134,9 @@ class TextInput(_Strict):
     """How a text becomes the graph's `input_ids` and `attention_mask`, i64 [N, T].
 
     Attributes:
-        tokenizer: A `tokenizers` JSON file; its post-processor adds what special tokens there are. Token
-            0 is padding, and the graph ignores what `attention_mask` marks with 0.
-        max_tokens: Most tokens of one text, special ones included.
+        tokenizer: A `tokenizers` JSON file; its post-processor adds the special tokens. Token 0 is padding,
+            and the graph ignores tokens where `attention_mask` is 0.
+        max_tokens: Most tokens of one text, including special tokens.
     """
 
     kind: Literal["text"] = "text"
@@ -140,15 +145,15 @@ class TextInput(_Strict):
 
 
 class AudioInput(_Strict):
-    """How a sound becomes the graph's `audio` f32 [N, T], -1 to 1, and `lengths` i64 [N] in samples.
+    """How audio becomes the graph's `audio` f32 [N, T], -1 to 1, and `lengths` i64 [N] in samples.
 
-    Channels are averaged to one and resampled. What stands beyond an item's length is padding, and the
-    graph ignores it.
+    Channels are averaged to one and resampled. Samples beyond an item's length are padding, which the graph
+    ignores.
 
     Attributes:
-        sample_rate: Samples a second that the graph takes.
-        min_seconds: Shorter parts are filled up with silence.
-        max_seconds: Longest part that the graph is given at once. Longer speech is cut at silences.
+        sample_rate: Samples per second of the graph's input.
+        min_seconds: Shorter segments are padded with silence.
+        max_seconds: Longest segment. Longer speech is segmented at pauses.
     """
 
     kind: Literal["audio"] = "audio"
@@ -160,18 +165,18 @@ class AudioInput(_Strict):
 class Transcription(_Strict):
     """How a speech graph's `log_probs` f32 [N, F, V] and `frames` i64 [N] become words.
 
-    The graph was trained with connectionist temporal classification: token 0 is the blank. Search with a
-    word list, and a language model on top, is done where the version has them.
+    The graph was trained with connectionist temporal classification (CTC): token 0 is the blank. Versions
+    with a word list are decoded with beam search, with a language model if there is one.
 
     Attributes:
-        tokens: The V tokens, one a line, the blank first; `|` stands between words.
-        frame_seconds: Duration of one of the F frames.
-        language: ISO 639 code of what is spoken.
-        words: The words that an answer may hold, one a line; None answers the best path, letter by letter.
+        tokens: The V tokens, one per line, the blank first; `|` is the separator between words.
+        frame_seconds: Duration of one frame.
+        language: ISO 639 code of the spoken language.
+        words: The words that an answer may have, one per line; None decodes the best path, letter by letter.
         language_model: An n-gram model of the words, in ARPA format; None is no model.
-        beam_size: Hypotheses that are followed.
-        beam_threshold: Hypotheses further than this below the best one, in log score, are dropped.
-        language_model_weight: Weight of the model's log10 probability.
+        beam_size: Number of hypotheses.
+        beam_threshold: Hypotheses whose log score is further than this below the best one are dropped.
+        language_model_weight: Weight of the language model's log10 probability.
         word_score: Added for every word.
     """
 
@@ -191,12 +196,13 @@ class Variant(_Strict):
 
     Attributes:
         file: The ONNX file in the version folder.
-        devices: Kinds of device that this variant is for, best first.
-        tolerance: Largest absolute difference from PyTorch allowed, by output name.
-        answer_tolerance: Largest difference of a score in a golden answer; None leaves each case its own.
-        metrics: Held-out figures measured with this file.
-        measured_on: The kind of device that they were measured on; None is the CPU.
-        fp32_operators: In an fp16 graph, how many nodes stay fp32, by operator.
+        devices: Kinds of device that this variant is for.
+        tolerance: Largest allowed absolute difference from PyTorch, by output name.
+        answer_tolerance: Largest allowed difference of a score in a golden answer; None uses the tolerance of
+            each case.
+        metrics: Metrics on the test part, measured with this file.
+        measured_on: The kind of device of the measurement; None is the CPU.
+        fp32_operators: In an fp16 graph, the number of nodes that stay fp32, by operator.
     """
 
     file: RelativePath
@@ -210,7 +216,7 @@ class Variant(_Strict):
 
 
 class Provenance(_Strict):
-    """Where a version came from: enough to make it again."""
+    """How a version was made: enough to repeat it."""
 
     command: str
     commit: str = "unknown"
@@ -220,10 +226,10 @@ class Provenance(_Strict):
 
 
 class Baseline(_Strict):
-    """What answers looked like on the held-out part, for watching drift.
+    """The distribution of answers on the test part, to compare with in monitoring.
 
     Attributes:
-        class_mix: Share of each label among the top predictions.
+        class_mix: Fraction of each label among the top predictions.
         confidence: Quantiles of the top score, by name (`p05`, `p50`, …).
     """
 
@@ -232,13 +238,15 @@ class Baseline(_Strict):
 
 
 class VersionFacts(_Strict):
-    """`version.yaml`: what export found. Written last: without it there is no version.
+    """`version.yaml`: the description of one version, written by export.
+
+    Export writes it last: a folder without it is not a version.
 
     Attributes:
-        labels: Names of the classes, one a line; None for tasks without classes.
-        transcription: How speech is written down; only for speech recognition.
-        unknown_below: Below this probability of the best label the answer is `unknown`.
-        metrics: Held-out figures; numbers, or short texts such as the split's name.
+        labels: Names of the classes, one per line; None for tasks without classes.
+        transcription: How speech becomes words; only for speech recognition.
+        unknown_below: If the best label's probability is lower than this, the answer is `unknown`.
+        metrics: Metrics on the test part; numbers, or short texts such as the split's name.
         files: SHA-256 of every other file of the version, as `sha256:<hex>`, by relative path.
     """
 
@@ -257,12 +265,12 @@ class VersionFacts(_Strict):
 
 
 class GoldenCase(_Strict):
-    """One raw file and the answer that a client must get for it.
+    """One raw file and its expected answer.
 
     Attributes:
         file: Path of the raw file, relative to `golden/`.
-        answer: The result object, as it stands in a response's `results`.
-        tolerance: Largest difference allowed in a score.
+        answer: The result object, as in a response's `results`.
+        tolerance: Largest allowed difference of a score.
     """
 
     file: RelativePath
@@ -280,10 +288,10 @@ _Document = TypeVar("_Document", bound=BaseModel)
 
 
 def read(path: Path, document: type[_Document]) -> _Document:
-    """Read a YAML file into its class.
+    """Return a YAML file as an object of its class.
 
     Raises:
-        ModelRejected: The file is missing, is not YAML, or breaks the contract; the text names each key.
+        ModelRejected: The file is missing, is not YAML or does not match the class; the text names each key.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -291,6 +299,7 @@ def read(path: Path, document: type[_Document]) -> _Document:
         raise ModelRejected(f"{path.name} is missing") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ModelRejected(f"{path.name} cannot be read: {' '.join(str(error).split())}") from error
+    _replace_fit(content, path)
     try:
         return document.model_validate(content)
     except ValidationError as error:
@@ -301,27 +310,35 @@ def read(path: Path, document: type[_Document]) -> _Document:
         raise ModelRejected(f"{path.name}: {problems}") from error
 
 
+def _replace_fit(content: object, path: Path) -> None:
+    """Replace `resize: fit`, the former name of `stretch`, in a document with an image input."""
+    spec = content.get("input") if isinstance(content, dict) else None
+    if isinstance(spec, dict) and spec.get("resize") == "fit":
+        spec["resize"] = "stretch"
+        _warn_of_fit(path)
+
+
+@functools.cache  # one warning per file, however often it is read
+def _warn_of_fit(path: Path) -> None:
+    _log.warning("%s says resize: fit, which the next release refuses; write resize: stretch instead", path)
+
+
 def write(path: Path, document: BaseModel) -> None:
-    """Write a document as YAML, its keys in the order of the class."""
+    """Write a document as YAML, with its keys in the order of the class."""
     content = document.model_dump(mode="json", exclude_none=True)
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
 
 
 def sha256_of(path: Path) -> str:
-    """Hash a file's bytes.
-
-    Returns:
-        `sha256:` and 64 hexadecimal digits.
-    """
+    """Return the hash of a file: `sha256:` and 64 hexadecimal digits."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def version_folders(model_folder: Path) -> list[tuple[int, Path]]:
-    """List a model's complete versions, newest first.
+    """Return the number and folder of each version of a model, newest first.
 
-    Returns:
-        Pairs of version number and folder; folders without `version.yaml` are not versions.
+    Folders without `version.yaml` are not versions.
     """
     numbered = (
         (int(entry.name), entry)

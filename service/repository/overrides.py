@@ -1,8 +1,8 @@
-"""What belongs to one host: settings of models that a tuner found there, in a file of their own.
+"""Overrides: settings of models for one host, such as those that `kotae tune` finds.
 
-The model folder says what is right everywhere and may be read-only; this file, named by
-`KOTAE_OVERRIDES`, says what is best here. It is read once, at the start. Nothing of it changes an answer
-but `precision` and `provider`, and each passes the golden check.
+The model folder has the settings for all hosts and may be read-only. The overrides file, named by
+`KOTAE_OVERRIDES`, has the settings for this host. It is read once, at the start. Only `precision` and
+`provider` can change answers, and both pass the golden check.
 
     models:
       digits:
@@ -25,17 +25,17 @@ from service.repository.manifest import Batching, ModelManifest, read
 
 
 class ModelOverrides(BaseModel):
-    """What one host changes about one model.
+    """The overrides of one model.
 
     Attributes:
-        precision: Which variant serves; `auto` is the one that the version lists first for the device.
-        provider: What runs the model on GPUs; None is the process's choice.
-        lanes: CPU lanes on which the model has an instance; None is the process's number.
-        threads: Threads of ONNX Runtime of each such instance; None is the process's number.
-        batching: Keys of the manifest's own; those that are not written stay the manifest's.
-        answer_cache_bytes: Memory for answers to items that come again; None is the manifest's.
-        memory_limit_bytes: Most memory that an instance takes on a GPU; None is the manifest's.
-        cuda_graphs: Whether runs are captured on a GPU and replayed, where the graph allows it.
+        precision: The variant that serves; `auto` is the version's first one for the device.
+        provider: What runs the model on GPUs; None is the process's setting.
+        lanes: CPU lanes that have an instance of the model; None is the process's setting.
+        threads: ONNX Runtime threads of each CPU instance; None is the process's setting.
+        batching: Replaces keys of the manifest's `batching`; missing keys stay as they are.
+        answer_cache_bytes: Memory for answers to repeated items; None is the manifest's.
+        memory_limit_bytes: Most GPU memory of one instance; None is the manifest's.
+        cuda_graphs: Whether runs on a GPU are captured as CUDA graphs, if the shapes are fixed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,8 +49,8 @@ class ModelOverrides(BaseModel):
     memory_limit_bytes: Annotated[int, Field(ge=2**20, le=2**50)] | None = None
     cuda_graphs: bool = True
 
-    def applied_to(self, manifest: ModelManifest) -> ModelManifest:
-        """Give the manifest as it holds on this host."""
+    def apply_to(self, manifest: ModelManifest) -> ModelManifest:
+        """Return the manifest with these overrides."""
         changes: dict[str, object] = {}
         if self.batching is not None:
             written = {name: getattr(self.batching, name) for name in self.batching.model_fields_set}
@@ -62,26 +62,26 @@ class ModelOverrides(BaseModel):
 
 
 class Overrides(BaseModel):
-    """The file: what this host changes, by model."""
+    """The overrides file: the overrides of each model, by name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: dict[str, ModelOverrides] = {}
 
-    def of(self, model: str) -> ModelOverrides:
-        """Give what is changed about a model."""
+    def for_model(self, model: str) -> ModelOverrides:
+        """Return the overrides of a model; empty ones if the file does not name it."""
         return self.models.get(model, ModelOverrides())
 
     def with_model(self, model: str, overrides: ModelOverrides) -> Overrides:
-        """Give a copy in which a model's are these."""
+        """Return a copy with other overrides of one model."""
         return self.model_copy(update={"models": {**self.models, model: overrides}})
 
 
 def read_overrides(path: Path | None) -> Overrides:
-    """Read the file; None gives no overrides.
+    """Return the overrides of a file; without a path there are none.
 
     Raises:
-        StartFailed: It is not there, is not YAML, or holds something unknown or out of range.
+        StartFailed: The file is missing, is not YAML, or has unknown keys or invalid values.
     """
     if path is None:
         return Overrides()
@@ -92,7 +92,7 @@ def read_overrides(path: Path | None) -> Overrides:
 
 
 def write_overrides(path: Path, overrides: Overrides) -> None:
-    """Write the file with what was set, and nothing that was not; a reader never sees half of it."""
+    """Write the file, without default values, and replace it in one step."""
     content = overrides.model_dump(mode="json", exclude_unset=True)
     draft = path.with_name(f".{path.name}.partial")
     draft.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")

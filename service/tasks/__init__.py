@@ -1,17 +1,19 @@
-"""What a task means: bytes or text -> arrays before the queue, arrays -> an answer after it.
+"""The tasks. `TASKS` is the list of them; each task is one module.
 
-Pure functions and small immutable objects, without HTTP, queues or sessions, so that training and
-evaluation run exactly what serving runs. One module a kind of input; `TASKS` is the list of them.
+A task decodes a raw item (bytes or text) into the graph's inputs before the queue, and turns the graph's
+outputs into an answer after it. Tasks know nothing of HTTP, queues or sessions, so training and evaluation
+run the same code as serving.
 """
 
 from collections.abc import Mapping
 
 from service.tasks.audio.classification import AudioClassification
 from service.tasks.audio.speech_recognition import SpeechRecognition
+from service.tasks.image.classification import ImageClassification
 from service.tasks.image.detection import ObjectDetection
-from service.tasks.image.preprocessing import ImageClassification
 from service.tasks.task import Decoded, Limits, Task, answer_one
-from service.tasks.text.text import TextClassification, TextEmbedding
+from service.tasks.text.classification import TextClassification
+from service.tasks.text.embedding import TextEmbedding
 
 __all__ = ["TASKS", "Decoded", "Limits", "Task", "answer_one"]
 

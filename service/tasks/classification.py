@@ -1,6 +1,6 @@
-"""What classification of anything shares: labels, probabilities -> the best labels, comparing answers.
+"""Classification after the graph, shared by image, audio and text: probabilities -> the best labels.
 
-Letters in shapes: `N` batch, `K` classes.
+Array shapes: `N` batch, `K` classes.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Prediction(TypedDict):
 
 
 class Classification(TypedDict):
-    """The result of one item, best prediction first; `truncated` is there where a long item was cut."""
+    """The result of one item, best prediction first; `truncated` is present if a long item was cut."""
 
     predictions: list[Prediction]
     truncated: NotRequired[bool]
 
 
-_FEW = 64  # labels that are sorted before anything could be left out
+_MAX_SORTED_LABELS = 64  # more labels are partitioned first, which is faster than sorting them all
 _CLASSIFICATION = TypeAdapter(Classification)
 
 
@@ -47,7 +47,7 @@ class ClassificationParameters(BaseModel):
     """Parameters of classification tasks.
 
     Attributes:
-        top_k: How many predictions to return; more than there are labels returns them all.
+        top_k: Number of predictions to return; at most the number of labels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,10 +56,10 @@ class ClassificationParameters(BaseModel):
 
 
 class Classifier:
-    """The half of a classification task that comes after the queue.
+    """The part of a classification task that runs after the graph.
 
     Raises:
-        ModelRejected: The labels file is missing or is no list of different labels.
+        ModelRejected: The labels file is missing or invalid.
     """
 
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
@@ -67,7 +67,7 @@ class Classifier:
         self._unknown_below = facts.unknown_below
 
     def answer(self, parts: Sequence[Outputs], decoded: Decoded, parameters: BaseModel) -> Result:
-        """Sort the labels by `probabilities` f32 [K] and keep the best."""
+        """Return the best labels by `probabilities` f32 [K]."""
         top_k = cast(ClassificationParameters, parameters).top_k
         result = classify(parts[0]["probabilities"], self.labels, top_k, self._unknown_below)
         if decoded.context.get("truncated"):
@@ -75,14 +75,14 @@ class Classifier:
         return cast(Result, result)
 
     def check_outputs(self, outputs: Outputs) -> None:
-        """Check that there is one probability a label and that they add up to 1."""
+        """Check that there is one probability per label and that they add up to 1."""
         probabilities = outputs["probabilities"]
         if probabilities.ndim != 2 or probabilities.shape[1] != len(self.labels):
             raise ModelRejected(
                 f"output probabilities has shape {list(probabilities.shape)} for {len(self.labels)} labels"
             )
         if (probabilities < -1e-3).any():
-            raise ModelRejected("output probabilities holds numbers below 0")
+            raise ModelRejected("output probabilities has numbers below 0")
         worst = float(np.abs(probabilities.sum(axis=1) - 1.0).max(initial=0.0))
         if not worst < 1e-2:
             raise ModelRejected(f"output probabilities does not add up to 1: off by {worst:.3g}")
@@ -92,18 +92,18 @@ class Classifier:
         return largest_differences(expected, got)
 
     def agrees(self, expected: Result, got: Result, tolerance: float) -> str | None:
-        """Compare each expected label's score; the order of near ties does not matter."""
+        """Compare the score of each expected label; the order of near ties does not matter."""
         try:
             wanted = _CLASSIFICATION.validate_python(expected)["predictions"]
         except ValidationError as error:
-            return f"the expected answer is no classification: {error.errors()[0]['msg']}"
+            return f"the expected answer is not a classification: {error.errors()[0]['msg']}"
         if not wanted:
-            return "the expected answer holds no prediction"
+            return "the expected answer has no prediction"
         scores = {p["label"]: p["score"] for p in cast(Classification, got)["predictions"]}
         for prediction in wanted:
             label, score = prediction["label"], prediction["score"]
             if label not in scores:
-                return f"label {label!r} expected at {score:.4f} is not among the answers"
+                return f"label {label!r} expected at {score:.4f} is not in the answer"
             if not abs(scores[label] - score) <= tolerance:
                 return f"label {label!r} has score {scores[label]:.4f}, expected {score:.4f} ± {tolerance:g}"
         return None
@@ -115,21 +115,21 @@ def classify(
     top_k: int,
     unknown_below: float | None = None,
 ) -> Classification:
-    """Pick the best labels.
+    """Return the best labels.
 
     Args:
         probabilities: f32 [K].
         labels: K labels.
-        top_k: How many to keep, at least 1.
-        unknown_below: Where the best probability is lower, the label `unknown` comes first, with the
-            probability that the best label is wrong as its score.
+        top_k: Number of labels to return, at least 1.
+        unknown_below: If the best probability is lower than this, the label `unknown` comes first. Its score
+            is 1 minus the best probability.
 
     Returns:
         The best `top_k` labels, highest probability first; ties in the labels' order.
     """
     scores = probabilities.tolist()
     candidates: Iterable[int] = range(len(scores))
-    if _FEW < len(scores) > top_k:  # sorting a thousand labels would take longer than all the rest
+    if _MAX_SORTED_LABELS < len(scores) > top_k:
         candidates = np.flatnonzero(probabilities >= np.partition(probabilities, -top_k)[-top_k]).tolist()
     best = sorted(candidates, key=scores.__getitem__, reverse=True)[:top_k]
     predictions = [Prediction(label=labels[i], score=scores[i]) for i in best]
@@ -140,10 +140,10 @@ def classify(
 
 
 def read_labels(folder: Path, facts: VersionFacts) -> tuple[str, ...]:
-    """Read a version's labels, one a line.
+    """Return a version's labels, one per line of the file.
 
     Raises:
-        ModelRejected: The file is missing or is no list of different labels.
+        ModelRejected: The file is missing, or has empty or duplicate lines.
     """
     if facts.labels is None:
         raise ModelRejected("version.yaml names no labels")
@@ -153,5 +153,5 @@ def read_labels(folder: Path, facts: VersionFacts) -> tuple[str, ...]:
         raise ModelRejected(f"{facts.labels} cannot be read: {error}") from error
     labels = tuple(text.removesuffix("\n").split("\n"))
     if len(set(labels)) != len(labels) or "" in labels:
-        raise ModelRejected(f"{facts.labels} must hold one label a line, all different")
+        raise ModelRejected(f"{facts.labels} must have one label per line, without duplicates")
     return labels

@@ -1,4 +1,4 @@
-"""What every task provides, and the limits that its decoding obeys."""
+"""The interface of a task, and the limits on what a client may send."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Result = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """BatchBounds on what one item may unpack to.
+    """Limits on the decoded size of one item.
 
     Attributes:
-        max_pixels: Most pixels, width x height, of a picture before resizing.
-        max_audio_seconds: Longest sound.
+        max_pixels: Largest width x height of an image before resizing.
+        max_audio_seconds: Longest recording.
     """
 
     max_pixels: int = 50_000_000
@@ -34,31 +34,43 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One raw item, ready for the queue.
+    """One decoded item, ready for the queue.
 
     Attributes:
-        parts: The graph's inputs without the batch axis; several where a long item was cut.
-        costs: What each part adds to a batch, in the task's own unit.
-        context: What `answer` needs to know of the item beside the outputs, by name.
+        parts: The graph's inputs without the batch axis; several if a long item was segmented.
+        costs: The cost of each part in a batch: 1 for an image, tokens of a text, samples of audio.
+        context: What `answer` needs besides the outputs, by name.
+        seconds: Length of a recording; 0 for anything else.
     """
 
     parts: tuple[Inputs, ...]
     costs: tuple[int, ...]
     context: Mapping[str, object] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class StatedSeconds(Protocol):
+    """Reads the length of a recording from its header."""
+
+    def __call__(self, body: bytes) -> float:
+        """Return seconds; 0 if the header states none."""
 
 
 class Task(Protocol):
-    """A task bound to one version: its labels, sizes and words are loaded.
+    """A task for one version, with the version's labels, tokenizer and word list loaded.
 
-    Everything a client can get wrong is found in `from_json` and `decode`, before the queue.
+    All errors of a client are found by `from_json` and `decode`, before the queue.
 
     Attributes:
         parameters: The class of the request's parameters.
-        media_type: What a raw body is.
+        media_type: The media type of a raw body.
         inputs: Dtypes of the graph's inputs, by name; `outputs` likewise.
-        result: The typed dictionary that `answer` gives.
+        result: The typed dictionary that `answer` returns.
         labels: Names of the classes, in the order of the graph's outputs.
-        quick_size: Largest raw item, in bytes or characters, that decodes faster than a thread is woken.
+        stated_seconds: Returns the seconds that a recording's header states; None for tasks whose items are
+            short. Long items have a longer default deadline, and are answered in a thread.
+        quick_size: Largest raw item, in bytes or characters, that is decoded without a thread, because
+            decoding is faster than waking one.
     """
 
     name: ClassVar[str]
@@ -67,59 +79,60 @@ class Task(Protocol):
     inputs: ClassVar[Mapping[str, str]]
     outputs: ClassVar[Mapping[str, str]]
     result: ClassVar[type]
+    stated_seconds: ClassVar[StatedSeconds | None]
     labels: tuple[str, ...]
     quick_size: int
 
     def __init__(self, folder: Path, facts: VersionFacts) -> None:
-        """Load what the task needs beside the graph.
+        """Load what the task needs besides the graph.
 
         Raises:
-            ModelRejected: A file is missing or does not fit the facts.
+            ModelRejected: A file is missing or invalid, or `version.yaml` describes another task.
         """
 
     @staticmethod
     def from_json(value: object) -> Raw:
-        """Turn one JSON item into a raw item.
+        """Return the raw item of a JSON value.
 
         Raises:
             InvalidInput: The value has the wrong type or is not base64.
         """
 
     def decode(self, raw: Raw, limits: Limits, parameters: BaseModel, declared_type: str = "") -> Decoded:
-        """Turn one raw item into the graph's inputs.
+        """Return the graph's inputs for one raw item.
 
         Raises:
-            InvalidInput, TooLarge, UnsupportedMedia: The item is not what the task takes.
+            InvalidInput, TooLarge, UnsupportedMedia: The task does not accept the item.
         """
 
     def answer(self, parts: Sequence[Outputs], decoded: Decoded, parameters: BaseModel) -> Result:
-        """Turn the outputs of one item's parts, without the batch axis, into its result object."""
+        """Return the result of one item, from the outputs of its parts without the batch axis."""
 
     def check_outputs(self, outputs: Outputs) -> None:
-        """Check a batch's outputs against the labels.
+        """Check the shapes and ranges of a batch's outputs.
 
         Raises:
-            ModelRejected: Shapes do not fit.
+            ModelRejected: The outputs do not match the task or the labels.
         """
 
     def differences(self, expected: Outputs, got: Outputs) -> dict[str, float]:
-        """Compare a batch's outputs with PyTorch's.
+        """Compare a batch's outputs with those of PyTorch.
 
         Returns:
-            The largest absolute difference, by output name; infinite or NaN where they cannot be compared.
+            The largest absolute difference, by output name; infinite or NaN if they cannot be compared.
         """
 
     def agrees(self, expected: Result, got: Result, tolerance: float) -> str | None:
-        """Compare a golden answer with one we got.
+        """Compare a golden answer with the version's answer.
 
         Returns:
-            None where they agree, else what differs.
+            None if they agree, else what differs.
         """
 
 
 def largest_differences(expected: Outputs, got: Outputs) -> dict[str, float]:
-    """Compare arrays number by number; see `Task.differences`."""
-    with np.errstate(invalid="ignore"):  # infinite minus infinite is NaN, which no tolerance allows
+    """Return the largest absolute difference of each array; see `Task.differences`."""
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, which every tolerance check refuses
         return {
             name: float(np.abs(got[name].astype(np.float64) - wanted.astype(np.float64)).max(initial=0.0))
             for name, wanted in expected.items()
@@ -129,17 +142,17 @@ def largest_differences(expected: Outputs, got: Outputs) -> dict[str, float]:
 def answer_one(
     task: Task, run: Callable[[Inputs], Outputs], raw: Raw, limits: Limits, parameters: BaseModel
 ) -> Result:
-    """Answer one raw item without a queue: what a client would get for it.
+    """Return the answer to one raw item, computed without a queue.
 
     Args:
-        task: Bound to the version.
+        task: The version's task.
         run: Runs the graph on a batch.
         raw: The item.
-        limits: BatchBounds on what it may unpack to.
-        parameters: Of the task's class.
+        limits: Limits on its decoded size.
+        parameters: An object of the task's parameter class.
 
     Raises:
-        InvalidInput, TooLarge, UnsupportedMedia: The item is not what the task takes.
+        InvalidInput, TooLarge, UnsupportedMedia: The task does not accept the item.
     """
     decoded = task.decode(raw, limits, parameters)
     parts = []

@@ -1,7 +1,7 @@
-"""What NVIDIA's driver says of the GPUs, asked through its management library (NVML) at every scrape.
+"""Metrics of the GPUs, read from NVIDIA's management library (NVML) at each scrape.
 
-Whoever is scraped asks: a device's numbers belong to no process, and asking takes nothing of the device.
-Where there is no NVML, or it forbids something, that much is left out; nothing ever fails for want of it.
+The process that is scraped reads them: they belong to the device, not to a process. Values that NVML does not
+provide are left out; without NVML there are no metrics of GPUs, and nothing fails.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ except ImportError:  # it comes with the gpu extra
 
 _Value = TypeVar("_Value")
 
-_PATIENCE_SECONDS = 1.0  # for another scrape's question, which a broken driver may never answer
+_LOCK_TIMEOUT_SECONDS = 1.0  # another scrape may be blocked by a broken driver
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """One GPU, or the part of one that is this process's; None where the driver does not tell.
+    """State of one GPU, or of this process's MIG instance; None for values that the driver does not provide.
 
     Attributes:
-        device: As lanes are named.
-        used_bytes: By all processes, the driver included.
-        utilization: Share of the last moments in which something ran, 0 to 1.
-        memory_errors: That could not be corrected, since the driver was loaded.
+        device: Name as in the other metrics, such as `cuda:0`.
+        used_bytes: Memory used by all processes, the driver included.
+        utilization: Share of the last sample period in which a kernel ran, 0 to 1.
+        memory_errors: Uncorrectable errors since the driver was loaded.
     """
 
     device: str
@@ -49,18 +49,18 @@ class DeviceState:
 
 
 def this_process_devices() -> Devices:
-    """Give the GPUs that this process may use."""
+    """Return the GPUs that this process may use."""
     return Devices(pynvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 class Devices:
-    """The GPUs that CUDA shows this process; `cuda:0` is the first one.
+    """The GPUs that CUDA makes visible to this process; `cuda:0` is the first one.
 
-    CUDA and the driver number them alike where all are of one kind, else with `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
+    CUDA and the driver number GPUs of one type alike; for several types set `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
 
     Args:
-        nvml: NVIDIA's module; None where it is not installed.
-        visible: What `CUDA_VISIBLE_DEVICES` says: numbers or identifiers; None is every GPU.
+        nvml: The module `pynvml`; None if it is not installed.
+        visible: `CUDA_VISIBLE_DEVICES`, numbers or identifiers; None means every GPU.
     """
 
     def __init__(self, nvml: Any, visible: str | None) -> None:
@@ -70,8 +70,8 @@ class Devices:
         self._lock = threading.Lock()
 
     def states(self) -> list[DeviceState]:
-        """Ask the driver; empty where there is none, or where it still owes another an answer."""
-        if self._nvml is None or not self._lock.acquire(timeout=_PATIENCE_SECONDS):
+        """Return the state of every GPU; empty without a driver, or while another call is blocked."""
+        if self._nvml is None or not self._lock.acquire(timeout=_LOCK_TIMEOUT_SECONDS):
             return []
         try:
             self._open()
@@ -93,38 +93,38 @@ class Devices:
         nvml = self._nvml
         if self._visible is None:
             for index in range(nvml.nvmlDeviceGetCount()):
-                yield self._part_of(nvml.nvmlDeviceGetHandleByIndex(index))
+                yield self._instance_of(nvml.nvmlDeviceGetHandleByIndex(index))
             return
         for name in self._visible.split(","):
             if name.strip().isdecimal():
-                yield self._part_of(nvml.nvmlDeviceGetHandleByIndex(int(name)))
+                yield self._instance_of(nvml.nvmlDeviceGetHandleByIndex(int(name)))
             elif name.strip().startswith(("GPU-", "MIG-")):
-                yield self._part_of(nvml.nvmlDeviceGetHandleByUUID(name.strip()))
-            else:  # CUDA too ignores what follows a name that is none
+                yield self._instance_of(nvml.nvmlDeviceGetHandleByUUID(name.strip()))
+            else:  # like CUDA, ignore everything after an invalid name
                 return
 
-    def _part_of(self, gpu: Any) -> Any:
-        """Give the instance that CUDA takes of a GPU that is divided (MIG), the first; else the GPU."""
+    def _instance_of(self, gpu: Any) -> Any:
+        """Return the first MIG instance of a partitioned GPU, which CUDA uses; else the GPU."""
         nvml = self._nvml
-        mode = self._asked(nvml.nvmlDeviceGetMigMode, gpu)
+        mode = self._query(nvml.nvmlDeviceGetMigMode, gpu)
         if mode is None or mode[0] != nvml.NVML_DEVICE_MIG_ENABLE:
             return gpu
-        return self._asked(nvml.nvmlDeviceGetMigDeviceHandleByIndex, gpu, 0) or gpu
+        return self._query(nvml.nvmlDeviceGetMigDeviceHandleByIndex, gpu, 0) or gpu
 
     def _state(self, name: str, device: Any) -> DeviceState:
-        nvml, asked = self._nvml, self._asked
-        card = asked(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, device) or device
-        memory = asked(nvml.nvmlDeviceGetMemoryInfo, device)
-        rates = asked(nvml.nvmlDeviceGetUtilizationRates, device)
-        milliwatts = asked(nvml.nvmlDeviceGetPowerUsage, card)
+        nvml, query = self._nvml, self._query
+        card = query(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, device) or device
+        memory = query(nvml.nvmlDeviceGetMemoryInfo, device)
+        rates = query(nvml.nvmlDeviceGetUtilizationRates, device)
+        milliwatts = query(nvml.nvmlDeviceGetPowerUsage, card)
         return DeviceState(
             name,
             used_bytes=memory and memory.used,
             total_bytes=memory and memory.total,
             utilization=rates and rates.gpu / 100,
-            temperature_celsius=asked(nvml.nvmlDeviceGetTemperature, card, nvml.NVML_TEMPERATURE_GPU),
+            temperature_celsius=query(nvml.nvmlDeviceGetTemperature, card, nvml.NVML_TEMPERATURE_GPU),
             power_watts=milliwatts and milliwatts / 1000,
-            memory_errors=asked(
+            memory_errors=query(
                 nvml.nvmlDeviceGetTotalEccErrors,
                 card,
                 nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
@@ -132,10 +132,10 @@ class Devices:
             ),
         )
 
-    def _asked(self, question: Callable[..., _Value], *arguments: Any) -> _Value | None:
-        """Ask one thing; None where the driver does not know it, or may not tell."""
+    def _query(self, function: Callable[..., _Value], *arguments: Any) -> _Value | None:
+        """Return the result of an NVML function; None if it is not supported or not permitted."""
         try:
-            return question(*arguments)
+            return function(*arguments)
         except self._nvml.NVMLError:
             return None
 
@@ -144,32 +144,32 @@ class DeviceCollector(Collector):
     """Metrics of the GPUs.
 
     Args:
-        states: Asked at every scrape.
+        states: Returns the state of every GPU; called at each scrape.
     """
 
     def __init__(self, states: Callable[[], Iterable[DeviceState]]) -> None:
         self._states = states
 
     def collect(self) -> Iterator[Metric]:
-        """Build the families from what the driver says now; none without a GPU."""
+        """Return the metrics of the current state; none without a GPU."""
         memory = GaugeMetricFamily(
             "kotae_device_memory_bytes",
-            "Memory of a GPU: `used` by all processes, and in `total`.",
+            "Memory of a GPU: `used` by all processes, and `total`.",
             labels=("device", "kind"),
         )
         labels = ("device",)
         utilization = GaugeMetricFamily(
             "kotae_device_utilization_ratio",
-            "Share of the last moments in which a GPU ran anything.",
+            "Share of the last sample period in which a GPU ran a kernel.",
             labels=labels,
         )
         temperature = GaugeMetricFamily(
             "kotae_device_temperature_celsius", "Temperature of a GPU.", labels=labels
         )
-        power = GaugeMetricFamily("kotae_device_power_watts", "Power that a GPU takes.", labels=labels)
+        power = GaugeMetricFamily("kotae_device_power_watts", "Power draw of a GPU.", labels=labels)
         errors = CounterMetricFamily(
             "kotae_device_memory_errors",
-            "Errors of a GPU's memory that could not be corrected, since the driver was loaded.",
+            "Uncorrectable memory errors of a GPU since the driver was loaded.",
             labels=labels,
         )
         for state in self._states():

@@ -1,25 +1,37 @@
-"""JSON logs: one object a line on standard output, one line a request. No payloads, no secrets."""
+"""JSON logs: one object per line on standard output, one line per request. No payloads, no secrets.
+
+Lines are formatted where they are logged and written by a thread, so that a reader of standard output that
+does not read cannot block the event loop. When the queue of lines is full, new lines are dropped and counted.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import queue
 import sys
+import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
 
 import orjson
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+_MAX_QUEUED_RECORDS = 10_000
+_WRITE_INTERVAL_SECONDS = 0.05  # fewer and larger writes, fewer changes between threads
+_CLOSE_TIMEOUT_SECONDS = 2.0  # at exit, for a reader that does not read
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object; what is passed as `extra` becomes keys of it.
+    """Formats a record as a JSON object; the keys of `extra` become keys of the object.
 
     Args:
-        process: Which of several processes this one is; a key of every line unless empty.
+        process: Name of this process, added to every line unless empty.
     """
 
     def __init__(self, process: str = "") -> None:
@@ -27,9 +39,10 @@ class JsonFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format the record, its own time included, on one line.
+        """Return the record as one line.
 
-        A record with `lines` stands for several: what each of them has of its own is in its dictionary.
+        A record with `extra={"lines": [...]}` gives one line per dictionary of that list; the other keys are
+        the same in all of them.
         """
         line = self._line(record)
         lines = line.pop("lines", None)
@@ -59,7 +72,7 @@ class JsonFormatter(logging.Formatter):
 def _dump(line: dict[str, object]) -> str:
     try:
         return orjson.dumps(line, default=_text, option=_OPTIONS).decode()
-    except TypeError:  # huge integers, lone surrogates, circles: rare, and no reason to lose a line
+    except TypeError:  # huge integers, lone surrogates, circular references: the line must not be lost
         safe = {key: _text(value).encode("utf-8", "backslashreplace").decode() for key, value in line.items()}
         return orjson.dumps(safe).decode()
 
@@ -67,37 +80,120 @@ def _dump(line: dict[str, object]) -> str:
 def _text(value: object) -> str:
     try:
         return str(value)
-    except Exception:  # whatever an object's own code raises, the line must come out
+    except Exception:  # an object's own code may raise anything; the line must not be lost
         return f"<{type(value).__name__}>"
 
 
+class QueuedHandler(QueueHandler):
+    """Queues formatted lines for a thread that writes them to standard output; drops them when it is full.
+
+    `logging.shutdown`, which Python calls at exit, closes it and so writes what is queued.
+    """
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        super().__init__(self._lines)
+        self.setFormatter(formatter)
+        self._dropped = 0
+        self._writer = _LineWriter(self._lines)
+        self._writer.start()
+
+    def prepare(self, record: logging.LogRecord) -> bytes:
+        """Return the record's lines as UTF-8."""
+        return f"{self.format(record)}\n".encode()
+
+    def enqueue(self, record: bytes) -> None:  # type: ignore[override] # what `prepare` returns
+        """Queue lines, or count them as dropped. Called with the handler's lock held."""
+        if self._lines.qsize() < _MAX_QUEUED_RECORDS:
+            self._lines.put(record)
+        else:
+            self._dropped += record.count(b"\n")
+
+    def take_dropped(self) -> int:
+        """Return how many lines were dropped since the last call."""
+        with self.lock:  # type: ignore[union-attr] # logging makes it in the constructor
+            dropped, self._dropped = self._dropped, 0
+        return dropped
+
+    def close(self) -> None:
+        """Write what is queued, within a time limit, and end the thread."""
+        self._writer.stop()
+        super().close()
+
+
+class _LineWriter(QueueListener):
+    """Writes to file descriptor 1, without Python's buffer, whose lock would be held while a write blocks."""
+
+    def __init__(self, lines: queue.SimpleQueue[bytes | None]) -> None:
+        super().__init__(lines)
+        self._lines = lines
+        self._is_stopping = False
+
+    def dequeue(self, block: bool) -> bytes | None:  # type: ignore[override]
+        """Wait for a line, and return all that are queued; None after the last one."""
+        if self._is_stopping:
+            return None
+        lines = []
+        line = self._lines.get(block)
+        while line is not None:
+            lines.append(line)
+            try:
+                line = self._lines.get(block=False)
+            except queue.Empty:
+                return b"".join(lines)
+        self._is_stopping = True
+        return b"".join(lines)
+
+    def handle(self, record: bytes) -> None:  # type: ignore[override] # what `dequeue` returns
+        """Write lines."""
+        try:
+            while record:
+                record = record[os.write(1, record) :]
+        except OSError as error:  # nobody reads any more: a closed pipe, a full disk
+            sys.stderr.write(f"kotae: cannot write the log: {error}\n")
+        time.sleep(_WRITE_INTERVAL_SECONDS)
+
+    def stop(self) -> None:
+        """End the thread after all lines are written, or after a time limit."""
+        if self._thread is not None:
+            self.enqueue_sentinel()
+            self._thread.join(_CLOSE_TIMEOUT_SECONDS)
+            self._thread = None
+
+
+def take_dropped_lines() -> int:
+    """Return how many log lines of this process were dropped since the last call."""
+    handlers = logging.getLogger().handlers
+    return sum(handler.take_dropped() for handler in handlers if isinstance(handler, QueuedHandler))
+
+
 def log_level() -> str:
-    """Tell the least level that is logged."""
+    """Return the lowest level that is logged."""
     return logging.getLevelName(logging.getLogger().level).lower()
 
 
 def set_log_level(level: str) -> None:
-    """Change the least level that is logged, at once."""
+    """Change the lowest level that is logged."""
     logging.getLogger().setLevel(level.upper())
 
 
 def configure_logging(level: str, process: str = "") -> None:
-    """Send every log record of the process to standard output as JSON.
+    """Write every log record of the process to standard output as JSON.
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
-        process: Which of several processes this one is; empty where there is one.
+        process: Name of this process; empty where there is only one.
     """
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter(process))
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # not in our lines
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    set_log_level(level)
-    logging.captureWarnings(True)
-    # What no line shows need not be found out for each: "Optimization" in the documentation of logging.
+    # Facts that no line shows are not looked up: "Optimization" in the documentation of logging.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    root = logging.getLogger()
+    for handler in root.handlers:
+        if isinstance(handler, QueuedHandler):
+            handler.close()
+    root.handlers[:] = [QueuedHandler(JsonFormatter(process))]
+    set_log_level(level)
+    logging.captureWarnings(True)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

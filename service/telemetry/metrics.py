@@ -1,11 +1,12 @@
-"""Prometheus metrics: their names, labels and buckets, all in one place.
+"""Prometheus metrics: all names, labels and buckets.
 
-Recorded from two places only: the HTTP middleware (`request_done`) and the engine (this class is its
-`Observer`). Gauges that mirror the catalog's state are read at the scrape, by `StateCollector`.
+The HTTP middleware records requests (`request_done`); the engine records batches, through `Observer`. Gauges
+of the catalog's and the lanes' state are read at each scrape, by `StateCollector`.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,23 +21,25 @@ from prometheus_client.registry import Collector
 
 from service.engine.observer import BatchReport, Observer
 from service.telemetry.devices import DeviceCollector, DeviceState
+from service.telemetry.logs import take_dropped_lines
+from service.telemetry.utilization import Utilization
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, *_SECONDS)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-REFUSALS = ("door", "decode", "deadline", "queue_full", "permits", "bytes")
-DROPS = ("expired", "gone", "failed_sibling", "shutdown")
+REJECTION_REASONS = ("deadline", "decoding", "event_loop", "queue_full", "inflight_bytes", "connections")
+DROP_REASONS = ("expired", "gone", "failed_sibling", "shutdown")
 _RATIOS = (1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0)
 
 
-@dataclass(slots=True)  # not frozen: that makes it three times as slow to build, once a request
+@dataclass(slots=True)  # not frozen: a frozen one takes three times as long to build, for every request
 class RequestReport:
     """One finished HTTP request.
 
     Attributes:
-        route: The route's template; one shared value for unmatched paths.
-        stages: Seconds by stage, for the stages that the HTTP side owns.
-        refused: Why it was refused at once, or empty.
+        route: The route's template; `unmatched` for paths without a route.
+        stages: Name and seconds of the stages that the HTTP side measures.
+        refused: Reason for which the request was rejected with 429; else empty.
     """
 
     route: str
@@ -53,7 +56,7 @@ class RequestReport:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """What the gauges say of one version of a model; of a model without any, all but its name is empty."""
+    """State of one version of a model; of a model without versions, only the name is set."""
 
     model: str
     version: str = ""
@@ -74,7 +77,7 @@ _AnyMetric = TypeVar("_AnyMetric", bound=MetricWrapperBase)
 
 
 class _Children(dict[tuple[str, ...], _AnyMetric]):
-    """A metric's children by the values of their labels: the library's own way to find one is slow."""
+    """A metric's children by label values: quicker than the library's `labels()`."""
 
     def __init__(self, metric: _AnyMetric) -> None:
         super().__init__()
@@ -86,10 +89,10 @@ class _Children(dict[tuple[str, ...], _AnyMetric]):
 
 
 class Metrics(Observer):
-    """All metrics, in a registry of their own."""
+    """All metrics, in their own registry."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call] # nobody asks for these second series
+        disable_created_metrics()  # type: ignore[no-untyped-call] # these series are not needed
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -97,7 +100,7 @@ class Metrics(Observer):
         self._requests = _Children(
             Counter(
                 "kotae_requests",
-                "HTTP requests, by outcome; status 499 is a client that hung up.",
+                "Finished HTTP requests; status 499 means that the client disconnected.",
                 ("route", "method", "status", "model"),
                 registry=registry,
             )
@@ -105,7 +108,7 @@ class Metrics(Observer):
         self._request_seconds = _Children(
             Histogram(
                 "kotae_request_duration_seconds",
-                "Time from a request's first byte to its answer.",
+                "Time from a request's first byte to the response.",
                 ("route", "method", "status", "model"),
                 buckets=_SECONDS,
                 registry=registry,
@@ -114,7 +117,7 @@ class Metrics(Observer):
         self._stage_seconds = _Children(
             Histogram(
                 "kotae_stage_duration_seconds",
-                "Time of one stage: decode and encode by request, queue by item, batch and infer by batch.",
+                "Time of a stage: decode and encode per request, queue per item, batch and infer per batch.",
                 ("stage", "model"),
                 buckets=_STAGE_SECONDS,
                 registry=registry,
@@ -131,7 +134,7 @@ class Metrics(Observer):
         self._padding = _Children(
             Histogram(
                 "kotae_batch_padding_ratio",
-                "Padded cost of a batch over its real cost.",
+                "Cost of a batch with padding, divided by its cost without padding.",
                 version_labels,
                 buckets=_RATIOS,
                 registry=registry,
@@ -139,92 +142,135 @@ class Metrics(Observer):
         )
         self._inflight = Gauge(
             "kotae_inflight_requests",
-            "HTTP requests being worked on.",
+            "HTTP requests that are being processed.",
             registry=registry,
             multiprocess_mode="livesum",
         )
         self._process_restarts = Counter(
             "kotae_process_restarts",
-            "Processes started in the place of one that died; only with HTTP workers.",
+            "Restarts of processes that died; only with HTTP workers.",
             ("process",),
             registry=registry,
         )
         for process in ("engine", "http"):
             self.process_restarted(process, 0)
         self._rejected = _Children(
-            Counter("kotae_rejected", "Requests refused at once.", ("model", "reason"), registry=registry)
+            Counter(
+                "kotae_rejected",
+                "Requests rejected with 429 before inference.",
+                ("model", "reason"),
+                registry=registry,
+            )
         )
         self._dropped = Counter(
             "kotae_dropped_items",
-            "Items that left the queue without running.",
+            "Items removed from the queue without inference.",
             (*version_labels, "reason"),
             registry=registry,
         )
         self._shared = Counter(
-            "kotae_shared_items",
-            "Items that got the answer of an equal one that waited or ran.",
+            "kotae_deduplicated_items",
+            "Items that used the result of an equal item in the queue or in inference.",
             version_labels,
             registry=registry,
         )
         self._cache_hits = Counter(
             "kotae_answer_cache_hits",
-            "Items answered from the cache of answers; only of models that have one.",
+            "Items answered from the answer cache; only for models that have one.",
             version_labels,
             registry=registry,
         )
         self._cache_misses = Counter(
             "kotae_answer_cache_misses",
-            "Items that were not in the cache of answers; only of models that have one.",
+            "Items not found in the answer cache; only for models that have one.",
             version_labels,
             registry=registry,
         )
         self._cache_bytes = Gauge(
             "kotae_answer_cache_bytes",
-            "What the cache of answers takes; only of models that have one.",
+            "Size of the answer cache; only for models that have one.",
             version_labels,
             registry=registry,
             multiprocess_mode="livesum",
         )
         self._batch_failures = Counter(
             "kotae_batch_failures",
-            "Runs that raised or gave wrong outputs.",
+            "Batches whose inference failed or returned invalid outputs.",
             version_labels,
             registry=registry,
         )
         self._out_of_memory = Counter(
             "kotae_out_of_memory",
-            "Batches that did not fit the device's memory; they are run in halves.",
+            "Batches that did not fit into the device's memory; each is run again in two halves.",
             (*version_labels, "device"),
             registry=registry,
         )
         self._lane_busy = _Children(
             Counter(
                 "kotae_lane_busy_seconds",
-                "Time that a lane spent on batches.",
+                "Time that a device's lane spent on batches.",
                 ("device",),
                 registry=registry,
             )
         )
         self._lane_restarts = Counter(
-            "kotae_lane_restarts", "Deaths of a lane's thread.", ("device",), registry=registry
+            "kotae_lane_restarts",
+            "Restarts of a lane whose thread died.",
+            ("device",),
+            registry=registry,
         )
         self.event_loop_lag = Histogram(
             "kotae_event_loop_lag_seconds",
-            "How late the event loop woke up.",
+            "Delay of the event loop's timer, measured at each heartbeat.",
             buckets=_SECONDS,
+            registry=registry,
+        )
+        self._utilization = Gauge(
+            "kotae_utilization_ratio",
+            "Share of time in which a resource was busy, a moving average over about 30 s: `lane`, mean "
+            "of all devices; `decoding`, the decoding threads; `event_loop`. The highest of all processes.",
+            ("resource",),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._lanes: dict[str, Utilization] = {}
+        self._decoding, self._event_loop = Utilization(), Utilization()
+        self._event_loop_cpu_seconds = time.thread_time()
+        self._log_lines_dropped = Counter(
+            "kotae_log_lines_dropped",
+            "Log lines dropped because standard output was not read quickly enough.",
             registry=registry,
         )
 
     def render(self) -> bytes:
-        """Write all metrics as text."""
+        """Return all metrics in the text format."""
         return generate_latest(self.registry)
 
+    def heartbeat(self) -> None:
+        """Update what is measured at intervals; call it about every second, on the event loop's thread."""
+        self._log_lines_dropped.inc(take_dropped_lines())
+        cpu_seconds = time.thread_time()
+        self._event_loop.add(max(0.0, cpu_seconds - self._event_loop_cpu_seconds))
+        self._event_loop_cpu_seconds = cpu_seconds
+        ratios = [lane.update() for lane in list(self._lanes.values())]
+        self._utilization.labels("lane").set(sum(ratios) / max(1, len(ratios)))
+        self._utilization.labels("decoding").set(self._decoding.update())
+        self._utilization.labels("event_loop").set(self._event_loop.update())
+
+    def decoding_busy(self, seconds: float, threads: int) -> None:
+        """Record that one of the pool's threads was busy; may be called from any thread."""
+        self._decoding.add(seconds / threads)
+
     def process_restarted(self, process: str, times: int = 1) -> None:
-        """Count starts of `engine` or `http` processes in the place of dead ones."""
+        """Count restarts of `engine` or `http` processes."""
         self._process_restarts.labels(process).inc(times)
 
+    def connection_refused(self) -> None:
+        """Count a connection that was closed at once, because as many as allowed were open."""
+        self._rejected["", "connections"].inc()
+
     def request_started(self) -> None:
-        """Count a request as being worked on."""
+        """Count a request as being processed."""
         self._inflight.inc()
 
     def request_done(self, report: RequestReport) -> None:
@@ -241,7 +287,7 @@ class Metrics(Observer):
             self._items[report.model, report.version, report.task].inc(report.items)
 
     def batch_done(self, report: BatchReport) -> None:
-        """Record a run."""
+        """Record a batch that ran."""
         labels = (report.model, report.version)
         self._batch_items[labels].observe(report.items)
         self._padding[labels].observe(report.padding_ratio)
@@ -252,7 +298,7 @@ class Metrics(Observer):
         self._stage_seconds["infer", report.model].observe(report.infer_seconds)
 
     def batch_failed(self, model: str, version: str) -> None:
-        """Count a failed run."""
+        """Count a batch that failed."""
         self._batch_failures.labels(model, version).inc()
 
     def out_of_memory(self, model: str, version: str, device: str) -> None:
@@ -260,49 +306,52 @@ class Metrics(Observer):
         self._out_of_memory.labels(model, version, device).inc()
 
     def item_dropped(self, model: str, version: str, reason: str) -> None:
-        """Count an item that did not run."""
+        """Count an item that was removed without inference."""
         self._dropped.labels(model, version, reason).inc()
 
     def items_shared(self, model: str, version: str, items: int) -> None:
-        """Count items that follow an equal one."""
+        """Count items that use the result of an equal one."""
         self._shared.labels(model, version).inc(items)
 
     def cache_asked(self, model: str, version: str, hits: int, misses: int) -> None:
-        """Count items by whether their answer was kept."""
+        """Count items that were found and not found in the answer cache."""
         self._cache_hits.labels(model, version).inc(hits)
         self._cache_misses.labels(model, version).inc(misses)
 
     def cache_sized(self, model: str, version: str, size_bytes: int) -> None:
-        """Note what a cache takes; the first time, begin its counters at 0."""
+        """Set the size of a cache; the first call sets its counters to 0."""
         self._cache_bytes.labels(model, version).set(size_bytes)
         self._cache_hits.labels(model, version)
         self._cache_misses.labels(model, version)
 
     def lane_busy(self, device: str, seconds: float) -> None:
-        """Add to a lane's busy time."""
+        """Add to the time in which a device's lane was busy."""
         self._lane_busy[device,].inc(seconds)
+        if device in self._lanes:
+            self._lanes[device].add(seconds)
 
     def lane_died(self, device: str, error: BaseException) -> None:
-        """Count a lane's death."""
+        """Count a lane's restart."""
         self._lane_restarts.labels(device).inc()
 
     def model_added(self, model: str, version: str) -> None:
-        """Begin a version's counters at 0, so that their first increase can be seen."""
+        """Set a version's counters to 0, so that Prometheus sees their first increase."""
         self._batch_failures.labels(model, version)
         self._shared.labels(model, version)
-        for reason in REFUSALS:
+        for reason in REJECTION_REASONS:
             self._rejected[model, reason]
-        for reason in DROPS:
+        for reason in DROP_REASONS:
             self._dropped.labels(model, version, reason)
 
     def model_placed(self, model: str, version: str, device: str) -> None:
-        """Begin the counter of what did not fit at 0."""
+        """Set the counter of batches that did not fit to 0."""
         self._out_of_memory.labels(model, version, device)
 
     def lane_added(self, device: str) -> None:
-        """Begin a lane's counters at 0."""
+        """Set the counters of a device's lane to 0."""
         self._lane_busy[device,]
         self._lane_restarts.labels(device)
+        self._lanes.setdefault(device, Utilization())
 
     def watch(
         self,
@@ -310,22 +359,22 @@ class Metrics(Observer):
         lanes: Callable[[], Iterable[tuple[str, bool]]],
         memory_limit_bytes: int | None,
     ) -> None:
-        """Read the process's state at every scrape.
+        """Read the process's state at each scrape.
 
         Args:
-            models: Every version of every model.
-            lanes: Every lane's device, and whether it gave up.
-            memory_limit_bytes: The container's limit; None where there is none.
+            models: State of every version of every model.
+            lanes: Device of every lane, and whether it is no longer restarted.
+            memory_limit_bytes: The container's memory limit; None if there is none.
         """
         self.registry.register(StateCollector(models, lanes, memory_limit_bytes))
 
     def watch_devices(self, states: Callable[[], Iterable[DeviceState]]) -> None:
-        """Ask the GPUs' driver at every scrape."""
+        """Read the GPUs' state from the driver at each scrape."""
         self.registry.register(DeviceCollector(states))
 
 
 class StateCollector(Collector):
-    """Gauges that mirror the catalog and the lanes; see `Metrics.watch`."""
+    """Gauges of the catalog's and the lanes' state; see `Metrics.watch`."""
 
     def __init__(
         self,
@@ -338,18 +387,20 @@ class StateCollector(Collector):
         self._memory_limit_bytes = memory_limit_bytes
 
     def collect(self) -> Iterator[Metric]:
-        """Build the gauges from the state as it is now."""
+        """Return the gauges for the current state."""
         yield from self._collect_models()
-        gave_up = GaugeMetricFamily(
-            "kotae_lane_gave_up", "1 where a lane died too often to be restarted.", labels=("device",)
+        failed = GaugeMetricFamily(
+            "kotae_lane_failed",
+            "1 if the lane's thread died too often and is not restarted any more.",
+            labels=("device",),
         )
         for device, value in self._lanes():
-            gave_up.add_metric((device,), float(value))
-        yield gave_up
+            failed.add_metric((device,), float(value))
+        yield failed
         if self._memory_limit_bytes is not None:
             yield GaugeMetricFamily(
                 "kotae_memory_limit_bytes",
-                "Memory that the container may use.",
+                "Memory limit of the container.",
                 value=float(self._memory_limit_bytes),
             )
 
@@ -360,20 +411,28 @@ class StateCollector(Collector):
             "1 for each loaded version of a model.",
             labels=(*labels, "task", "device", "precision", "provider"),
         )
-        ready = GaugeMetricFamily("kotae_model_ready", "1 where the version answers.", labels=labels)
+        ready = GaugeMetricFamily("kotae_model_ready", "1 if the version serves requests.", labels=labels)
         failed = GaugeMetricFamily(
             "kotae_model_check_failed",
-            "1 for each version that failed, by the step that it failed at.",
+            "1 for each version that failed to load, by the step that failed.",
             labels=(*labels, "reason"),
         )
-        load = GaugeMetricFamily("kotae_model_load_seconds", "Time to load, check and warm.", labels=labels)
-        error = GaugeMetricFamily(
-            "kotae_golden_check_error", "Largest difference from PyTorch in the golden check.", labels=labels
+        load = GaugeMetricFamily(
+            "kotae_model_load_seconds", "Time to load, check and warm up the version.", labels=labels
         )
-        queue = GaugeMetricFamily("kotae_queue_items", "Items that wait.", labels=labels)
-        limit = GaugeMetricFamily("kotae_queue_limit_items", "Most items that may wait.", labels=labels)
+        error = GaugeMetricFamily(
+            "kotae_golden_check_error",
+            "Largest difference from PyTorch's outputs in the golden check.",
+            labels=labels,
+        )
+        queue = GaugeMetricFamily("kotae_queue_items", "Items in the queue.", labels=labels)
+        limit = GaugeMetricFamily(
+            "kotae_queue_limit_items", "Maximum number of items in the queue.", labels=labels
+        )
         wait = GaugeMetricFamily(
-            "kotae_queue_predicted_wait_seconds", "Wait predicted for a newcomer.", labels=labels
+            "kotae_queue_predicted_wait_seconds",
+            "Predicted time that a new item would wait in the queue; 0 if nothing is queued or running.",
+            labels=labels,
         )
         for state in self._models():
             names = (state.model, state.version)

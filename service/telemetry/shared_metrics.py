@@ -1,7 +1,7 @@
-"""The metrics of one service that is several processes: each counts in a file, any of them adds all up.
+"""Metrics of a service with several processes: each counts in files, and each can return the sum of all.
 
-prometheus_client's own way for many processes, with a name for each place instead of a process id: who is
-started in a dead one's place counts on from where it stopped, so that no counter ever goes back.
+This is prometheus_client's multiprocess mode, with a fixed name per process instead of a process id: a
+restarted process continues the counters of the one before it, so that no counter goes back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 from service.telemetry.devices import DeviceCollector, DeviceState
 from service.telemetry.metrics import Metrics, ModelState, StateCollector
 
-# What is not added up: since when, and how near to its limit the process is that is nearest.
+# Gauges that are not summed: the earliest start, and the process that is nearest to its limit.
 _MODES: dict[str, Literal["livemin", "livemax"]] = {
     "process_start_time_seconds": "livemin",
     "process_open_fds": "livemax",
@@ -28,23 +28,23 @@ _MODES: dict[str, Literal["livemin", "livemax"]] = {
 
 
 class SharedMetrics(Metrics):
-    """The metrics of one of the processes. Made once a process, before any other metric.
+    """Metrics of one of several processes. Create it once per process, before any other metric.
 
     Args:
-        name: The process's place, such as `engine` or `http-0`.
-        folder: Where the files are; `PROMETHEUS_MULTIPROC_DIR` must name it too.
-        restarts: How often the process was started before.
+        name: The process's name, such as `engine` or `http-0`.
+        folder: Folder of the files; `PROMETHEUS_MULTIPROC_DIR` must name it too.
+        restarts: How often the process was restarted.
     """
 
     def __init__(self, name: str, folder: Path, restarts: int) -> None:
-        mark_process_dead(name, str(folder))  # type: ignore[no-untyped-call] # what its predecessor had open
+        mark_process_dead(name, str(folder))  # type: ignore[no-untyped-call] # gauges of the process before it
         values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
         super().__init__()
         self._merged = CollectorRegistry()
         MultiProcessCollector(self._merged, str(folder))  # type: ignore[no-untyped-call]
         PlatformCollector(registry=self._merged)
         self._process = _ProcessNumbers()
-        self._process.note()
+        self._process.update()
         if restarts:
             self.process_restarted(name.partition("-")[0])
 
@@ -54,27 +54,28 @@ class SharedMetrics(Metrics):
         lanes: Callable[[], Iterable[tuple[str, bool]]],
         memory_limit_bytes: int | None,
     ) -> None:
-        """Read the process's state at every scrape; see `Metrics.watch`."""
+        """Read the state at each scrape; see `Metrics.watch`."""
         self._merged.register(StateCollector(models, lanes, memory_limit_bytes))
 
     def watch_devices(self, states: Callable[[], Iterable[DeviceState]]) -> None:
-        """Ask the GPUs' driver at every scrape: the process that is scraped, and no other."""
+        """Read the GPUs' state at each scrape, only in the process that is scraped."""
         self._merged.register(DeviceCollector(states))
 
-    def watch_process(self) -> None:
-        """Note how much CPU and memory this process uses; at every heartbeat."""
-        self._process.note()
+    def heartbeat(self) -> None:
+        """Update what is measured at intervals, and this process's CPU and memory."""
+        super().heartbeat()
+        self._process.update()
 
     def render(self) -> bytes:
-        """Write all processes' metrics as text."""
+        """Return the metrics of all processes in the text format."""
         try:
             return generate_latest(self._merged)
-        except struct.error:  # a process that was just starting had made a file, and not yet filled it
+        except struct.error:  # a starting process has created a file and not filled it yet
             return generate_latest(self._merged)
 
 
 class _ProcessNumbers:
-    """`process_*` of all processes together, under the names that they have for one."""
+    """`process_*` metrics, summed over all processes."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
@@ -94,8 +95,8 @@ class _ProcessNumbers:
             if family.type == "gauge"
         }
 
-    def note(self) -> None:
-        """Take this process's numbers as they are now."""
+    def update(self) -> None:
+        """Read this process's current numbers."""
         for family in self._collector.collect():
             for sample in family.samples:
                 if family.name in self._gauges:

@@ -22,12 +22,12 @@ def test_more_values_leave_out_the_extremes() -> None:
     assert nine.confidence == pytest.approx(1 - 2 * 10 / 512)
 
 
-def test_one_value_says_nothing_of_itself() -> None:
+def test_one_value_has_no_confidence() -> None:
     assert Estimate.of([7.0]) == Estimate(7, 7, 7, 0, (7,))
 
 
 @pytest.mark.parametrize("count", [6, 12, 25])
-def test_the_interval_holds_the_true_median_as_often_as_it_says(count: int) -> None:
+def test_the_interval_covers_the_true_median_with_its_confidence(count: int) -> None:
     drawn = random.Random(count)
     held, trials = 0, 4000
     for _ in range(trials):

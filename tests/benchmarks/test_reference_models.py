@@ -1,4 +1,4 @@
-"""The reference graphs: they answer, alone as in a batch, and the textbook's twin answers the same."""
+"""The reference graphs: equal answers alone, in a batch, and from the baseline's float32 graph."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 from benchmarks import graphs, payloads
-from benchmarks.bare import ONE_BY_ONE, Batches, Engine, make_batches, padded
+from benchmarks.fastapi_baseline import normalise, open_session
+from benchmarks.onnxruntime_baseline import ONE_BY_ONE, Batches, Engine, make_batches, padded
 from benchmarks.reference_models import reference_folder
-from benchmarks.textbook import normalise, open_session
 from benchmarks.workloads import reference_workload, repository_of
 from service.repository.catalog import Catalog
 

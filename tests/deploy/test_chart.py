@@ -1,4 +1,4 @@
-"""The chart as Helm renders it: valid for Kubernetes, true to the code, refusing what contradicts itself."""
+"""The rendered chart: valid for Kubernetes, consistent with the code; contradicting values are rejected."""
 
 from __future__ import annotations
 
@@ -462,7 +462,7 @@ def test_autoscaling_asks_for_metrics_that_exist(server: str) -> None:
         known = set(re.findall(r"^# TYPE (\S+)", response.read().decode(), re.MULTILINE))
     triggers = rendered("everything, keda").one("ScaledObject")["spec"]["triggers"]
     readme = (CHART / "README.md").read_text()
-    for name in ("kotae_lane_busy_seconds_total", "kotae_queue_predicted_wait_seconds"):
+    for name in ("kotae_utilization_ratio", "kotae_queue_predicted_wait_seconds"):
         assert name in known
         assert any(f"{name}{{" in trigger["metadata"]["query"] for trigger in triggers)
         assert f"seriesQuery: {name}{{" in readme

@@ -1,4 +1,4 @@
-"""compose.yaml mounts what exists, is closed to other machines, and stops no sooner than the drain."""
+"""compose.yaml mounts existing files, publishes on loopback only, and allows for the drain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").rea
 
 
 def mounts(service: str) -> dict[str, Path]:
-    """Give the files and folders of this checkout by where the service sees them."""
+    """Return the mounted files and folders of this checkout by their path in the container."""
     pairs = [entry.split(":") for entry in SERVICES[service]["volumes"]]
     return {pair[1]: ROOT / pair[0] for pair in pairs if pair[0].startswith(".")}
 

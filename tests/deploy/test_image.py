@@ -1,4 +1,4 @@
-"""The Dockerfile's promises; and, slow, the image built without a container engine and run as its user."""
+"""Rules for the Dockerfile; and, slow, the image built without a container engine and run as its user."""
 
 from __future__ import annotations
 

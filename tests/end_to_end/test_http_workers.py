@@ -29,7 +29,7 @@ NAMES = {"engine", "http-0", "http-1"}
 
 @pytest.fixture(scope="module")
 def server(repository: Path) -> Iterator[Server]:
-    with serving(repository, *WORKERS, restart_patience_seconds="60") as server:
+    with serving(repository, *WORKERS, engine_restart_timeout_seconds="60") as server:
         yield server
 
 

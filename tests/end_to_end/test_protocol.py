@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.http.server.protocol import BoundedProtocol, Rounds
+from service.http.server.protocol import ArrivalTimes, BoundedProtocol
 from tests.end_to_end.server import Server, serving
 from tests.tiny_models import picture
 
@@ -207,41 +207,38 @@ class FakeLoop:
 def test_what_a_busy_loop_reads_may_have_waited_since_it_read_before(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("service.http.server.protocol.time.monotonic", lambda: now)
-    rounds, loop = Rounds(), cast(Any, FakeLoop())
+    arrivals, loop = ArrivalTimes(), cast(Any, FakeLoop())
     now = 5.0
-    assert rounds.since(loop) == 5.0  # it was idle
+    assert arrivals.earliest(loop) == 5.0  # it was idle
     now = 5.1
-    assert rounds.since(loop) == 5.0  # read in one go with the first
+    assert arrivals.earliest(loop) == 5.0  # read in one go with the first
     loop.go_round()
     now = 7.0  # its work took so long
-    assert rounds.since(loop) == 5.0
+    assert arrivals.earliest(loop) == 5.0
     loop.go_round()
     now = 8.0
-    assert rounds.since(loop) == 7.0
+    assert arrivals.earliest(loop) == 7.0
     loop.go_round()
     loop.go_round()  # nothing was there to read
     now = 9.0
-    assert rounds.since(loop) == 9.0
+    assert arrivals.earliest(loop) == 9.0
 
 
-class Hurdle:
-    """A turnstile that refuses what asks for it."""
+class RefusesOnePath:
+    """An early refusal of what asks for `/refused`."""
 
-    def turn_away(
-        self, url: bytes, headers: Iterable[tuple[bytes, bytes]], body_bytes: int, arrived: float
-    ) -> bytes | None:
-        if url != b"/refused" or dict(headers)[b"content-length"] != b"%d" % body_bytes:
-            return None
-        return b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 2\r\n\r\nno"
+    def check(self, url: bytes, headers: Iterable[tuple[bytes, bytes]], port: int, received: float) -> bytes:
+        refusal = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 2\r\n\r\nno"
+        return refusal if url == b"/refused" else b""
 
 
 @asynccontextmanager
 async def listening(
-    app: Any, rounds: Rounds | None = None
+    app: Any, arrivals: ArrivalTimes | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to the protocol alone."""
     config, state = uvicorn.Config(app, lifespan="off"), ServerState()
-    bounds = {"rounds": rounds or Rounds(), "turnstile": Hurdle()}
+    bounds = {"arrivals": arrivals or ArrivalTimes(), "check_early": RefusesOnePath().check}
     kind: Any = type("Protocol", (BoundedProtocol,), bounds)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: kind(config, state, {}), "127.0.0.1")
@@ -259,21 +256,21 @@ async def test_connections_and_answers_are_work_that_others_wait_for() -> None:
         await send({"type": "http.response.body", "body": b""})
         calls.append("answered")
 
-    class Seen(Rounds):
-        def since(self, loop: asyncio.AbstractEventLoop) -> float:
-            calls.append("since")
-            return super().since(loop)
+    class Seen(ArrivalTimes):
+        def earliest(self, loop: asyncio.AbstractEventLoop) -> float:
+            calls.append("earliest")
+            return super().earliest(loop)
 
     calls: list[str] = []
     async with listening(app, Seen()) as (reader, writer):
         while not calls:
             await asyncio.sleep(0)
-        assert calls == ["since"]
+        assert calls == ["earliest"]
         writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
         while "answered" not in calls:
             await asyncio.sleep(0)
-    assert calls[calls.index("app") :] == ["app", "since", "answered"]
+    assert calls[calls.index("app") :] == ["app", "earliest", "answered"]
 
 
 async def test_a_refused_request_costs_the_connection_nothing() -> None:

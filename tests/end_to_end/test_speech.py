@@ -61,7 +61,7 @@ def test_the_openai_client_transcribes_in_every_format(server: Server) -> None:
         assert events[-1].type == "transcript.text.done" and events[-1].text == " ".join(SAID)
         with pytest.raises(openai.NotFoundError, match="whisper-1"):
             create(model="whisper-1", file=file)
-        with pytest.raises(openai.BadRequestError, match="not a sound"):
+        with pytest.raises(openai.BadRequestError, match="not a known audio format"):
             create(model="tones", file=("said.wav", b"nothing"))
 
 

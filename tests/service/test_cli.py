@@ -1,4 +1,4 @@
-"""`kotae` on the command line: what it prints and the code that it ends with."""
+"""The command line, `kotae`: its output and exit codes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from service.__main__ import main
-from service.engine.runtime.session import cuda_problem
+from service.engine.devices import cuda_problem
 from tests.tiny_models import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Answer:
-    """What a command printed and ended with."""
+class CommandResult:
+    """Output and exit code of a command."""
 
     def __init__(self, code: int, output: str, errors: str) -> None:
         self.code = code
@@ -34,26 +34,26 @@ class Answer:
         return self.error_lines[0]
 
 
-Kotae = Callable[..., Answer]
+Kotae = Callable[..., CommandResult]
 
 
 @pytest.fixture
 def kotae(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Kotae]:
     """Run a command in this process."""
 
-    def run(*arguments: object) -> Answer:
+    def run(*arguments: object) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["kotae", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
         printed = capsys.readouterr()
-        return Answer(int(ended.value.code or 0), printed.out, printed.err)
+        return CommandResult(int(ended.value.code or 0), printed.out, printed.err)
 
     monkeypatch.setenv("COLUMNS", "400")
     yield run
     logging.disable(logging.NOTSET)
 
 
-def serve(*arguments: object, **environment: str) -> Answer:
+def serve(*arguments: object, **environment: str) -> CommandResult:
     """Run `kotae serve` in a process of its own, where it is expected not to start."""
     done = subprocess.run(
         [sys.executable, "-m", "service", "serve", *map(str, arguments)],
@@ -64,7 +64,7 @@ def serve(*arguments: object, **environment: str) -> Answer:
         timeout=60,
         check=False,
     )
-    return Answer(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
@@ -77,20 +77,20 @@ def mixed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_without_a_command_the_commands_are_told(kotae: Kotae) -> None:
+def test_help_lists_the_commands(kotae: Kotae) -> None:
     answer = kotae("--help")
     assert answer.code == 0
     assert {"serve", "models"} <= set(answer.output.split())
 
 
-def test_an_unknown_command_is_a_mistake_of_use(kotae: Kotae) -> None:
+def test_an_unknown_command_is_code_2(kotae: Kotae) -> None:
     assert kotae("sevre").code == 2
 
 
 # --- models list, show -----------------------------------------------------------------------
 
 
-def test_list_tells_each_model_and_the_reason_of_a_wrong_manifest(kotae: Kotae, mixed: Path) -> None:
+def test_list_shows_each_model_and_the_error_of_a_wrong_manifest(kotae: Kotae, mixed: Path) -> None:
     answer = kotae("models", "list", "--models", mixed)
     assert answer.code == 0
     assert "sound" in answer.output
@@ -98,7 +98,7 @@ def test_list_tells_each_model_and_the_reason_of_a_wrong_manifest(kotae: Kotae, 
     assert "model.yaml: defualt: Extra inputs are not permitted" in answer.output
 
 
-def test_list_looks_where_the_environment_says(
+def test_list_uses_the_folder_of_the_environment(
     kotae: Kotae, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KOTAE_MODELS", str(repository))
@@ -154,12 +154,12 @@ def test_verify_prints_every_reason_and_is_code_1(kotae: Kotae, mixed: Path) -> 
     assert "ready" in answer.output
 
 
-def test_verify_of_one_model_looks_at_no_other(kotae: Kotae, mixed: Path) -> None:
+def test_verify_of_one_model_loads_no_other(kotae: Kotae, mixed: Path) -> None:
     assert kotae("models", "verify", "sound", "--models", mixed).code == 0
     assert kotae("models", "verify", "damaged", "--models", mixed).code == 1
 
 
-def test_verify_looks_at_versions_that_do_not_serve(kotae: Kotae, tmp_path: Path) -> None:
+def test_verify_loads_versions_that_do_not_serve(kotae: Kotae, tmp_path: Path) -> None:
     old = make_model(tmp_path, version=1)
     newer = make_model(tmp_path / ".staging", version=2)
     newer.rename(old.parent / "2")
@@ -176,12 +176,12 @@ def test_verify_of_an_unknown_model_is_one_line_and_code_2(kotae: Kotae, reposit
     assert answer.error == "kotae: no such model: tiy"
 
 
-def test_verify_of_nothing_proves_nothing_and_is_code_1(kotae: Kotae, tmp_path: Path) -> None:
+def test_verify_of_an_empty_folder_is_code_1(kotae: Kotae, tmp_path: Path) -> None:
     assert kotae("models", "verify", "--models", tmp_path).code == 1
 
 
 @pytest.mark.skipif(cuda_problem() is None, reason="this machine has CUDA")
-def test_verify_on_a_device_that_is_not_there_tells_why_it_fails(kotae: Kotae, repository: Path) -> None:
+def test_verify_on_a_missing_device_gives_the_reason(kotae: Kotae, repository: Path) -> None:
     answer = kotae("models", "verify", "--models", repository, "--device", "cuda")
     assert answer.code == 1
     assert "device cuda was asked for" in answer.output

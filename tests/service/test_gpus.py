@@ -10,28 +10,31 @@ import numpy as np
 import pytest
 
 from service.backend import open_backend
-from service.engine.lane.lanes import Lanes
-from service.engine.observer import Observer
-from service.engine.runtime.providers import (
+from service.engine.cuda.gpu_session import GpuSession
+from service.engine.cuda.providers import (
     CUDA,
     TENSORRT,
-    Device,
     GpuOptions,
     ShapeRange,
     TensorRT,
     has_heavy,
     heavy_elsewhere,
 )
-from service.engine.runtime.session import Session, choose_devices, cuda_problem, runtime_version
+from service.engine.devices import choose_devices, cuda_problem
+from service.engine.lane.lanes import Lanes
+from service.engine.observer import Observer
+from service.engine.runtime.device import Device
+from service.engine.runtime.session import Session, runtime_version
 from service.errors import StartFailed
 from service.repository import golden
 from service.repository.catalog import Catalog
-from service.repository.loader import LoadOptions, Version, choose_variant
+from service.repository.loader import LoadOptions, Version
 from service.repository.manifest import VERSION_FILE, Batching, VersionFacts, read
 from service.repository.overrides import ModelOverrides, Overrides
+from service.repository.sessions import choose_variant
 from service.settings import Settings
 from service.tasks import TASKS
-from tests.service.engine.host_memory import HostMemory
+from tests.service.engine.host_memory import HostGpuSession
 from tests.tiny_models import SIZE, make_model
 from tests.tiny_speech_models import RATE, make_keyword_model
 from tests.tiny_text_models import MAX_TOKENS, make_text_model
@@ -61,18 +64,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[GpuOptions]:
     """Two GPUs whose sessions run on the CPU; gives what each was made with."""
     asked: list[GpuOptions] = []
 
-    def stand_in(path: Path, device: Device, *, gpu: GpuOptions) -> Session:
+    def stand_in(path: Path, device: Device, *, gpu: GpuOptions) -> GpuSession:
         asked.append(gpu)
-        session = Session(path, Device("cpu"))
-        session.device = device
-        return session
+        return HostGpuSession(path, device)
 
-    monkeypatch.setattr("service.repository.loader.Session", stand_in)
+    monkeypatch.setattr("service.repository.sessions.GpuSession", stand_in)
     monkeypatch.setattr("service.repository.loader.pinned", np.zeros)
-    monkeypatch.setattr("service.engine.runtime.session.CudaMemory", lambda index: HostMemory())
-    monkeypatch.setattr("service.repository.loader.tensorrt_version", lambda: "10.16.1")
-    monkeypatch.setattr("service.engine.runtime.session.cuda_problem", lambda provider: None)
-    monkeypatch.setattr("service.engine.runtime.session.gpu_names", lambda: ("NVIDIA H200", "NVIDIA H200"))
+    monkeypatch.setattr("service.repository.sessions.tensorrt_version", lambda: "10.16.1")
+    monkeypatch.setattr("service.engine.devices.cuda_problem", lambda provider: None)
+    monkeypatch.setattr("service.engine.devices.gpu_names", lambda: ("NVIDIA H200", "NVIDIA H200"))
     return asked
 
 
@@ -91,7 +91,7 @@ def test_a_model_has_a_session_and_a_lane_on_every_gpu(
 def test_a_gpu_is_warmed_at_every_size_however_long_that_takes(
     tmp_path: Path, lanes: Lanes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.repository.warming._CPU_SECONDS", 0)
+    monkeypatch.setattr("service.repository.warm_up._CPU_SECONDS", 0)
     sizes: list[int] = []
     real = Session.run
 
@@ -148,14 +148,14 @@ def test_a_cache_that_cannot_be_written_is_told(
     make_model(tmp_path / "models")
     options = {"device": "cuda", "gpu_provider": "tensorrt", "tensorrt_cache": tmp_path / "file"}
     version = _load(tmp_path / "models", lanes, **options)
-    assert version.reason.startswith("TensorRT's engines cannot be kept: ")
+    assert version.reason.startswith("the folder for TensorRT engines cannot be created: ")
     assert not asked
 
 
 def test_the_start_tells_what_auto_chose_and_why_no_gpu(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.engine.runtime.session.cuda_problem", lambda provider: "there is no driver")
+    monkeypatch.setattr("service.engine.devices.cuda_problem", lambda provider: "there is no driver")
     monkeypatch.setattr("service.backend.cuda_problem", lambda provider: "there is no driver")
     backend = open_backend(Settings(models=repository), Observer())
     assert backend.described["device"] == {"name": "cpu", "no_gpu_because": "there is no driver"}
@@ -243,7 +243,7 @@ def test_every_shipped_model_answers_on_a_gpu_as_on_the_cpu(folder: Path, gpu: G
     task = TASKS[read_task(folder)](folder, facts)
     variant = choose_variant(facts, Device("cuda"))
     plain = choose_variant(facts, Device("cpu"), "fp32")
-    session = Session(folder / variant.file, Device("cuda"), gpu=gpu)
+    session = GpuSession(folder / variant.file, Device("cuda"), gpu=gpu)
     on_cpu = Session(folder / plain.file, Device("cpu"))
     inputs, _ = golden.read_golden_arrays(folder)
     for items in (1, 3, 8):
@@ -264,7 +264,7 @@ def read_task(folder: Path) -> str:
 def test_nothing_heavy_of_a_shipped_model_is_left_to_the_cpu(folder: Path, gpu: GpuOptions) -> None:
     facts = read(folder / VERSION_FILE, VersionFacts)
     path = folder / choose_variant(facts, Device("cuda")).file
-    placed = Session(path, Device("cuda"), gpu=gpu).placed
+    placed = GpuSession(path, Device("cuda"), gpu=gpu).placements
     assert heavy_elsewhere(placed, [CUDA, TENSORRT]) == ""
     assert has_heavy(placed, TENSORRT if gpu.tensorrt else CUDA)
 
@@ -289,12 +289,12 @@ def test_tensorrt_keeps_its_engine_and_its_timings(tmp_path: Path) -> None:
     profile = {"image": ShapeRange((1, *shape), (8, *shape), (8, *shape))}
     (tmp_path / "engines").mkdir()
     options = GpuOptions(tensorrt=TensorRT(tmp_path / "engines", tmp_path, profile=profile))
-    session = Session(folder / "model.onnx", Device("cuda"), gpu=options)
+    session = GpuSession(folder / "model.onnx", Device("cuda"), gpu=options)
     session.run({"image": np.zeros((2, *shape), dtype=np.uint8)})
     engines = {path: path.stat().st_mtime_ns for path in (tmp_path / "engines").glob("*.engine")}
     assert engines
     assert list(tmp_path.glob("*.timing"))
-    Session(folder / "model.onnx", Device("cuda"), gpu=options)
+    GpuSession(folder / "model.onnx", Device("cuda"), gpu=options)
     assert {path: path.stat().st_mtime_ns for path in engines} == engines
 
 
@@ -303,4 +303,4 @@ def test_a_gpu_that_is_not_there_is_refused_by_onnxruntime_too(tmp_path: Path) -
     folder = make_model(tmp_path)
     beyond = len(choose_devices("cuda"))
     with pytest.raises(Exception, match=r"model\.onnx"):
-        Session(folder / "model.onnx", Device("cuda", beyond))
+        GpuSession(folder / "model.onnx", Device("cuda", beyond))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -56,13 +57,14 @@ TRAINING = {
     "repository.golden",
     "errors",
     "tasks",
+    "engine.devices",
     "engine.runtime.session",
     "engine.runtime.cpus",
 }
 
 # Library -> the modules (or packages) of `service` that alone may import it.
 CONFINED: dict[str, tuple[str, ...]] = {
-    "onnxruntime": ("service.engine.runtime.session",),
+    "onnxruntime": ("service.engine.runtime.session", "service.engine.cuda"),
     "cuda": ("service.engine.cuda.device_memory",),
     "fastapi": ("service.http", "service.app"),
     "starlette": ("service.http", "service.app"),
@@ -167,6 +169,28 @@ def test_a_confined_library_is_imported_only_where_it_belongs(library: str) -> N
         if is_within(found.target, [library]) and not is_within(module, CONFINED[library])
     ]
     assert not wrong, "; ".join(wrong)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: set(_runtime_imports(module)) for module in SERVICE}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def _runtime_imports(module: str) -> Iterator[str]:
+    """Go through the modules of `service` that a module imports; late ones too, but none for types alone."""
+    tree = ast.parse(SERVICE[module].read_text(encoding="utf-8"))
+    for_types = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    for found in imports_of(module):
+        if found.target in SERVICE and found.target != module and found.line not in for_types:
+            yield found.target
 
 
 def test_importing_the_application_loads_nothing_of_training() -> None:

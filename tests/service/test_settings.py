@@ -1,4 +1,4 @@
-"""Settings: where they come from, which win, and what stops the start."""
+"""Settings: their sources, which one has priority, and errors that stop the start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.errors import StartFailed
-from service.settings import CONFIG_VARIABLE, PREFIX, Settings, load_settings
+from service.settings import CONFIG_VARIABLE, PREFIX, RENAMED, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -204,6 +204,57 @@ def test_a_folder_is_no_settings_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path))
     with pytest.raises(StartFailed, match=tmp_path.name):
         load_settings()
+
+
+@pytest.mark.parametrize("old", RENAMED)
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_the_old_name_of_a_setting_is_read_with_one_warning(
+    old: str,
+    place: str,
+    settings_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    new, value = RENAMED[old], str(2**24 if old.endswith("bytes") else 3)
+    settings_file.write_text(f"{old}: {value}\n" if place == "file" else "")
+    if place == "environment":
+        monkeypatch.setenv(PREFIX + old.upper(), value)
+        old, name = PREFIX + old.upper(), PREFIX + new.upper()
+    else:
+        name = new
+    with caplog.at_level(logging.WARNING):
+        assert getattr(load_settings(), new) == float(value)
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{old} is now {name};")
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_different_values_under_the_old_and_the_new_name_stop_the_start(
+    place: str, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place == "file":
+        settings_file.write_text("restart_patience_seconds: 2\nengine_restart_timeout_seconds: 3\n")
+    else:
+        settings_file.write_text("")
+        monkeypatch.setenv("KOTAE_RESTART_PATIENCE_SECONDS", "2")
+        monkeypatch.setenv("KOTAE_ENGINE_RESTART_TIMEOUT_SECONDS", "3")
+    with pytest.raises(
+        StartFailed,
+        match=r"(?i)restart_patience_seconds is the old name of \w*engine_restart_timeout_seconds",
+    ):
+        load_settings()
+    settings_file.write_text("restart_patience_seconds: 3\nengine_restart_timeout_seconds: 3\n")
+    monkeypatch.setenv("KOTAE_RESTART_PATIENCE_SECONDS", "3")
+    monkeypatch.setenv("KOTAE_ENGINE_RESTART_TIMEOUT_SECONDS", "3")
+    assert load_settings().engine_restart_timeout_seconds == 3
+
+
+def test_an_old_name_in_the_environment_wins_over_the_new_one_in_the_file(
+    settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings_file.write_text("engine_restart_timeout_seconds: 2\n")
+    monkeypatch.setenv("KOTAE_RESTART_PATIENCE_SECONDS", "3")
+    assert load_settings().engine_restart_timeout_seconds == 3
 
 
 def test_settings_cannot_be_changed_later() -> None:

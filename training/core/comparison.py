@@ -139,22 +139,23 @@ Version {source} with an {comparison.precision} variant beside the fp32 one{text
 
 def _int8_text(comparison: VariantComparison) -> str:
     first = "int8" if comparison.worth_it else "fp32"
-    return f""": static, a scale a channel of the
-weights, scales found on items of the validation part. Measured on the held-out part, from raw file to answer;
-speed is CPU time of one thread, over that of fp32. On a CPU {first} serves, unless the host's overrides say
-otherwise."""
+    return f""". The quantisation is static, with one
+scale per channel of the weights. Scales are computed from items of the validation part. Measured on the
+held-out part, from raw file to answer. Speed is relative to fp32, by CPU time of one thread. On a CPU,
+{first} serves unless the host's overrides say otherwise."""
 
 
 def _fp16_text(comparison: VariantComparison) -> str:
     first = "fp16" if comparison.worth_it else "fp32"
     where = (
-        "on a GPU;\nspeed is time on it, over that of fp32"
+        "on a GPU.\nSpeed is relative to fp32, by time on the GPU"
         if comparison.device == "cuda"
-        else "on a CPU,\nwhich has no fp16 and rounds after each operator; so its speed was not measured"
+        else "on a CPU,\nwhich has no fp16 and rounds after each operator, so speed was not measured"
     )
     kept = ", ".join(f"{name} ({count})" for name, count in (comparison.fp32_operators or {}).items())
     return f""", for GPUs. Measured on the held-out part, from raw file to answer, {where}.
-On a GPU {first} serves, unless the host's overrides say otherwise. In fp32 stay, with the number of nodes:
+On a GPU, {first} serves unless the host's overrides say otherwise. Operators that stay in fp32, with the
+number of nodes:
 {textwrap.fill(kept, 110)}."""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from service.engine.runtime.session import Device, Session
+from service.engine.devices import Device, open_session
 from service.repository.manifest import (
     MANIFEST_FILE,
     VERSION_FILE,
@@ -142,7 +142,9 @@ def _speeds(folder: Path, plain: Variant, small: Variant, batches: Sequence[Batc
     """Time both variants on the device that the smaller one is made for; return {} without it."""
     if small.measured_on is None or small.measured_on not in small.devices:
         return {}
-    slow, fast = (Session(folder / variant.file, Device(small.measured_on)) for variant in (plain, small))
+    slow, fast = (
+        open_session(folder / variant.file, Device(small.measured_on)) for variant in (plain, small)
+    )
     return measure_speeds(slow, fast, batches)
 
 

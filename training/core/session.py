@@ -9,8 +9,9 @@ from typing import TypeVar
 import numpy as np
 from pydantic import BaseModel
 
+from service.engine.devices import Device, cuda_problem, open_session
 from service.engine.runtime.cpus import available_cpus
-from service.engine.runtime.session import Device, Session, cuda_problem
+from service.engine.runtime.session import Session
 from service.repository.golden import Run
 from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from service.tasks import Limits, Task
@@ -19,7 +20,7 @@ from service.tasks.task import Raw, Result
 TaskKind = TypeVar("TaskKind", bound=Task)
 
 
-def open_session(folder: Path, facts: VersionFacts) -> Session:
+def open_first_variant(folder: Path, facts: VersionFacts) -> Session:
     """Load the first variant of a version.
 
     Args:
@@ -31,7 +32,7 @@ def open_session(folder: Path, facts: VersionFacts) -> Session:
     """
     variant = facts.variants[0]
     on_gpu = variant.measured_on == "cuda" and not cuda_problem()
-    return Session(folder / variant.file, Device("cuda" if on_gpu else "cpu"), threads=available_cpus())
+    return open_session(folder / variant.file, Device("cuda" if on_gpu else "cpu"), threads=available_cpus())
 
 
 def open_version(
@@ -48,7 +49,7 @@ def open_version(
         The task bound to the version, and the function that runs its graph on a batch.
     """
     facts = facts or read(folder / VERSION_FILE, VersionFacts)
-    return kind(folder, facts), open_session(folder, facts).run
+    return kind(folder, facts), open_first_variant(folder, facts).run
 
 
 def answer_batches(

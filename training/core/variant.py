@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from service.engine.runtime.session import Device, Session, cuda_problem
+from service.engine.devices import Device, cuda_problem, open_session
 from service.repository.golden import Run, read_golden_arrays
 from service.repository.manifest import GOLDEN_CASES_FILE, GoldenCases, Variant, read
 from service.tasks import Limits, Task, answer_one
@@ -80,7 +80,7 @@ def make_variant(
         fp32_operators = convert_to_fp16(folder / plain.file, folder / kind.file)
     else:
         quantize_graph(folder / plain.file, folder / kind.file, batches)
-    run = Session(folder / kind.file, device).run
+    run = open_session(folder / kind.file, device).run
     inputs, expected = read_golden_arrays(folder)
     tolerance = {}
     for name, difference in task.differences(expected, run(inputs)).items():

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import RequestError
 from service.tasks import Limits
-from service.tasks.image.image_file import open_picture
+from service.tasks.image.image_file import open_image
 from training.detection.coco_layout import find_pictures
 from training.detection.dataset import AnnotatedImage
 from training.errors import DataRejected
@@ -164,7 +164,7 @@ class CocoFile:
         for image in self._images:
             path = self._folder / image.path
             try:
-                picture = open_picture(path.read_bytes(), 3, max_pixels=Limits().max_pixels)
+                picture = open_image(path.read_bytes(), 3, max_pixels=Limits().max_pixels)
             except FileNotFoundError:
                 broken.append(f"{path}: there is no such file")
                 continue

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from service.repository.manifest import ImageInput
 from service.tasks import Limits
-from service.tasks.image.preprocessing import fit_picture, letterbox
+from service.tasks.image.preprocessing import decode_and_resize, letterbox
 
 _SMALLEST_SIDE = 1.0  # input pixels; smaller boxes are left out
 
@@ -100,8 +100,8 @@ def letterbox_boxes(
 
 def decode_annotated(file: AnnotatedImage, spec: ImageInput) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Decode a file as the service does; return u8 [H, W, 3], and its boxes f32 [M, 4]."""
-    fitted = fit_picture(file.file, spec, max_pixels=Limits().max_pixels)
-    return fitted.pixels, letterbox_boxes(file.boxes_xyxy, fitted.size, spec)
+    resized = decode_and_resize(file.file, spec, max_pixels=Limits().max_pixels)
+    return resized.pixels, letterbox_boxes(file.boxes_xyxy, resized.original_size, spec)
 
 
 def decode_training_set(files: Iterable[AnnotatedImage], spec: ImageInput) -> TrainingSet:

@@ -15,7 +15,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from service.tasks.image.detection import overlap
+from service.tasks.image.detection import box_iou
 from training.detection.dataset import AnnotatedImage
 from training.detection.predict import Predicted
 
@@ -103,7 +103,7 @@ def matches(file: AnnotatedImage, found: Predicted, considered: NDArray[np.bool_
     free = set(range(len(file.labels)))
     matched: dict[int, int] = {}
     for i in np.flatnonzero(considered).tolist():
-        overlaps = overlap(found.boxes_xyxy[i], file.boxes_xyxy)
+        overlaps = box_iou(found.boxes_xyxy[i], file.boxes_xyxy)
         rivals = [j for j in free if file.labels[j] == found.labels[i] and overlaps[j] >= MATCHING]
         if rivals:
             matched[i] = max(rivals, key=lambda j: float(overlaps[j]))

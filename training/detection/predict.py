@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from service.repository.manifest import VersionFacts
 from service.tasks import Limits
 from service.tasks.image.detection import DetectionParameters, Detections, ObjectDetection, unletterbox
-from service.tasks.image.preprocessing import fit_picture
+from service.tasks.image.preprocessing import decode_and_resize
 from training.core.session import answer_batches, open_version
 from training.detection.dataset import AnnotatedImage
 from training.detection.learner import DetectorLearner
@@ -50,7 +50,7 @@ def predict_with_checkpoint(learner: DetectorLearner, files: Sequence[AnnotatedI
     predicted = []
     for start in range(0, len(files), _BATCH):
         pictures = [
-            fit_picture(file.file, spec, max_pixels=Limits().max_pixels)
+            decode_and_resize(file.file, spec, max_pixels=Limits().max_pixels)
             for file in files[start : start + _BATCH]
         ]
         images = np.stack([picture.pixels for picture in pictures])
@@ -58,8 +58,10 @@ def predict_with_checkpoint(learner: DetectorLearner, files: Sequence[AnnotatedI
             outputs = [output.numpy() for output in learner.graph(torch.from_numpy(images))]
         for picture, boxes, scores, labels in zip(pictures, *outputs, strict=True):
             kept = scores >= LEAST_SCORE
-            edges = unletterbox(boxes[kept], picture.size, spec)
-            predicted.append(Predicted(edges, scores[kept].astype(np.float64), labels[kept], picture.size))
+            edges = unletterbox(boxes[kept], picture.original_size, spec)
+            predicted.append(
+                Predicted(edges, scores[kept].astype(np.float64), labels[kept], picture.original_size)
+            )
     return predicted
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.runtime.session import Session
-from service.tasks.image.detection import COUNTED_SCORE, overlap
+from service.tasks.image.detection import MIN_COMPARED_SCORE, box_iou
 from training.errors import ExportFailed
 from training.networks.detector import Detector, DetectorOutputs
 
@@ -66,7 +66,7 @@ def _decode_one(
     heat, distances, quality = arrays
     _, height, width = heat.shape
     found = []
-    least = COUNTED_SCORE ** (1 / power)  # the expected overlap is at most 1
+    least = MIN_COMPARED_SCORE ** (1 / power)  # the expected overlap is at most 1
     for label, row, column in np.argwhere(heat > np.log(least / (1 - least)) - 1).tolist():
         around = heat[label, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
         own = heat[label, row, column]
@@ -89,7 +89,7 @@ def _decode_one(
     if len(found) > slots:
         last = found[slots].score  # the best score that may be left out
         found = [replace(peak, sure=peak.sure and peak.score > last + _TIE) for peak in found]
-    return [peak for peak in found if peak.score >= COUNTED_SCORE]
+    return [peak for peak in found if peak.score >= MIN_COMPARED_SCORE]
 
 
 def check_parity(
@@ -137,7 +137,7 @@ def _decoded(network: Detector, images: NDArray[np.uint8], stride: int) -> list[
 def _compare(peaks: list[Peak], row: dict[str, NDArray[np.float32]], where: str) -> dict[str, float]:
     worst = {"boxes": 0.0, "scores": 0.0}
     for peak in (peak for peak in peaks if peak.sure):
-        overlaps = overlap(np.array(peak.box_xyxy), row["boxes"].astype(np.float64))
+        overlaps = box_iou(np.array(peak.box_xyxy), row["boxes"].astype(np.float64))
         overlaps[(row["labels"] != peak.label) | (np.abs(row["scores"] - peak.score) > 0.01)] = 0
         best = int(overlaps.argmax())
         if not overlaps[best] >= _SAME:
@@ -156,7 +156,7 @@ def _compare(peaks: list[Peak], row: dict[str, NDArray[np.float32]], where: str)
                     f"in {where}; the tolerance is {TOLERANCES[name]:g}. Nothing was written"
                 )
             worst[name] = max(worst[name], difference)
-    for place in np.flatnonzero(row["scores"] >= COUNTED_SCORE + _TIE).tolist():
+    for place in np.flatnonzero(row["scores"] >= MIN_COMPARED_SCORE + _TIE).tolist():
         box, label = row["boxes"][place], int(row["labels"][place])
         alike = (peak for peak in peaks if peak.label == label)
         if not any(np.abs(box - peak.box_xyxy).max() <= TOLERANCES["boxes"] for peak in alike):

@@ -32,11 +32,10 @@ from training.recipes.detection_recipe import CocoData, DetectionRecipe
 
 MISSES_FILE = "misses.jpg"
 _MEASURED = """\
-Measured on pictures that the training did not see, from raw file to answer through ONNX Runtime, by
-faster-coco-eval."""
+Measured on held-out images, from raw file to answer with ONNX Runtime, by faster-coco-eval."""
 _MISSES = f"""\
-The worst misses, what is there in green and what was answered in red; under each what is there, what was
-answered and how surely:
+The worst misses. Green frames show the true objects, red frames the answers. The text under each image
+gives the true label, the answered label and its score:
 
 ![Worst misses]({MISSES_FILE})"""
 

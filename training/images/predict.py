@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from service.repository.manifest import VersionFacts
 from service.tasks.classification import Classification, ClassificationParameters
-from service.tasks.image.preprocessing import ImageClassification
+from service.tasks.image.classification import ImageClassification
 from training.core.session import answer_batches, open_version
 from training.data.split import Indices
 from training.images.learner import ImageLearner

@@ -29,11 +29,11 @@ from training.images.tables import card_tables, report_tables
 from training.images.version import write_version
 from training.recipes.image_recipe import ImageRecipe
 
-_MEASURED = "Measured on files that the training did not see, from raw file to answer through ONNX Runtime."
+_MEASURED = "Measured on held-out images, from raw file to answer with ONNX Runtime."
 _LIMITS = """\
 ## Limits
 
-Every picture is answered with one of these classes, also one that shows none of them."""
+Every image gets one of these classes, also an image that shows none of them."""
 CALIBRATION_SEED = 3_000_017  # seed of the redrawn images on which int8 scales are found
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from service.repository.manifest import AudioInput
 from service.tasks import Limits
-from service.tasks.audio.waveform import read_sound
+from service.tasks.audio.waveform import decode_audio
 
 
 def decode_sound(
@@ -20,6 +20,6 @@ def decode_sound(
         UnsupportedMedia: It is no sound file.
         TooLarge: It is longer than `max_seconds`.
     """
-    sound = read_sound(content, spec.sample_rate, max_seconds=max_seconds)
+    sound = decode_audio(content, spec.sample_rate, max_seconds=max_seconds)
     short = int(spec.min_seconds * spec.sample_rate) - len(sound.samples)
     return np.pad(sound.samples, (0, max(0, short)))

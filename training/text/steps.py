@@ -20,9 +20,7 @@ Evaluation = TypeVar("Evaluation", bound=DataclassInstance)
 class TextSteps(Steps[RecipeKind, Data, LearnerKind, Evaluation], ABC):
     """The commands of a recipe for texts."""
 
-    card_text = CardText(
-        "Measured on texts that the training did not see, from raw text to answer through ONNX Runtime."
-    )
+    card_text = CardText("Measured on held-out texts, from raw text to answer with ONNX Runtime.")
 
     def describe(self, data: Data) -> str:
         """Return what is printed about the data before training."""

@@ -1,1 +1,4 @@
-"""NVIDIA GPUs: driver, memory and bindings."""
+"""NVIDIA GPUs: driver, memory, bindings and sessions.
+
+Nothing in this package has run on a GPU yet; docs/gpu.md says what was tested instead.
+"""

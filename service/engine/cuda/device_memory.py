@@ -1,82 +1,29 @@
-"""Memory of a GPU and of the host beside it, and copies between the two that run beside the graph.
+"""Memory of a GPU, pinned memory of the host, and copies between them while a graph runs.
 
-NVIDIA's own binding of the CUDA runtime does the work (`cuda-bindings`, in the `gpu` extra; the names are
-those of its page "CUDA Runtime API"). Pinned memory is copied by the GPU itself; other memory goes through
-the driver's own buffers first.
+The library is NVIDIA's `cuda-bindings` (in the `gpu` extra); the names are those of the CUDA Runtime API. The
+GPU copies pinned memory itself; other memory is first copied to a buffer of the driver.
 """
 
 from __future__ import annotations
 
 import ctypes
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.runtime.outputs import RunFailed
-
-
-class CaptureGate:
-    """Keeps everybody else away from the GPU's interface while a run is being captured.
-
-    A capture fails if another thread of the process, whatever it works at, allocates or waits meanwhile
-    (CUDA Runtime API, `cudaStreamCaptureModeGlobal`). They happen while a model is loaded, so they are few.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._capturing = False
-        self._mine = threading.local()
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Do anything but capture. Whoever is inside may come again: memory is freed at any moment."""
-        if getattr(self._mine, "inside", False):
-            yield
-            return
-        with self._changed:
-            self._changed.wait_for(lambda: not self._capturing)
-            self._mine.inside = True
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._mine.inside = False
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Capture."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._capturing)
-            self._mine.inside = True
-            self._capturing = True
-        try:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._inside)
-            yield
-        finally:
-            with self._changed:
-                self._capturing = False
-                self._mine.inside = False
-                self._changed.notify_all()
-
-
-GATE = CaptureGate()
+from service.engine.cuda.capture import GATE
+from service.engine.runtime.run import RunFailed
 
 
 class Block:
-    """Memory on a device; it is free again with the last reference.
+    """Memory on a device, freed with the last reference.
 
     Attributes:
-        pointer: Its address there.
+        pointer: Its address on the device.
+        size_bytes: Its size.
     """
 
     def __init__(self, pointer: int, size_bytes: int, keeper: Any = None) -> None:
@@ -86,10 +33,10 @@ class Block:
 
 
 class CudaMemory:
-    """One GPU's memory, and a stream of its own for copies. For one thread.
+    """Memory of one GPU, and a stream of its own for copies. Used by one thread.
 
     Args:
-        index: Which GPU.
+        index: The number of the GPU.
     """
 
     kind = "cuda"
@@ -100,16 +47,16 @@ class CudaMemory:
         with GATE.shared():
             _checked(cuda.cudaSetDevice(index))
             self._stream = _checked(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking))
-        _when_gone(self, cuda.cudaStreamDestroy, self._stream)
+        _release_with(self, cuda.cudaStreamDestroy, self._stream)
 
     def block(self, size_bytes: int) -> Block:
-        """Allocate on the GPU."""
+        """Allocate memory on the GPU."""
         cuda = _runtime()
         with GATE.shared():
             _checked(cuda.cudaSetDevice(self.index))
             pointer = int(_checked(cuda.cudaMalloc(max(1, size_bytes))))
         block = Block(pointer, size_bytes)
-        _when_gone(block, cuda.cudaFree, pointer)
+        _release_with(block, cuda.cudaFree, pointer)
         return block
 
     def host(self, shape: Sequence[int], dtype: str) -> NDArray[Any]:
@@ -117,7 +64,7 @@ class CudaMemory:
         return pinned(shape, dtype)
 
     def to_device(self, block: Block, array: NDArray[Any]) -> None:
-        """Copy a contiguous array to the beginning of a block, and wait for it."""
+        """Copy a contiguous array to the beginning of a block; return when it is copied."""
         cuda = _runtime()
         self._copy(block.pointer, array.ctypes.data, array.nbytes, cuda.cudaMemcpyKind.cudaMemcpyHostToDevice)
 
@@ -135,10 +82,10 @@ class CudaMemory:
 
 
 def pinned(shape: Sequence[int], dtype: str) -> NDArray[Any]:
-    """Allocate zeros in pinned memory, for any GPU; free again with the last view.
+    """Return an array of zeros in pinned memory, for any GPU; it is freed with the last view.
 
     Raises:
-        RunFailed: There is no GPU, or not enough memory.
+        RunFailed: There is no GPU or not enough memory.
     """
     cuda = _runtime()
     count = int(np.prod(shape))
@@ -146,30 +93,33 @@ def pinned(shape: Sequence[int], dtype: str) -> NDArray[Any]:
     with GATE.shared():
         pointer = int(_checked(cuda.cudaHostAlloc(size_bytes, cuda.cudaHostAllocPortable)))
     memory = (ctypes.c_byte * size_bytes).from_address(pointer)
-    _when_gone(memory, cuda.cudaFreeHost, pointer)
+    _release_with(memory, cuda.cudaFreeHost, pointer)
     array: NDArray[Any] = np.frombuffer(memoryview(memory), dtype=dtype, count=count).reshape(shape)
     array[...] = 0
     return array
 
 
-def _when_gone(owner: Any, release: Callable[[Any], object], handle: Any) -> None:
-    """Release with the last reference; not at the process's end, when threads may still be copying."""
+def _release_with(owner: Any, release: Callable[[Any], object], handle: Any) -> None:
+    """Release a handle with the last reference to its owner.
 
-    def release_when_nobody_captures() -> None:
+    Not at the end of the process, when threads may still be copying.
+    """
+
+    def release_outside_a_capture() -> None:
         with GATE.shared():
             release(handle)
 
-    weakref.finalize(owner, release_when_nobody_captures).atexit = False
+    weakref.finalize(owner, release_outside_a_capture).atexit = False
 
 
 def _runtime() -> Any:
-    from cuda.bindings import runtime  # noqa: PLC0415 - what serves on the CPU does not have it
+    from cuda.bindings import runtime  # noqa: PLC0415 - not installed where the CPU serves
 
     return runtime
 
 
 def _checked(result: tuple[Any, ...]) -> Any:
-    """Give what a call of the CUDA runtime returned beside its status."""
+    """Return the value of a call of the CUDA runtime; raise `RunFailed` if its status is an error."""
     status, *values = result
     if int(status) != 0:
         _, text = _runtime().cudaGetErrorString(status)

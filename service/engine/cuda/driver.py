@@ -1,7 +1,7 @@
-"""What there is of CUDA: the driver, the GPUs that it shows to this process, the shared libraries.
+"""Checks of CUDA: the driver, the GPUs that it shows to this process, the shared libraries.
 
-Each is tried by itself before a session is, because ONNX Runtime only says that its provider did not load.
-The names are those of NVIDIA's driver API (cuda.h). `CUDA_VISIBLE_DEVICES` is obeyed by the driver.
+Each is checked before a session is made, because ONNX Runtime only says that its provider did not load. The
+names are those of NVIDIA's driver API (cuda.h). The driver itself reads `CUDA_VISIBLE_DEVICES`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ Load = Callable[[str], Any]
 
 
 class CudaProblem(Exception):
-    """No GPU can be used; the text says why and what would help."""
+    """No GPU can be used; the text says why, and what to install or update."""
 
 
-def visible_gpus(cuda_major: int | None, load: Load = ctypes.CDLL) -> tuple[str, ...]:
-    """Name the GPUs that this process may use, in the driver's order: the first is `cuda:0`.
+def visible_gpus(cuda_major: int, load: Load = ctypes.CDLL) -> tuple[str, ...]:
+    """Return the names of the GPUs that this process may use. The first is `cuda:0`.
 
     Args:
-        cuda_major: Major version of CUDA that the driver must support; None is not checked.
+        cuda_major: Major version of CUDA that the driver must support.
         load: Opens a shared library by name.
 
     Raises:
-        CudaProblem: The driver is not there, fails, is too old, or shows no GPU.
+        CudaProblem: The driver is missing, fails, is too old, or shows no GPU.
     """
     try:
         driver = load(DRIVER)
@@ -41,7 +41,7 @@ def visible_gpus(cuda_major: int | None, load: Load = ctypes.CDLL) -> tuple[str,
     version = ctypes.c_int()
     _check(driver, "cuDriverGetVersion", driver.cuDriverGetVersion(ctypes.byref(version)))
     supported = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    if cuda_major is not None and version.value // 1000 < cuda_major:
+    if version.value // 1000 < cuda_major:
         raise CudaProblem(
             f"the NVIDIA driver supports CUDA {supported} at most and this onnxruntime needs "
             f"CUDA {cuda_major}: update the driver"
@@ -54,12 +54,13 @@ def visible_gpus(cuda_major: int | None, load: Load = ctypes.CDLL) -> tuple[str,
 
 
 def load_libraries(cuda_major: int, load: Load = ctypes.CDLL) -> None:
-    """Load the libraries without which ONNX Runtime's CUDA provider does not load, or convolutions fail.
+    """Load the libraries that ONNX Runtime's CUDA provider needs.
 
-    The provider 1.31 needs all but cuDNN to load; without cuDNN it loads, and fails at the first convolution.
+    Without cuDNN the provider 1.31 loads, and fails at the first convolution; without another one it does not
+    load.
 
     Raises:
-        CudaProblem: One is missing.
+        CudaProblem: A library is missing.
     """
     toolkit = [f"lib{name}.so.{cuda_major}" for name in ("cublasLt", "cublas", "cudart")]
     for name in (*toolkit, "libcurand.so.10", "libcudnn.so.9"):
@@ -67,22 +68,22 @@ def load_libraries(cuda_major: int, load: Load = ctypes.CDLL) -> None:
 
 
 def load_tensorrt(load: Load = ctypes.CDLL) -> None:
-    """Load TensorRT 10, which ONNX Runtime's TensorRT provider 1.31 is built for.
+    """Load TensorRT 10, which ONNX Runtime's TensorRT provider 1.31 needs.
 
-    Engines use TF32 wherever the environment does not forbid it, and the provider has no option for it.
+    Switch TF32 off for its engines: this variable of the environment is the only way to do so.
 
     Raises:
-        CudaProblem: It is missing.
+        CudaProblem: A library is missing.
     """
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     with suppress(ImportError, OSError):
-        importlib.import_module("tensorrt_libs")  # loads what is in it
+        importlib.import_module("tensorrt_libs")  # loads its libraries
     for name in ("libnvinfer.so.10", "libnvonnxparser.so.10"):
         _load(name, load, "tensorrt")
 
 
 def tensorrt_version(load: Load = ctypes.CDLL) -> str:
-    """Name the version of TensorRT, once it is loaded: engines of another one cannot be read."""
+    """Return the version of TensorRT, which must be loaded. Engines of other versions cannot be read."""
     number = load("libnvinfer.so.10").getInferLibVersion()
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
 

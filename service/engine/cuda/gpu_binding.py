@@ -1,35 +1,33 @@
-"""A graph with its inputs and outputs at addresses of a GPU that stay, padded to few shapes.
+"""A graph whose inputs and outputs have fixed addresses on a GPU, with batches padded to few shapes.
 
     stage: pad ─▶ copy to the GPU │ run: one batch at a time │ outputs: copy back, drop padding
            on a stream of its own   on ONNX Runtime's stream    on a stream of its own
 
-Each thread that runs batches has a slot: memory for one batch on either side. So one thread's batch can be
-copied while another's runs. Where every row has a fixed shape, a slot binds each bucket once, and a run can
-be captured as a CUDA graph. ONNX Runtime keeps captures by thread and by a number, replays whatever the
-number stands for and never looks at shapes: so the numbers are given and checked here.
+Each thread that runs batches has a slot: memory for one batch on the GPU and on the host. So one thread's
+batch can be copied while another's runs. Where every row has a fixed shape, a slot binds each bucket once,
+and a run can be captured as a CUDA graph. ONNX Runtime keeps a captured run by thread and by a number. It
+replays it without comparing shapes or addresses; so numbers are chosen and checked here.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.cuda.device_memory import GATE, Block
+from service.engine.cuda.capture import GATE, CapturedRuns
+from service.engine.cuda.device_memory import Block
 from service.engine.runtime.memory import failure_of
-from service.engine.runtime.outputs import Arrays, RunFailed
+from service.engine.runtime.run import Arrays, RunFailed
+from service.engine.runtime.session import TensorSpec
 from service.engine.runtime.shape_buckets import Buckets, pad
 
-if TYPE_CHECKING:
-    from service.engine.runtime.session import TensorSpec
-
-_PLAIN = "-1"  # the number with which ONNX Runtime neither captures nor replays
+_NOT_CAPTURED = "-1"  # the number with which ONNX Runtime neither captures nor replays
 
 _log = logging.getLogger(__name__)
 
@@ -37,16 +35,16 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class Memory(Protocol):
-    """Memory on both sides, for one thread; `CudaMemory` is the real one."""
+    """Memory of a device and its host, for one thread; see `CudaMemory`."""
 
     kind: str
     index: int
 
     def block(self, size_bytes: int) -> Block:
-        """Allocate on the device."""
+        """Allocate memory on the device."""
 
     def host(self, shape: Sequence[int], dtype: str) -> NDArray[Any]:
-        """Allocate on the host what is copied fastest."""
+        """Allocate the memory of the host that is copied fastest."""
 
     def to_device(self, block: Block, array: NDArray[Any]) -> None:
         """Copy an array to the beginning of a block."""
@@ -56,16 +54,16 @@ class Memory(Protocol):
 
 
 class Binding:
-    """One session's graph, bound.
+    """One session's graph, bound to memory.
 
     Args:
-        session: ONNX Runtime's.
-        inputs: What the graph takes.
-        outputs: What it gives.
-        buckets: The shapes to pad to.
-        memory: Makes the memory of a thread.
-        run_options: Makes ONNX Runtime's options of a run.
-        captures: Whether the session was made for capturing.
+        session: ONNX Runtime's session.
+        inputs: The graph's inputs.
+        outputs: The graph's outputs.
+        buckets: The shapes that batches are padded to.
+        memory: Returns the memory of a thread.
+        run_options: Returns new options of a run, ONNX Runtime's.
+        captures: Whether the session was made for captured runs.
     """
 
     def __init__(
@@ -85,25 +83,25 @@ class Binding:
         self.buckets = buckets
         self.fixed_inputs = all(None not in spec.shape[1:] for spec in inputs)
         self.fixed_outputs = all(None not in spec.shape[1:] for spec in outputs)
-        self.graphs = Graphs() if captures else None
+        self.captured = CapturedRuns() if captures else None
         self.run_options = run_options
         self._memory = memory
         self._slots = threading.local()
 
     @property
     def is_captured(self) -> bool:
-        """Whether runs are captured: asked for, possible, and every shape fixed."""
-        return self.graphs is not None and self.graphs.works and self.fixed_inputs and self.fixed_outputs
+        """Whether runs are captured: it was asked for, works, and every shape is fixed."""
+        return self.captured is not None and self.captured.works and self.fixed_inputs and self.fixed_outputs
 
     def stage(self, arrays: Arrays) -> BoundBatch:
-        """Copy a batch to the device, to this thread's slot; what stood there must be over."""
+        """Copy a batch to this thread's slot on the device. The batch that was there before must be over."""
         slot = getattr(self._slots, "slot", None)
         if slot is None:
             slot = self._slots.slot = _Slot(self, self._memory())
         return slot.stage(arrays)
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Run a batch of any size, in parts where it is larger than the largest bucket.
+        """Run a batch of any size, in parts if it is larger than the largest bucket.
 
         Raises:
             RunFailed: See `BoundBatch.run`.
@@ -123,56 +121,21 @@ class Binding:
         return batch.outputs()
 
 
-class Graphs:
-    """What each number of a captured run stands for.
-
-    Attributes:
-        works: Whether captures can be relied on; one that failed ends them.
-    """
-
-    def __init__(self) -> None:
-        self.works = True
-        self._numbers = itertools.count(1)  # ONNX Runtime keeps 0 for itself
-        self._meanings: dict[int, object] = {}
-
-    def number(self) -> int:
-        """Give a number that stands for nothing yet."""
-        return next(self._numbers)
-
-    def knows(self, number: int) -> bool:
-        """Whether a run was captured under a number."""
-        return number in self._meanings
-
-    def learn(self, number: int, meaning: object) -> None:
-        """Note what was captured."""
-        self._meanings[number] = meaning
-
-    def check(self, number: int, meaning: object) -> None:
-        """Stop before a replay that would compute something else.
-
-        Raises:
-            RunFailed: The number stands for other shapes or addresses.
-        """
-        if self._meanings[number] != meaning:
-            raise RunFailed(f"captured run {number} is of {self._meanings[number]}, not of {meaning}")
-
-
 @dataclass(eq=False)
 class _Bound:
     """ONNX Runtime's binding for one set of shapes.
 
     Attributes:
-        meaning: Shapes and addresses.
-        number: Of the captured run.
+        binding: ONNX Runtime's object.
+        number: The number of its captured run; 0 where nothing is captured.
     """
 
     binding: Any
-    meaning: object
     number: int = 0
 
 
 class _Slot:
-    """Memory for one batch, and the bindings to it. Belongs to the thread that made it."""
+    """Memory for one batch, and the bindings to it. Used by the thread that made it."""
 
     def __init__(self, owner: Binding, memory: Memory) -> None:
         self.owner = owner
@@ -203,12 +166,15 @@ class _Slot:
             if self.owner.fixed_inputs:
                 self._bounds[shapes] = bound
         count = len(next(iter(arrays.values())))
-        return BoundBatch(self, bound, self._meaning(shapes), count)
+        return BoundBatch(self, bound, self._shapes_and_addresses(shapes), count)
 
     def _copy(self, name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
-        """Copy the rows. Behind them stand those of an earlier batch, or an item again in what is ragged."""
+        """Copy an input to the device.
+
+        Where shapes are fixed, rows of an earlier batch remain behind it; ragged inputs are padded.
+        """
         if not self.owner.fixed_inputs and array.shape != shape:
-            padded = self._scratch(name, shape, array.dtype)
+            padded = self._padding_memory(name, shape, array.dtype)
             pad(array, padded)
             array = padded
         array = np.ascontiguousarray(array)
@@ -217,8 +183,8 @@ class _Slot:
             block = self._blocks[name] = self.memory.block(array.nbytes)
         self.memory.to_device(block, array)
 
-    def _scratch(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Give pinned memory to pad in."""
+    def _padding_memory(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return pinned memory of a shape, to pad an input in."""
         size = int(np.prod(shape))
         if name not in self._padded or self._padded[name].size < size:
             self._padded[name] = self.memory.host((size,), dtype.name)
@@ -236,10 +202,9 @@ class _Slot:
                 continue
             shape, pointer = (shapes[0][0], *_row(spec)), self.results[spec.name][0].pointer
             binding.bind_output(spec.name, memory.kind, memory.index, np.dtype(spec.dtype), shape, pointer)
-        number = owner.graphs.number() if owner.graphs is not None else 0
-        return _Bound(binding, self._meaning(shapes), number)
+        return _Bound(binding, owner.captured.new_number() if owner.captured is not None else 0)
 
-    def _meaning(self, shapes: Shapes) -> object:
+    def _shapes_and_addresses(self, shapes: Shapes) -> object:
         pointers = [block.pointer for block in self._blocks.values()]
         pointers += [block.pointer for block, _ in self.results.values()]
         return shapes, tuple(pointers)
@@ -250,25 +215,25 @@ class _Slot:
 
 
 class BoundBatch:
-    """A batch in a slot.
+    """A batch that is staged in a slot.
 
     Attributes:
-        options: ONNX Runtime's, for its run; none where runs are captured.
+        options: ONNX Runtime's options of the run; not used where runs are captured.
     """
 
-    def __init__(self, slot: _Slot, bound: _Bound, meaning: object, count: int) -> None:
+    def __init__(self, slot: _Slot, bound: _Bound, shapes_and_addresses: object, count: int) -> None:
         self._slot = slot
         self._bound = bound
         self.options: Any = None
-        self._meaning = meaning
+        self._shapes_and_addresses = shapes_and_addresses
         self._count = count
 
     def run(self) -> None:
-        """Run it.
+        """Run the batch.
 
         Raises:
             OutOfMemory: The batch does not fit the device.
-            RunFailed: ONNX Runtime raised anything else, or the captured run is of something else.
+            RunFailed: ONNX Runtime raised anything else, or the captured run is of another shape.
         """
         try:
             self._run_or_replay()
@@ -278,27 +243,27 @@ class BoundBatch:
     def _run_or_replay(self) -> None:
         owner = self._slot.owner
         if not owner.is_captured:
-            self._run(_PLAIN)
+            self._run(_NOT_CAPTURED)
             return
-        graphs, number = owner.graphs, self._bound.number
-        assert graphs is not None, "what is captured has numbers"
-        if graphs.knows(number):
-            graphs.check(number, self._meaning)
+        captured, number = owner.captured, self._bound.number
+        assert captured is not None, "is_captured says that there are captured runs"
+        if captured.has(number):
+            captured.check(number, self._shapes_and_addresses)
             self._run(str(number))
             return
         with GATE.alone():
             try:
                 self._call(str(number))  # runs, captures, and replays
             except Exception:
-                graphs.works = False
+                captured.works = False
                 _log.warning("a run could not be captured: the model runs without", exc_info=True)
             else:
-                graphs.learn(number, self._meaning)
-        if not graphs.works:
-            self._run(_PLAIN)
+                captured.add(number, self._shapes_and_addresses)
+        if not captured.works:
+            self._run(_NOT_CAPTURED)
 
     def outputs(self) -> dict[str, NDArray[Any]]:
-        """Copy the outputs to the host, without what came of padding."""
+        """Return the outputs in host memory, without the rows of padding."""
         slot = self._slot
         owner = slot.owner
         if not owner.fixed_outputs:
@@ -310,7 +275,7 @@ class BoundBatch:
         for name, (block, host) in slot.results.items():
             rows = host[: self._count]
             slot.memory.to_host(rows, block)
-            outputs[name] = rows.copy()  # the next batch comes back to the same place
+            outputs[name] = rows.copy()  # the next batch is copied to the same memory
         return outputs
 
     def _run(self, number: str) -> None:
@@ -319,14 +284,14 @@ class BoundBatch:
 
     def _call(self, number: str) -> None:
         owner, options = self._slot.owner, self.options
-        if owner.graphs is not None:
+        if owner.captured is not None:
             options = owner.run_options()
             options.add_run_config_entry("gpu_graph_id", number)
         owner.session.run_with_iobinding(self._bound.binding, options)
 
 
 def _check(spec: TensorSpec, array: NDArray[Any]) -> None:
-    """Stop before bytes are taken for something else: ONNX Runtime does not see what is copied."""
+    """Raise `RunFailed` if an array is not what the graph takes. ONNX Runtime would only see its bytes."""
     fits = len(array.shape) == len(spec.shape) and all(
         axis is None or axis == size for axis, size in zip(spec.shape, array.shape, strict=True)
     )

@@ -1,4 +1,4 @@
-"""The threads of a lane, its threads, and the functions that others have run on them."""
+"""The threads of a lane, and the functions that others have run on them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 from service.engine.lane.schedule import Placement
 from service.engine.queue.batcher import Batcher
 from service.engine.queue.pending_request import Item
 from service.errors import KotaeError
-
-_Result = TypeVar("_Result")
 
 
 class LaneStopped(KotaeError):
@@ -32,30 +30,33 @@ class LaneJob:
         self._function = function
 
     def run(self, device: threading.Lock) -> None:
-        """Run it in the device's turn; only what ends the thread is raised."""
+        """Run the function while the device is held. Raises only what is to end the thread."""
         try:
             with device:
                 result = self._function()
-            self.future.set_result(result)
         except BaseException as error:
             self.future.set_exception(error)
+            del self  # this frame is in the traceback; a cycle through the future would keep its arrays
             if not isinstance(error, Exception):
                 raise
+        else:
+            self.future.set_result(result)
 
     def refuse(self, reason: str) -> None:
-        """Let the caller know that it will not run."""
+        """Fail the future with `LaneStopped`."""
         self.future.set_exception(LaneStopped(reason))
 
 
 class LaneThread:
-    """One thread of a lane.
+    """The state of one thread of a lane, kept when the thread dies and another takes its place.
 
     Attributes:
-        restarts: Deaths in a row.
-        jobs: What only this thread shall run.
-        busy_since: When its batch was claimed, or None.
-        running: What it has claimed and not settled.
-        under_way: Whose batch the schedule believes it is busy with.
+        thread: The thread.
+        restarts: How often it died since its last batch.
+        jobs: Jobs for this thread alone.
+        busy_since: When its batch was claimed; None without one.
+        claimed: Queue and items of its batch, until they are settled.
+        scheduled: Its batch's model, until the schedule knows that the batch has run.
         device_seconds: How long its last batch kept the device from others.
     """
 
@@ -64,6 +65,6 @@ class LaneThread:
         self.restarts = 0
         self.jobs: deque[LaneJob] = deque()
         self.busy_since: float | None = None
-        self.running: tuple[Batcher, Sequence[Item]] | None = None
-        self.under_way: Placement[Batcher] | None = None
+        self.claimed: tuple[Batcher, Sequence[Item]] | None = None
+        self.scheduled: Placement[Batcher] | None = None
         self.device_seconds = 0.0

@@ -1,4 +1,4 @@
-"""All lanes of the process, by device: made when a model first needs one, asked for signs of life."""
+"""All lanes of the process, by device. A lane is made when a model first needs it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from service.engine.observer import Observer
 
 @dataclass(frozen=True, slots=True)
 class LaneState:
-    """What probes need to know of a lane.
+    """A lane's state, for probes.
 
     Attributes:
-        silent_seconds: Since its thread last showed that it lives; 0 while a batch runs.
-        busy_seconds: How long the running batch has been running; 0 where none is.
+        silent_seconds: Time since a thread last showed that it is alive; 0 while a batch runs.
+        busy_seconds: Time since the oldest unfinished batch was claimed; 0 without one.
+        restarts: Deaths of a thread in a row.
+        gave_up: Whether the lane ended after too many of them.
     """
 
     device: str
@@ -27,10 +29,11 @@ class LaneState:
 
 
 class Lanes:
-    """The process's lanes, one a device.
+    """The lanes of the process, one per device.
 
     Args:
-        restart_limit: Deaths in a row after which a lane gives up.
+        observer: Is told what happens on the lanes.
+        restart_limit: Deaths in a row after which a lane ends.
     """
 
     def __init__(self, observer: Observer, *, restart_limit: int = 5) -> None:
@@ -40,7 +43,7 @@ class Lanes:
         self._lock = threading.Lock()
 
     def on(self, device: str) -> Lane:
-        """Give the lane of a device, started."""
+        """Return the lane of a device; it is started."""
         with self._lock:
             lane = self._lanes.get(device)
             if lane is None:
@@ -51,12 +54,12 @@ class Lanes:
             return lane
 
     def knock(self) -> None:
-        """Ask every lane for a sign of life."""
+        """Have every idle lane show that it is alive."""
         for lane in list(self._lanes.values()):
             lane.knock()
 
     def states(self) -> list[LaneState]:
-        """Tell how every lane is."""
+        """Return the state of every lane."""
         now = time.monotonic()
         states = []
         for lane in list(self._lanes.values()):
@@ -67,6 +70,6 @@ class Lanes:
         return states
 
     def stop(self) -> None:
-        """End every lane after its running batch."""
+        """Stop every lane after its claimed batches."""
         for lane in list(self._lanes.values()):
             lane.stop()

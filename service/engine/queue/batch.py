@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,7 @@ class Batch:
         self._ragged = buffers is None
         self._buckets = buckets
         self._rows: dict[Item, int] = {}
+        self._abandoned_rows: list[int] = []
         self._unwritten: list[tuple[Item, int]] = []
         self._late: list[tuple[Item, int]] = []
         self._writing = 0
@@ -91,30 +92,43 @@ class Batch:
     @property
     def has_free_row(self) -> bool:
         """Tell whether one more item's row can be staged."""
-        return self._buffers is not None and len(self._rows) < len(next(iter(self._buffers.values())))
+        return self._buffers is not None and self._used_rows < len(next(iter(self._buffers.values())))
+
+    @property
+    def staged_items(self) -> Sequence[Item]:
+        """Return the items that have a row."""
+        return tuple(self._rows)
+
+    @property
+    def _used_rows(self) -> int:
+        return len(self._rows) + len(self._abandoned_rows)
 
     def stage(self, item: Item) -> None:
         """Give an item a row; `write_rows` fills it."""
-        row = self._rows[item] = len(self._rows)
+        row = self._rows[item] = self._used_rows
         with self._written:
             self._unwritten.append((item, row))
 
+    def unstage(self, items: Iterable[Item]) -> None:
+        """Forget items that will not run here.
+
+        A thread may still write to their rows, so they are used again only in `close`.
+        """
+        self._abandoned_rows += [self._rows.pop(item) for item in items if item in self._rows]
+
     def close(self, items: Sequence[Item]) -> None:
-        """Settle what runs. Those without a row get a free one, or one that was staged in vain."""
+        """Set the items that run. Those without a row get one that is free or abandoned."""
         self.items = items
-        if self._buffers is None:
-            return
         missing = [item for item in items if item not in self._rows]
-        if not missing:
+        if self._buffers is None or not missing:
             return
         running = set(items)
-        vain = [item for item in self._rows if item not in running]
+        self.unstage([item for item in self._rows if item not in running])
         for item in missing:
             if self.has_free_row:
                 self.stage(item)
             else:
-                row = self._rows.pop(vain.pop())
-                self._rows[item] = row
+                row = self._rows[item] = self._abandoned_rows.pop()
                 self._late.append((item, row))
 
     def write_rows(self) -> None:

@@ -26,9 +26,15 @@ from service.engine.observer import Observer
 from service.engine.queue.admission import Admission
 from service.engine.queue.batch import Batch, BatchLimits, RowSpec
 from service.engine.queue.batch_selection import select_batch
-from service.engine.queue.deduplication import Deduplication, Sorted
-from service.engine.queue.dropping import drop_error, is_wanted
-from service.engine.queue.pending_request import Item, PendingRequest, Settlement, deliver
+from service.engine.queue.deduplication import Deduplication, ItemsByNeed
+from service.engine.queue.pending_request import (
+    Item,
+    PendingRequest,
+    Settlement,
+    deliver,
+    drop_error,
+    is_wanted,
+)
 from service.engine.queue.queue_order import QueueOrder
 from service.engine.queue.staging import Allocate, Staging
 from service.engine.runtime.memory import KnownLimit
@@ -59,9 +65,9 @@ class Batcher:
         buckets: The shapes that its sessions pad batches to; None where they do not.
         allocate: Makes the buffers that rows are written to, as `np.zeros` does.
 
-    Attributes:
-        backlog_seconds: Expected lane time of what waits, in full batches.
-        pressing: Deadline of the head; infinite without one.
+    Invariant: what the queue says equals what is in it, always. `queue_items`, `backlog_seconds` and
+    `pressing` are computed from the items that wait whenever they are read, and only items that wait have a
+    row in the open batch.
     """
 
     def __init__(
@@ -79,8 +85,6 @@ class Batcher:
         self.model = model
         self.version = version
         self.limits = limits
-        self.backlog_seconds = 0.0
-        self.pressing = math.inf
         self._uniform = rows is not None
         self._observer = observer
         self._clock = clock
@@ -119,6 +123,16 @@ class Batcher:
         return len(self._order)
 
     @property
+    def backlog_seconds(self) -> float:
+        """Expected lane time of the items that wait, in full batches."""
+        return self._admission.wait_seconds(self._order.total_work)
+
+    @property
+    def pressing(self) -> float:
+        """Deadline of the first item in clock seconds; infinite without items."""
+        return self._order.first_deadline
+
+    @property
     def full_seconds(self) -> float:
         """Expected time of one full batch."""
         return self._admission.full_seconds
@@ -130,9 +144,13 @@ class Batcher:
 
     @property
     def predicted_wait_seconds(self) -> float:
-        """How long a newcomer at the end of the queue would wait for its answer."""
-        own = self._admission.wait_seconds(self._order.total_work) + self._admission.full_seconds
-        return self._delays(own, math.inf)[0] + own
+        """Expected seconds until the batch of a newcomer at the end of the queue starts; 0 when idle."""
+        return self._seconds_until_done(self.backlog_seconds)
+
+    @property
+    def predicted_answer_seconds(self) -> float:
+        """Expected seconds until a newcomer at the end of the queue has its answer."""
+        return self._seconds_until_done(self.backlog_seconds + self.full_seconds)
 
     @property
     def closed(self) -> bool:
@@ -179,7 +197,7 @@ class Batcher:
         self._staging.check(pending.items)
         for item in pending.items:
             item.submitted = now
-            self._deduplication.recognise(item)
+            self._deduplication.set_content(item)
         dead: list[Item] = []
         try:
             with self._lock:
@@ -288,7 +306,7 @@ class Batcher:
         for lane in self.lanes:
             lane.wake()
 
-    def _let_in(self, pending: PendingRequest, now: float, dead: list[Item]) -> Sorted:
+    def _let_in(self, pending: PendingRequest, now: float, dead: list[Item]) -> ItemsByNeed:
         """Find out which of a request's items must run, and admit these."""
         found = self._deduplication.sort(pending.items, now)
         if found.fresh:
@@ -324,7 +342,6 @@ class Batcher:
             order.insert(position, newcomer.priority, newcomer.due, item, work)
         if place < admission.batch_size:
             self._staging.stage(fresh[: admission.batch_size - place])
-        self._note_backlog()
 
     def _choose(self, now: float, dead: list[Item]) -> Sequence[int]:
         order = self._order
@@ -349,14 +366,11 @@ class Batcher:
         for item in batch.items:
             item.claimed = True
         batch.saturated = len(order) > 0
-        self._note_backlog()
         self._staging.stage(order.items[: self._admission.batch_size])
         return batch
 
-    def _note_backlog(self) -> None:
-        items = self._order.items
-        self.backlog_seconds = self._admission.wait_seconds(self._order.total_work)
-        self.pressing = items[0].pending.deadline if items else math.inf
+    def _seconds_until_done(self, work_seconds: float) -> float:
+        return self._delays(work_seconds, math.inf)[0] + work_seconds
 
     def _delays(self, work_seconds: float, deadline: float) -> Sequence[float]:
         now, lanes = self._clock(), self._lanes
@@ -365,7 +379,8 @@ class Batcher:
         return sorted(lane.delay(self, work_seconds, deadline, now) for lane in lanes) or (0.0,)
 
     def _drop(self, items: Sequence[Item], now: float, dead: list[Item]) -> None:
-        """Let nobody follow items that left the queue; they are told outside of the lock."""
+        """Forget items that left the queue without running. Their waiters are told outside of the lock."""
+        self._staging.open.unstage(items)
         self._end(items, now)
         dead += items
 
@@ -386,7 +401,7 @@ class Batcher:
         if worst:
             self._admission.note_kept(worst, now)
 
-    def _tell_shared(self, pending: PendingRequest, found: Sorted) -> None:
+    def _tell_shared(self, pending: PendingRequest, found: ItemsByNeed) -> None:
         if found.follows:
             self._observer.items_shared(self.model, self.version, len(found.follows))
         if self._deduplication.has_cache:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from service.errors import DeadlineExceeded, RequestError
+from service.errors import ClientGone, DeadlineExceeded, InferenceFailed, RequestError
 
 Inputs = Mapping[str, NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
@@ -94,7 +94,7 @@ class PendingRequest:
         self.batch_items = 0
         self.over: Callable[[asyncio.Future[list[Outputs]]], None] | None = None
         self.loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[list[Outputs]] = self.loop.create_future()
+        self._future: asyncio.Future[list[Outputs]] | None = self.loop.create_future()
         self._outputs: dict[int, Outputs] = {}
         self._timer = self.loop.call_later(max(0.0, deadline - time.monotonic()), self._expire)
 
@@ -118,6 +118,7 @@ class PendingRequest:
             DeadlineExceeded: The deadline passed first.
             RequestError: An item failed, or the pending was abandoned.
         """
+        assert self._future is not None, "it is not closed"
         return await self._future
 
     async def unless_failed(self, admission: asyncio.Future[_Result]) -> _Result:
@@ -126,28 +127,35 @@ class PendingRequest:
         Raises:
             DeadlineExceeded, ClientGone: The pending failed first; the admission ends by itself.
         """
-        await asyncio.wait((admission, self._future), return_when=asyncio.FIRST_COMPLETED)
-        if not admission.done() and self.dropped is not None:
-            admission.add_done_callback(lambda late: late.cancelled() or late.exception())
-            self._future.result()
-        return await admission
+        assert self._future is not None, "it is not closed"
+        try:
+            await asyncio.wait((admission, self._future), return_when=asyncio.FIRST_COMPLETED)
+            if not admission.done() and self.dropped is not None:
+                admission.add_done_callback(lambda late: late.cancelled() or late.exception())
+                self._future.result()
+            return await admission
+        finally:
+            del admission  # its exception refers to this frame
 
     def close(self) -> None:
         """Nobody waits any more: items that have not run are dropped. On the event loop."""
         self._timer.cancel()
-        if not self._future.done():
+        future, self._future = self._future, None  # its exception refers to frames that refer to this request
+        if future is None:
+            return
+        if not future.done():
             self.dropped = self.dropped or "gone"
-            self._future.cancel()
-            self._tell()
-        elif not self._future.cancelled():
-            self._future.exception()  # seen: the request may have failed of something else before
+            future.cancel()
+            self._tell(future)
+        elif not future.cancelled():
+            future.exception()  # seen: the request may have failed of something else before
 
     def abandon(self, error: RequestError, reason: str) -> None:
         """Give up: the waiter gets `error`, items that did not run are dropped. On the event loop."""
         self.dropped = self.dropped or reason
-        if not self._future.done():
+        if self._future is not None and not self._future.done():
             self._future.set_exception(error)
-            self._tell()
+            self._tell(self._future)
 
     def settle(self, item: Item, result: Outputs | RequestError) -> None:
         """Take one item's result; the last one completes the pending. On the event loop."""
@@ -155,18 +163,19 @@ class PendingRequest:
             self.abandon(result, "failed_sibling")
             return
         self._outputs[item.index] = result
-        if len(self._outputs) == len(self.items) and not self._future.done():
-            self._future.set_result([self._outputs[i] for i in range(len(self.items))])
-            self._tell()
+        future = self._future
+        if future is not None and len(self._outputs) == len(self.items) and not future.done():
+            future.set_result([self._outputs[i] for i in range(len(self.items))])
+            self._tell(future)
 
     def post(self, settlements: Sequence[Settlement]) -> None:
         """Settle on this pending's event loop, from any thread; one wake-up for all of them."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             self.loop.call_soon_threadsafe(_settle_all, settlements)
 
-    def _tell(self) -> None:
+    def _tell(self, future: asyncio.Future[list[Outputs]]) -> None:
         if self.over is not None:
-            self.over(self._future)
+            self.over(future)
 
     def _expire(self) -> None:
         self.abandon(DeadlineExceeded("the deadline passed before the answer was there"), "expired")
@@ -181,6 +190,23 @@ def deliver(settlements: Sequence[Settlement]) -> None:
 def fail(items: Iterable[Item], error: RequestError) -> None:
     """Deliver one error to many items."""
     deliver([(item, error) for item in items])
+
+
+def is_wanted(item: Item, now: float, least_seconds: float = 0.0) -> bool:
+    """Return whether a client still waits for an item and the deadline leaves it this many seconds."""
+    return any(
+        waiter.pending.dropped is None and waiter.pending.deadline > now + least_seconds
+        for waiter in item.waiters()
+    )
+
+
+def drop_error(reason: str) -> RequestError:
+    """Return the error for the waiters of an item that left the queue without running."""
+    if reason == "expired":
+        return DeadlineExceeded("the deadline passed before the item could run")
+    if reason == "gone":
+        return ClientGone("the client hung up")
+    return InferenceFailed("another item of the request failed")
 
 
 def _settle_all(settlements: Sequence[Settlement]) -> None:

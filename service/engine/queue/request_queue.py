@@ -16,7 +16,11 @@ class RequestQueue(Protocol):
 
     @property
     def predicted_wait_seconds(self) -> float:
-        """How long a newcomer would wait for its answer."""
+        """Expected seconds until the batch of a newcomer starts; 0 when idle."""
+
+    @property
+    def predicted_answer_seconds(self) -> float:
+        """Expected seconds until a newcomer has its answer, its own run included."""
 
     @property
     def closed(self) -> bool:

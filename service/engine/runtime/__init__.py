@@ -1,1 +1,1 @@
-"""ONNX Runtime: sessions, providers, CPU threads, memory."""
+"""ONNX Runtime on the CPU: sessions, CPU threads, memory."""

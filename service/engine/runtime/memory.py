@@ -1,7 +1,8 @@
-"""When memory runs out, and when to give it back: rules without a lock or a device of their own.
+"""Rules for memory: which errors mean that it ran out, and when an arena should shrink.
 
-ONNX Runtime's arena keeps what its largest batch needed until it is told to let go, on the CPU as on a GPU.
-A batch that does not fit is run in halves (`lane`), and for some minutes none that large is formed.
+ONNX Runtime's arena keeps what its largest batch needed until it is told to release it. A batch that does
+not fit is run in halves (`service.engine.lane`), and no batch of that size is formed for some minutes.
+Nothing here has a lock or a device of its own.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import math
 import time
 from collections.abc import Callable
 
-from service.engine.runtime.outputs import RunFailed
+from service.engine.runtime.run import RunFailed
 
-_RETRY_SECONDS = 600.0  # until a batch is tried again that did not fit: others may have left the device
-_WINDOW_SECONDS = 60.0  # giving back and taking anew costs as much as a batch: so no oftener
+_RETRY_SECONDS = 600.0  # until a size that did not fit is tried again: other models may have left the device
+_WINDOW_SECONDS = 60.0  # to release memory and allocate it again costs as much as a batch
 _MOST_HELD = 2.0  # times what the runs of a window needed
 
-# What ONNX Runtime, CUDA and the C++ library say, in lower case.
-_SIGNS = (
+# Messages of ONNX Runtime, CUDA and the C++ library, in lower case.
+_MESSAGES = (
     "failed to allocate memory",
     "is smaller than requested bytes",
     "out of memory",
@@ -31,17 +32,24 @@ class OutOfMemory(RunFailed):
     """A batch does not fit the device's memory; a smaller one may."""
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out. ONNX Runtime says so only in the text of an error."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError | OutOfMemory) or any(message in text for message in _MESSAGES)
+
+
 def failure_of(error: Exception) -> RunFailed:
-    """Give our error for one of ONNX Runtime, which says only in its text that memory ran out."""
-    text = str(error).strip()
-    line = text.partition("\n")[0] or type(error).__name__
-    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in _SIGNS):
-        return OutOfMemory(line)
-    return RunFailed(line)
+    """Return our error for one of ONNX Runtime's."""
+    return OutOfMemory(first_line(error)) if is_out_of_memory(error) else RunFailed(first_line(error))
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text; the name of its class if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 class ArenaUse:
-    """Tells when an arena holds much more than it needed in the last minute."""
+    """What an arena holds, and what its runs of the last minute needed; both as bytes of inputs."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -50,7 +58,7 @@ class ArenaUse:
         self._needed = 0
 
     def forget(self) -> None:
-        """Note that it was shrunk."""
+        """Start anew after the arena was shrunk."""
         self._held = self._needed = 0
         self._since = self._clock()
 
@@ -58,10 +66,10 @@ class ArenaUse:
         """Note a run that is about to begin.
 
         Args:
-            size_bytes: Of its inputs, padding included; what the run needs grows with them.
+            size_bytes: Size of its inputs, padding included. The memory that a run needs grows with it.
 
         Returns:
-            Whether the arena should be shrunk at its end.
+            Whether the arena should shrink after the run.
         """
         self._needed = max(self._needed, size_bytes)
         self._held = max(self._held, size_bytes)
@@ -76,10 +84,10 @@ class ArenaUse:
 
 
 class KnownLimit:
-    """The largest padded cost of a batch that memory is believed to hold, after one did not fit.
+    """The largest padded cost of a batch that is expected to fit, after a batch did not.
 
     Attributes:
-        size: The cost; None while nothing is known.
+        size: The cost; None while no limit is known.
     """
 
     def __init__(self) -> None:
@@ -87,17 +95,21 @@ class KnownLimit:
         self._until = math.inf
 
     def note_failure(self, size: int, now: float) -> int:
-        """Halve what did not fit.
+        """Set the limit to half of a size that did not fit.
+
+        Args:
+            size: Padded cost of the batch.
+            now: The time in seconds.
 
         Returns:
-            The largest size from now on, at least 1.
+            The limit, at least 1.
         """
         self.size = max(1, min(size // 2, self.size or size))
         self._until = now + _RETRY_SECONDS
         return self.size
 
     def lapses(self, now: float) -> bool:
-        """Forget the limit where it is old enough, and tell whether that was now."""
+        """Remove the limit if it is old enough; return whether it was removed now."""
         if self.size is None or now < self._until:
             return False
         self.size = None

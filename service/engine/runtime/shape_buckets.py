@@ -1,8 +1,8 @@
-"""The few shapes that a GPU sees: batches are padded up to the next one, and answers of padding are dropped.
+"""Shape buckets: the few shapes that batches are padded to on a GPU.
 
-cuDNN chooses algorithms and TensorRT kernels for a shape, and a captured run belongs to one. Sizes of a batch
-go 1, 2, 3, 4, 6, 8, 12, …: padding adds less than half. Lengths have eight steps between powers of two: an
-eighth at most is added, for which attention and convolution pay. Pure arithmetic.
+cuDNN chooses algorithms for a shape, TensorRT chooses kernels, and a captured run has one shape. Sizes of a
+batch are 1, 2, 3, 4, 6, 8, 12, …: padding adds less than half. Lengths have eight steps between two powers of
+two: padding adds at most an eighth, because it costs time in attention and convolution. Arithmetic only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Buckets:
     """The shapes of one model.
 
     Attributes:
-        max_items: The largest batch.
+        max_items: Items of the largest batch.
         max_length: The longest row that the graph takes; None is no limit.
     """
 
@@ -31,25 +31,23 @@ class Buckets:
     max_length: int | None = None
 
     def ladder(self) -> Sequence[int]:
-        """List the sizes of batches, ascending, up to `max_items` itself."""
+        """Return the sizes of batches, ascending; the last one is `max_items`."""
         return _ladder(self.max_items)
 
     def items(self, count: int) -> int:
-        """Round a number of items up to a bucket; one beyond the largest stays as it is."""
+        """Round a number of items up to a bucket; a number beyond the largest bucket stays as it is."""
         sizes = _ladder(self.max_items)
         place = bisect.bisect_left(sizes, count)
         return sizes[place] if place < len(sizes) else count
 
     def length(self, size: int) -> int:
-        """Round a length up to a bucket, within what the graph takes."""
-        step = max(_LEAST_STEP, 2 ** ((size - 1).bit_length() - 4)) if size > 1 else _LEAST_STEP
+        """Round a length up to a bucket, at most to `max_length`."""
+        step = max(_LEAST_STEP, (1 << size.bit_length()) // 16)
         rounded = -(-size // step) * step
-        return (
-            rounded if self.max_length is None or rounded <= self.max_length else max(size, self.max_length)
-        )
+        return rounded if self.max_length is None else max(size, min(rounded, self.max_length))
 
     def lengths(self, least: int) -> list[int]:
-        """List the buckets of lengths from that of the least one to what the graph takes."""
+        """Return the buckets of lengths from that of the least one to `max_length`."""
         lengths = [self.length(least)]
         while self.max_length is not None and lengths[-1] < self.max_length:
             lengths.append(self.length(lengths[-1] + 1))
@@ -59,8 +57,8 @@ class Buckets:
         """Round the shape of an input.
 
         Args:
-            shape: Of the batch.
-            axes: What the graph takes; None where an axis is dynamic, as the first one is.
+            shape: The shape of a batch of it.
+            axes: The shape of the graph's input; None where an axis is dynamic, as the first one is.
         """
         pairs = zip(shape[1:], axes[1:], strict=True)
         return (
@@ -78,12 +76,11 @@ def _ladder(most: int) -> Sequence[int]:
 
 
 def pad(array: NDArray[np.generic], target: NDArray[np.generic]) -> None:
-    """Write a batch into a larger array: zeros at the end of each axis, and the last item again.
+    """Write a batch into a larger array: zeros at the end of each axis, then copies of the last item.
 
-    An item of zeros only could be one that the graph never saw, so padding repeats one that is there.
+    Padding items repeat a real one, because a graph may not be made for an item of zeros only.
     """
     count = len(array)
-    if array.shape[1:] != target.shape[1:]:
-        target[:count] = 0
+    target[:count] = 0
     target[(slice(count), *(slice(size) for size in array.shape[1:]))] = array
     target[count:] = target[count - 1]

@@ -11,14 +11,14 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.http.server.acceptor import Acceptor
 from service.http.server.listeners import operations_port, stop_connections
-from service.http.server.protocol import BoundedProtocol, Rounds
+from service.http.server.protocol import ArrivalTimes, BoundedProtocol
 from service.lifecycle import Lifecycle
 from service.settings import Settings
 
@@ -45,11 +45,11 @@ def serve(
     app.state.operations_port = operations_port(listeners)
     bounds = {
         "head_timeout_seconds": settings.body_timeout_seconds,
-        "rounds": Rounds(),
-        "turnstile": app.state.turnstile,
+        "arrivals": ArrivalTimes(),
+        "check_early": app.state.early_refusal.check,
     }
     config = uvicorn.Config(
-        _entrance(app),
+        app,
         loop="uvloop",
         http=type("Protocol", (BoundedProtocol,), bounds),
         ws="none",
@@ -64,19 +64,8 @@ def serve(
     server.run(sockets=listeners)
 
 
-def _entrance(app: FastAPI) -> ASGIApp:
-    """Lead requests straight to the layers: FastAPI's own entrance asks the environment about each."""
-    layers = app.middleware_stack
-    assert layers is not None, "create_app builds them"
-
-    async def enter(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await app(scope, receive, send)
-            return
-        scope["app"] = app
-        await layers(scope, receive, send)
-
-    return enter
+def _always(_: int) -> bool:
+    return True
 
 
 class DrainingServer(uvicorn.Server):
@@ -89,6 +78,34 @@ class DrainingServer(uvicorn.Server):
         self._lifecycle = lifecycle
         self._app = app
         self._settings = settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then accept connections with our own acceptors."""
+        await super().startup([])
+        for number, listener in enumerate(sockets or ()):
+            admit = self.has_room if number == 0 else _always  # probes get in whatever the load
+            self.servers.append(self.make_acceptor(listener, admit))  # type: ignore[arg-type]
+
+    def make_acceptor(self, listener: socket.socket, admit: Callable[[int], bool]) -> Acceptor:
+        """Return what accepts on a listener."""
+        return Acceptor(listener, self.make_protocol, admit)
+
+    def has_room(self, starting: int) -> bool:
+        """Return whether another connection may stay open; count it where it may not.
+
+        Args:
+            starting: Connections that were accepted and are not in the server's state yet.
+        """
+        if len(self.server_state.connections) + starting < self._settings.max_connections:
+            return True
+        self._app.state.count_refused_connection()
+        return False
+
+    def make_protocol(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection."""
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,9 +1,14 @@
-"""uvicorn's HTTP protocol with bounds on a request's head, which it does not have itself.
+"""uvicorn's HTTP protocol, with the bounds that it lacks.
 
-A head over 64 KiB is answered 431, one that comes too slowly ends its connection. An offer to upgrade is
-ignored, as RFC 9110, section 7.8, allows: the parser would otherwise skip the body of such a request,
-which Java's and curl's clients send when they would rather speak HTTP/2. Each request is told since when it
-may have waited to be read, and the rest of a body that was answered before it came has a limit too.
+- The head of a request has a limit of size (431) and of time (the connection is closed).
+- An upgrade is ignored, as RFC 9110, section 7.8, allows. uvicorn's parser would skip the body of such a
+  request; Java's and curl's clients send them when they prefer HTTP/2.
+- The rest of a body that was answered before it arrived is read and dropped, for a limited time.
+- Each request gets the earliest time at which it can have arrived, because its deadline counts from then.
+- A request for a task that would be late is refused here, before uvicorn makes a task for it.
+
+It overrides methods of a class that uvicorn does not document. So uvicorn's version is bounded in
+`pyproject.toml`, and `tests/end_to_end/test_protocol.py` uses every one of them.
 """
 
 from __future__ import annotations
@@ -11,10 +16,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.http.context import Scope, attach_context, context_of
+
+CheckEarly = Callable[[bytes, Iterable[tuple[bytes, bytes]], int, float], bytes]
 
 HEAD_LIMIT_BYTES = 2**16
 _BEGINNING = re.compile(rb"[A-Z]+( |$)")
@@ -30,12 +39,12 @@ _ANSWER = (
 )
 
 
-class Rounds:
-    """The event loop's rounds: since when a request may have lain in the socket before it was read.
+class ArrivalTimes:
+    """The earliest time at which what is read now can have arrived in its socket.
 
-    A busy loop reads what has come, works on it, and reads again. What came meanwhile has waited since the
-    reading before, at most; on an idle loop nothing has waited. New connections and answers are work too, and
-    begin a round where nothing was read.
+    A busy event loop reads what has arrived, works on it, and reads again. What arrived meanwhile can have
+    waited since the last reading. On an idle loop nothing has waited. New connections and responses are work
+    too, and begin a round of the loop where nothing was read.
     """
 
     def __init__(self) -> None:
@@ -44,8 +53,8 @@ class Rounds:
         self._began = 0.0
         self._before = 0.0
 
-    def since(self, loop: asyncio.AbstractEventLoop) -> float:
-        """Tell it for what is being read right now, in `time.monotonic()` seconds."""
+    def earliest(self, loop: asyncio.AbstractEventLoop) -> float:
+        """Return the time, in `time.monotonic()` seconds, for what is read in this round of the loop."""
         if not self._is_reading:
             now = time.monotonic()
             self._before = self._began if self._is_busy else now
@@ -62,28 +71,19 @@ class Rounds:
         self._is_busy = self._is_reading
 
 
-class Turnstile(Protocol):
-    """Refuses what need not be looked at any further."""
-
-    def turn_away(
-        self, url: bytes, headers: Iterable[tuple[bytes, bytes]], body_bytes: int, arrived: float
-    ) -> bytes | None:
-        """Give the whole answer to a request that is refused; None for every other."""
-
-
 class BoundedProtocol(HttpToolsProtocol):
-    """Collects each head before the parser sees it.
+    """The protocol of one connection. It collects each head before the parser sees it.
 
     Attributes:
         head_timeout_seconds: Longest time for a head to arrive, from the connection or its first byte; and
             for the rest of a body that was answered already.
-        rounds: Of the event loop, shared by all its connections.
-        turnstile: Asked about every request that has come whole.
+        arrivals: Shared by all connections of the event loop.
+        check_early: `EarlyRefusal.check` of the application.
     """
 
     head_timeout_seconds = 30.0
-    rounds: Rounds
-    turnstile: Turnstile
+    arrivals: ArrivalTimes
+    check_early: CheckEarly
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -91,28 +91,28 @@ class BoundedProtocol(HttpToolsProtocol):
         self._collecting = True
         self._pipelined_bytes = 0
         self._parser_in_head = False
-        self._body_bytes = 0
-        self._refusal: bytes | None = None
+        self._body_bytes = -1
+        self._refusal = b""
         self._head_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first head."""
+        """Start the time limit for the first head."""
         super().connection_made(transport)
-        self.rounds.since(self.loop)
+        self.arrivals.earliest(self.loop)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop all time limits."""
         self._stop_timer()
         self._stop_rest_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Hand data on once the head that it belongs to is complete."""
+        """Pass data to the parser once the head that it belongs to is complete."""
         if not self._collecting:
             self._body_bytes = -1
-            self._hand_on(data)
+            self._parse(data)
             return
         self._unset_keepalive_if_required()
         self._start_timer()
@@ -124,43 +124,40 @@ class BoundedProtocol(HttpToolsProtocol):
             cut = end.start() if end else 0
             whole = bytes(self._head)
             self._head.clear()
-            self._body_bytes = len(whole) - end.end() if end else 0
+            self._body_bytes = len(whole) - end.end() if end else -1
             if _UPGRADE.search(whole, 0, cut):
                 whole = _UPGRADE.sub(rb"\1x-upgrade", whole[:cut]) + whole[cut:]
-            self._hand_on(whole)
+            self._parse(whole)
 
     def on_message_begin(self) -> None:
-        """The parser itself is in a head from here on; pipelined ones only it can tell from bodies."""
+        """Note that the parser is in a head: only the parser can tell pipelined heads from bodies."""
         self._collecting = False
         self._parser_in_head = True
         self._pipelined_bytes = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The head is over."""
+        """Refuse the request early, or let uvicorn make a task for it."""
         self._parser_in_head = False
-        if self._is_plain():
-            arrived = self.rounds.since(self.loop)
-            self._refusal = self.turnstile.turn_away(self.url, self.headers, self._body_bytes, arrived)
-            if self._refusal is not None:
-                return
-        super().on_headers_complete()
+        self._refusal = self._check_early()
+        if not self._refusal:
+            super().on_headers_complete()
+            attach_context(cast(Scope, self.scope))
 
     def on_body(self, body: bytes) -> None:
-        """Nobody needs the body of what is refused."""
-        if self._refusal is None:
+        """Drop the body of a request that is refused."""
+        if not self._refusal:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """What comes next is another head."""
+        """Write an early refusal, or note when the request was complete. Another head comes next."""
         self._collecting = True
-        if self._refusal is not None:
+        if self._refusal:
             self.transport.write(self._refusal)
-            self._refusal = None
+            self._refusal = b""
             super().on_response_complete()
             return
-        cycle = self.cycle
-        cycle.scope["state"]["arrived"] = self.rounds.since(self.loop)
+        context_of(cast(Scope, self.cycle.scope)).received = self.arrivals.earliest(self.loop)
         if self._rest_timer is not None:
             self._stop_rest_timer()
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -169,24 +166,28 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Where the answer came before the end of the body, read on: a client that sends would miss it."""
-        self.rounds.since(self.loop)
+        """Read on if the body has not ended: a client that is still sending would miss the response."""
+        self.arrivals.earliest(self.loop)
         super().on_response_complete()
         if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
             self._rest_timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
 
-    def _is_plain(self) -> bool:
-        """Tell whether an answer could just be written, and the connection left as it is."""
+    def _check_early(self) -> bytes:
+        """Check a request that has arrived whole, and whose connection stays open as it is."""
         parser = self.parser
-        return (
-            (self.cycle is None or self.cycle.response_complete)
-            and not self.flow.write_paused
-            and parser.get_method() == b"POST"
-            and parser.get_http_version() == "1.1"
-            and bool(parser.should_keep_alive())
-        )
+        if (
+            (self.cycle is not None and not self.cycle.response_complete)
+            or self.flow.write_paused
+            or parser.get_method() != b"POST"
+            or parser.get_http_version() != "1.1"
+            or not parser.should_keep_alive()
+            or not any(h == (b"content-length", b"%d" % self._body_bytes) for h in self.headers)
+        ):
+            return b""
+        port = (self.server or ("", None))[1] or 0
+        return self.check_early(self.url, self.headers, port, self.arrivals.earliest(self.loop))
 
-    def _hand_on(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         super().data_received(data)
         if not self._parser_in_head or self.transport.is_closing():
             self._stop_timer()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,10 @@ from starlette.responses import Response
 
 from service.errors import InvalidInput
 from service.http.json_response import JsonResponse
-from service.http.v1.request_body import Body, read_json_items, read_json_object
-from service.http.v1.tasks import Job, TaskEndpoint
-from service.tasks import Decoded
-from service.tasks.task import Result
-from service.tasks.text.text import EmbeddingParameters
+from service.http.v1.request_body import ParsedBody, read_json_items, read_json_object
+from service.http.v1.tasks import TaskEndpoint
+from service.inference.request import InferenceAnswer, InferenceRequest
+from service.tasks.text.embedding import EmbeddingParameters
 
 _FIELDS = ("input", "model", "dimensions", "encoding_format", "truncate", "user")
 
@@ -30,27 +29,34 @@ class EmbeddingsEndpoint(TaskEndpoint):
         """The body is JSON whatever its content type says."""
         return True
 
-    def parse(self, content: bytes, content_type: str) -> Body:
+    def parse(self, content: bytes, content_type: str) -> ParsedBody:
         """Read OpenAI's request; its `user` is accepted and not used."""
         if not content:
             raise InvalidInput('the body is empty; send JSON such as {"model": …, "input": […]}')
         request = read_json_object(content, _FIELDS, required="input")
         raws = read_json_items(request["input"], self.task, self.max_items, "input")
         given = {name: value for name, value in request.items() if name not in ("input", "user")}
-        return Body(raws, ("",) * len(raws), {k: v for k, v in given.items() if v is not None})
+        return ParsedBody(raws, ("",) * len(raws), {k: v for k, v in given.items() if v is not None})
 
-    async def respond(self, job: Job, decoded: Sequence[Decoded], results: Sequence[Result]) -> Response:
-        """Give OpenAI's list of embeddings; `usage` counts the model's own tokens."""
-        assert isinstance(job.parameters, EmbeddingParameters), "the route has this task's parameters"
-        encode = _base64 if job.parameters.encoding_format == "base64" else _floats
-        tokens = sum(sum(item.costs) for item in decoded)
+    def describe(self) -> dict[str, Any]:
+        """Return what the OpenAPI document says of request and answer."""
+        return embeddings_operation(self.parameters.model_json_schema()["properties"])
+
+    def answer_model(self) -> None:
+        """Return None: `describe` says what the answer is."""
+
+    async def respond(self, asked: InferenceRequest, answer: InferenceAnswer) -> Response:
+        """Return OpenAI's list of embeddings; `usage` counts the model's own tokens."""
+        assert isinstance(asked.parameters, EmbeddingParameters), "the route has this task's parameters"
+        encode = _base64 if asked.parameters.encoding_format == "base64" else _floats
+        tokens = sum(answer.costs)
         content = {
             "object": "list",
             "data": [
                 {"object": "embedding", "index": index, **result, "embedding": encode(result["embedding"])}
-                for index, result in enumerate(results)
+                for index, result in enumerate(answer.results)
             ],
-            "model": job.version.model,
+            "model": answer.version.model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
         return JsonResponse(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
@@ -103,7 +109,6 @@ def embeddings_operation(parameters: Mapping[str, Any]) -> dict[str, Any]:
         },
     }
     return {
-        "tags": ["tasks"],
         "summary": "Embeddings",
         "description": "OpenAI's shape; the official client works.",
         "operationId": "embeddings",

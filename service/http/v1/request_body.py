@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
@@ -20,7 +19,7 @@ _UNDECLARED = ("", "application/octet-stream", "application/x-www-form-urlencode
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class ParsedBody:
     """What a request brought.
 
     Attributes:
@@ -46,7 +45,7 @@ def is_enveloped(content_type: str) -> bool:
     return _is_json(kind) or kind == "multipart/form-data"
 
 
-def parse_body(body: bytes, content_type: str, task: type[Task], max_items: int) -> Body:
+def parse_body(body: bytes, content_type: str, task: type[Task], max_items: int) -> ParsedBody:
     """Find the items and parameters of a body.
 
     Raises:
@@ -61,110 +60,11 @@ def parse_body(body: bytes, content_type: str, task: type[Task], max_items: int)
         return _parse_json(body, task, max_items)
     if kind == "multipart/form-data":
         return _parse_multipart(body, content_type, max_items)
-    return Body((body,), (kind,))
-
-
-def read_query(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Collect the query's parameters.
-
-    Raises:
-        InvalidInput: One of them stands there twice with different values.
-    """
-    query: dict[str, str] = {}
-    for name, value in pairs:
-        if query.setdefault(name, value) != value:
-            raise InvalidInput(f"{name} stands in the query twice, with different values", param=name)
-    return query
-
-
-def parse_parameters(
-    query: Mapping[str, str], given: Mapping[str, object], parameters: type[BaseModel]
-) -> tuple[str | None, str | None, BaseModel]:
-    """Merge the parameters of the query and of the body.
-
-    Args:
-        query: From the query.
-        given: From the body.
-        parameters: The class of what is beside the model and its version.
-
-    Returns:
-        The model's name, its version, and the parameters.
-
-    Raises:
-        InvalidInput: One parameter stands in both places with different values.
-        ValidationFailed: A parameter is unknown or out of range.
-    """
-    for name in query.keys() & given.keys():
-        if query[name].lower() != str(given[name]).lower():
-            raise InvalidInput(
-                f"{name} is {query[name]!r} in the query but {given[name]!r} in the body", param=name
-            )
-    merged = {**given, **query}
-    model, version = (_text(merged.pop(name, None), name) for name in ("model", "version"))
-    try:
-        return model, version, parameters.model_validate(merged)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(["model", "version", *parameters.model_fields])
-            raise ValidationFailed(f"there is no parameter {name}; there are {known}", param=name) from error
-        raise ValidationFailed(f"{name}: {first['msg']}", param=name) from error
-
-
-def parse_timeout(header: bytes | None, default_seconds: float) -> float:
-    """Read `X-Timeout-Ms`.
-
-    Returns:
-        Seconds.
-
-    Raises:
-        ValidationFailed: Not a positive number.
-    """
-    if header is None:
-        return default_seconds
-    try:
-        milliseconds = float(header)
-    except ValueError:
-        milliseconds = math.nan
-    if not 0 < milliseconds < 86_400_000:
-        raise ValidationFailed("X-Timeout-Ms must be a positive number of milliseconds", param="X-Timeout-Ms")
-    return milliseconds / 1000
-
-
-def parse_priority(header: bytes | None, default: int) -> int:
-    """Read `X-Priority`: 1 is highest; 0, as in the Open Inference Protocol, names none.
-
-    Raises:
-        ValidationFailed: Not a whole number, or negative.
-    """
-    if header is None:
-        return default
-    if not (header.isdigit() and len(header) < 10):
-        raise ValidationFailed("X-Priority must be a whole number, 1 the highest", param="X-Priority")
-    return int(header) or default
-
-
-def at_item(error: RequestError, index: int) -> RequestError:
-    """Name the item at fault in its error."""
-    param = f"inputs[{index}]"
-    named = type(error)(
-        f"{param}: {error.message}", param=param, retry_after_seconds=error.retry_after_seconds
-    )
-    named.__cause__ = error
-    return named
+    return ParsedBody((body,), (kind,))
 
 
 def _is_json(kind: str) -> bool:
     return kind == "application/json" or kind.endswith("+json")
-
-
-def _text(value: object, name: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int):
-        return str(value)
-    raise ValidationFailed(f"{name} must be a text", param=name)
 
 
 def read_json_object(body: bytes, fields: Collection[str], required: str) -> dict[str, Any]:
@@ -203,17 +103,17 @@ def read_json_items(value: object, task: type[Task], max_items: int, param: str)
         try:
             raws.append(task.from_json(item))
         except RequestError as error:
-            raise at_item(error, index) from error
+            raise error.at_item(index) from error
     return tuple(raws)
 
 
-def _parse_json(body: bytes, task: type[Task], max_items: int) -> Body:
+def _parse_json(body: bytes, task: type[Task], max_items: int) -> ParsedBody:
     content = read_json_object(body, ("inputs", "parameters"), required="inputs")
     parameters = content.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise ValidationFailed("parameters must be an object", param="parameters")
     raws = read_json_items(content["inputs"], task, max_items, "inputs")
-    return Body(raws, ("",) * len(raws), parameters)
+    return ParsedBody(raws, ("",) * len(raws), parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,10 +168,10 @@ def read_form(body: bytes, content_type: str) -> Form:
     )
 
 
-def _parse_multipart(body: bytes, content_type: str, max_items: int) -> Body:
+def _parse_multipart(body: bytes, content_type: str, max_items: int) -> ParsedBody:
     form = read_form(body, content_type)
     _check_count(len(form.files), max_items, "inputs")
-    return Body(form.files, form.declared_types, dict(form.fields))
+    return ParsedBody(form.files, form.declared_types, dict(form.fields))
 
 
 def _decoded(value: bytes | None) -> str:

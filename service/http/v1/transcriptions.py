@@ -8,18 +8,16 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 import orjson
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from service.errors import InvalidInput, UnsupportedMedia, ValidationFailed
-from service.http.v1.request_body import Body, media_type, read_form
-from service.http.v1.speech import SpeechEndpoint
-from service.http.v1.tasks import Job
+from service.http.v1.request_body import ParsedBody, media_type, read_form
+from service.http.v1.tasks import TaskEndpoint
+from service.inference.request import InferenceAnswer, InferenceRequest
 from service.repository.loader import Version
-from service.tasks import Decoded
 from service.tasks.audio.audio_file import FORMATS_TEXT
 from service.tasks.audio.speech_recognition import RecordingParameters, Transcript, Word
-from service.tasks.task import Result
 
 _GRANULARITIES = "timestamp_granularities"
 _PAUSE_SECONDS = 0.6  # a longer one begins a new segment
@@ -54,7 +52,7 @@ class TranscriptionParameters(RecordingParameters):
     stream: Annotated[bool, Field(description="Send server-sent events, once the text is there.")] = False
 
 
-class TranscriptionsEndpoint(SpeechEndpoint):
+class TranscriptionsEndpoint(TaskEndpoint):
     """Writes one recording down in the format that the form asks for."""
 
     path = "/v1/audio/transcriptions"
@@ -67,7 +65,7 @@ class TranscriptionsEndpoint(SpeechEndpoint):
         """The body is a form."""
         return True
 
-    def parse(self, content: bytes, content_type: str) -> Body:
+    def parse(self, content: bytes, content_type: str) -> ParsedBody:
         """Read OpenAI's form.
 
         Raises:
@@ -85,15 +83,16 @@ class TranscriptionsEndpoint(SpeechEndpoint):
                 f"the form holds {len(form.files)} files; one is transcribed, as a file in the field file",
                 param="file",
             )
-        return Body(form.files, form.declared_types, _collect(form.fields))
+        return ParsedBody(form.files, form.declared_types, _collect(form.fields))
 
-    def check(self, version: Version, body: Body, parameters: BaseModel) -> None:
+    def check(self, asked: InferenceRequest) -> None:
         """Refuse what the answer could not hold.
 
         Raises:
             ValidationFailed: Another language than the model's, or fields that do not go together.
         """
-        wanted = cast(TranscriptionParameters, parameters)
+        wanted, version = cast(TranscriptionParameters, asked.parameters), asked.target
+        assert version is not None, "the request was prepared"
         language = _language(version)
         if wanted.language and wanted.language.lower().partition("-")[0] != language:
             raise ValidationFailed(
@@ -106,16 +105,23 @@ class TranscriptionsEndpoint(SpeechEndpoint):
         if wanted.stream and wanted.response_format not in ("json", "text"):
             raise ValidationFailed("stream goes with response_format json or text", param="stream")
 
-    async def respond(self, job: Job, decoded: Sequence[Decoded], results: Sequence[Result]) -> Response:
+    def describe(self) -> dict[str, Any]:
+        """Return what the OpenAPI document says of request and answer."""
+        return transcriptions_operation()
+
+    def answer_model(self) -> None:
+        """Return None: `describe` says what the answer is."""
+
+    async def respond(self, asked: InferenceRequest, answer: InferenceAnswer) -> Response:
         """Write the transcript in the format that was asked for."""
-        wanted = cast(TranscriptionParameters, job.parameters)
-        transcript = cast(Transcript, results[0])
+        wanted = cast(TranscriptionParameters, asked.parameters)
+        transcript = cast(Transcript, answer.results[0])
         if wanted.stream:
             return Response(_events(transcript), media_type="text/event-stream")
         if wanted.response_format in ("json", "verbose_json"):
             content = _json(transcript)
             if wanted.response_format == "verbose_json":
-                content = _verbose_json(transcript, wanted, _language(job.version))
+                content = _verbose_json(transcript, wanted, _language(answer.version))
             return Response(orjson.dumps(content), media_type="application/json")
         if wanted.response_format == "text":
             return Response(transcript["text"] + "\n", media_type="text/plain")
@@ -279,7 +285,6 @@ def transcriptions_operation() -> dict[str, Any]:
     text = {"schema": _TEXT}
     media = ("text/plain", "text/vtt", "application/x-subrip", "text/event-stream")
     return {
-        "tags": ["tasks"],
         "summary": "Audio transcriptions",
         "description": "One recording in a form, in OpenAI's shape; the official client works.",
         "operationId": "audio_transcriptions",

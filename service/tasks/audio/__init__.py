@@ -1,1 +1,1 @@
-"""Sounds: samples before the graph, labels and transcripts after it."""
+"""Audio tasks: decoding and segmentation before the graph; labels and transcripts after it."""

@@ -1,7 +1,7 @@
-"""The most probable words of a list, with a language model on top if there is one: beam search.
+"""Beam search: the most probable words from a word list, with an optional language model.
 
-The search is flashlight-text's: a tree of the words' letters is walked frame by frame, and KenLM, which
-its wheel brings along, scores the words. Letters in shapes: `F` frames, `V` tokens; token 0 is the blank.
+flashlight-text does the search over a prefix tree of the words; KenLM, which is part of its wheel, scores
+them. Array shapes: `F` frames, `V` tokens; token 0 is the blank.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from service.errors import ModelRejected
 from service.repository.manifest import Transcription
 from service.tasks.audio.ctc_decoding import BLANK, SEPARATOR, read_lines
 
-_STEP_FRAMES = 16  # the library holds the interpreter's lock for a step: other threads must get their turns
-_SPAN_FRAMES = 1000  # longest stretch that is searched at once, to bound memory
-_NEVER = -1e4  # log probability of what the closing frame rules out
+_STEP_FRAMES = 16  # the library holds the GIL for one step; short steps let other threads run
+_MAX_FRAMES = 1000  # most frames of one search, to bound memory
+_IMPOSSIBLE = -1e4  # log probability of tokens that the closing frame excludes
 
 
-class WordSearch:
-    """Searches for the words of one version. Safe in several threads.
+class BeamSearch:
+    """The beam search of one version. Thread-safe.
 
     Args:
         folder: The version's folder.
-        transcription: Names the word list and the language model, and says how wide to search.
+        transcription: Names the word list and the language model, and the width of the search.
         tokens: V names.
 
     Raises:
-        ModelRejected: The library or a file is missing, or a word cannot be spelt.
+        ModelRejected: The library or a file is missing, or a word has a letter that is no token.
     """
 
     def __init__(self, folder: Path, transcription: Transcription, tokens: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ class WordSearch:
             from flashlight.lib.text import decoder  # noqa: PLC0415 - only versions with a list need it
         except ImportError as error:
             raise ModelRejected(f"a word list needs the package flashlight-text: {error}") from error
-        assert transcription.words is not None, "there is a word list to search"
+        assert transcription.words is not None, "beam search needs a word list"
         self._library = decoder
         words = read_lines(folder / transcription.words)
         spellings = _spellings(words, tokens, transcription.words)
@@ -53,19 +53,19 @@ class WordSearch:
             score = self._model.score(start, number)[1]
             self._tree.insert([*spelling, self._separator], number, score)
         self._tree.smear(decoder.SmearingMode.MAX)
-        self._options = self._options_of(transcription, len(tokens))
+        self._options = self._make_options(transcription, len(tokens))
 
-    def weighted(self, transcription: Transcription) -> WordSearch:
-        """Search the same words with other weights; nothing is loaded again.
+    def with_weights(self, transcription: Transcription) -> BeamSearch:
+        """Return a search with other weights; no file is read again.
 
         Args:
-            transcription: With the same word list and language model.
+            transcription: The new weights, with the same word list and language model.
         """
         other = copy.copy(self)
-        other._options = self._options_of(transcription, self._options.beam_size_token)
+        other._options = self._make_options(transcription, self._options.beam_size_token)
         return other
 
-    def _options_of(self, transcription: Transcription, tokens: int) -> Any:
+    def _make_options(self, transcription: Transcription, tokens: int) -> Any:
         return self._library.LexiconDecoderOptions(
             beam_size=transcription.beam_size,
             beam_size_token=tokens,
@@ -79,7 +79,7 @@ class WordSearch:
         )
 
     def best_path(self, log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Choose the path that spells the most probable words.
+        """Return the path of the most probable words: one token per frame.
 
         Args:
             log_probs: f32 [F, V].
@@ -91,8 +91,8 @@ class WordSearch:
         return np.concatenate([*paths, np.zeros(0, dtype=np.int64)])
 
     def _search(self, log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Search one span; a frame that is nothing but a separator closes its last word."""
-        closing = np.full((1, log_probs.shape[1]), _NEVER, dtype=np.float32)
+        """Search one span; an additional frame that can only be a separator ends its last word."""
+        closing = np.full((1, log_probs.shape[1]), _IMPOSSIBLE, dtype=np.float32)
         closing[0, self._separator] = 0.0
         emissions = np.ascontiguousarray(np.concatenate([log_probs, closing]), dtype=np.float32)
         search = self._library.LexiconDecoder(
@@ -106,7 +106,7 @@ class WordSearch:
         found = search.get_all_final_hypothesis()
         if not found:
             return np.zeros(len(log_probs), dtype=np.int64)
-        # The first entry is the state before the first frame; behind the last frame stand two of our own.
+        # The first entry is the state before the first frame; the last two belong to the additional frame.
         return np.array(found[0].tokens[1 : len(log_probs) + 1], dtype=np.int64)
 
     def _language_model(self, folder: Path, transcription: Transcription, words: Sequence[str]) -> Any:
@@ -128,25 +128,25 @@ def _spellings(words: Sequence[str], tokens: Sequence[str], name: str) -> list[l
     numbers = {token: number for number, token in enumerate(tokens) if number != BLANK and token != SEPARATOR}
     spellings = []
     for word in words:
-        if strange := [letter for letter in word if letter not in numbers]:
-            raise ModelRejected(f"{name}: {word!r} has the letter {strange[0]!r}, which is no token")
+        if unknown := [letter for letter in word if letter not in numbers]:
+            raise ModelRejected(f"{name}: {word!r} has the letter {unknown[0]!r}, which is no token")
         spellings.append([numbers[letter] for letter in word])
     return spellings
 
 
 def _spans(log_probs: NDArray[np.float32], separator: int) -> list[tuple[int, int]]:
-    """Cut a long stretch between words: pairs of first frame and the one behind the last.
+    """Return the spans that are searched one by one, as pairs of first frame and end.
 
-    A cut stands where the blank or the separator is surest, over the longest time.
+    A long output is cut at a separator, or where the blank or the separator is most probable.
     """
     empty = np.maximum(log_probs[:, BLANK], log_probs[:, separator])
     separators = log_probs[:, separator] > math.log(0.5)
     spans = []
     start = 0
-    while len(log_probs) - start > _SPAN_FRAMES:
-        low, high = start + _SPAN_FRAMES // 2, start + _SPAN_FRAMES
+    while len(log_probs) - start > _MAX_FRAMES:
+        low, high = start + _MAX_FRAMES // 2, start + _MAX_FRAMES
         between = np.flatnonzero(separators[low:high])
-        at = int(between[-1]) if len(between) else int(np.argmax(empty[low:high]))
-        spans.append((start, low + at))
-        start = low + at
+        offset = int(between[-1]) if len(between) else int(np.argmax(empty[low:high]))
+        spans.append((start, low + offset))
+        start = low + offset
     return [*spans, (start, len(log_probs))]

@@ -1,7 +1,7 @@
-"""Paths of tokens through frames -> words with their times: the last step of speech recognition.
+"""CTC decoding: paths -> words with their frames, the last step of speech recognition.
 
-A path names one token a frame. Repeated tokens are one letter, blanks are none, and the separator ends a
-word. Letters in shapes: `F` frames, `V` tokens; token 0 is the blank.
+A path has one token per frame. Repeated tokens are one letter, blanks are no letter, and the separator ends
+a word. Array shapes: `F` frames, `V` tokens; token 0 is the blank.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from service.errors import ModelRejected
 
 BLANK = 0
 SEPARATOR = "|"
-_TRIFLE = 1e-3  # in log probability
+_PREFERENCE = 1e-3  # log probability of a marked separator above the blank's
 
 
 @dataclass(frozen=True, slots=True)
-class Spelt:
-    """A word in a path.
+class DecodedWord:
+    """A word of a path.
 
     Attributes:
-        start: Frame in which its first letter begins, counted as the path is.
-        end: The frame behind its last letter.
+        start: First frame of the first letter, in frames of the path.
+        end: The frame after the last letter.
         confidence: Geometric mean of its letters' probabilities, 0-1.
     """
 
@@ -37,7 +37,7 @@ class Spelt:
 
 
 def best_path(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Choose the most probable token of every frame.
+    """Return the most probable token of every frame.
 
     Args:
         log_probs: f32 [F, V].
@@ -50,15 +50,15 @@ def best_path(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def mark_pauses(log_probs: NDArray[np.float32], separator: int, frames: int) -> NDArray[np.float32]:
-    """Let a word end in every long pause, also for a network that heard none while it learnt.
+    """Make every long pause end a word, also with networks that were trained without pauses.
 
     Args:
         log_probs: f32 [F, V].
-        separator: The token that stands between words.
-        frames: So many blanks without a letter between them are a pause.
+        separator: The token between words.
+        frames: At least this many consecutive blanks are a pause.
 
     Returns:
-        The same, but in the middle of each pause the separator is a trifle likelier than the blank.
+        The same log probabilities, with the separator slightly above the blank in the middle of each pause.
     """
     best = best_path(log_probs)
     edges = np.flatnonzero(np.diff(np.concatenate(([0], best == BLANK, [0]))))
@@ -66,16 +66,18 @@ def mark_pauses(log_probs: NDArray[np.float32], separator: int, frames: int) -> 
     if not pauses:
         return log_probs
     marked = log_probs.copy()
-    marked[pauses, separator] = marked[pauses, BLANK] + _TRIFLE
+    marked[pauses, separator] = marked[pauses, BLANK] + _PREFERENCE
     return marked
 
 
-def spell(path: NDArray[np.int64], log_probs: NDArray[np.float32], tokens: Sequence[str]) -> list[Spelt]:
-    """Read the words off a path.
+def decode_words(
+    path: NDArray[np.int64], log_probs: NDArray[np.float32], tokens: Sequence[str]
+) -> list[DecodedWord]:
+    """Return the words of a path.
 
     Args:
         path: i64 [F].
-        log_probs: f32 [F, V]; what the letters' probabilities are looked up in.
+        log_probs: f32 [F, V], for the words' confidence.
         tokens: V names.
     """
     if not len(path):
@@ -83,7 +85,7 @@ def spell(path: NDArray[np.int64], log_probs: NDArray[np.float32], tokens: Seque
     firsts = np.flatnonzero(np.concatenate(([True], path[1:] != path[:-1])))
     lasts = np.append(firsts[1:], len(path))
     scores = log_probs[np.arange(len(path)), path]
-    words: list[Spelt] = []
+    words: list[DecodedWord] = []
     letters: list[tuple[str, int, int, float]] = []
     for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
         token = tokens[path[first]]
@@ -97,28 +99,28 @@ def spell(path: NDArray[np.int64], log_probs: NDArray[np.float32], tokens: Seque
     return [*words, _word(letters)] if letters else words
 
 
-def _word(letters: Sequence[tuple[str, int, int, float]]) -> Spelt:
+def _word(letters: Sequence[tuple[str, int, int, float]]) -> DecodedWord:
     names, firsts, lasts, scores = zip(*letters, strict=True)
-    return Spelt("".join(names), firsts[0], lasts[-1], float(np.exp(min(0.0, float(np.mean(scores))))))
+    return DecodedWord("".join(names), firsts[0], lasts[-1], float(np.exp(min(0.0, float(np.mean(scores))))))
 
 
 def read_tokens(path: Path) -> tuple[str, ...]:
-    """Read the tokens of a version, one a line, the blank first.
+    """Return the tokens of a version, one per line, the blank first.
 
     Raises:
-        ModelRejected: The file is missing, or is no list of different tokens with a separator.
+        ModelRejected: The file is missing, has duplicates or has no separator.
     """
     tokens = read_lines(path)
     if len(tokens) < 2 or SEPARATOR not in tokens[1:]:
-        raise ModelRejected(f"{path.name} must hold the blank first and {SEPARATOR} further down")
+        raise ModelRejected(f"{path.name} must have the blank in the first line and {SEPARATOR} in another")
     return tokens
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
-    """Read a list, one entry a line.
+    """Return the lines of a list.
 
     Raises:
-        ModelRejected: The file is missing or its lines are not all different.
+        ModelRejected: The file is missing, or has empty or duplicate lines.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -126,5 +128,5 @@ def read_lines(path: Path) -> tuple[str, ...]:
         raise ModelRejected(f"{path.name} cannot be read: {error}") from error
     lines = tuple(text.removesuffix("\n").split("\n"))
     if len(set(lines)) != len(lines) or "" in lines:
-        raise ModelRejected(f"{path.name} must hold one entry a line, all different")
+        raise ModelRejected(f"{path.name} must have one entry per line, without duplicates")
     return lines

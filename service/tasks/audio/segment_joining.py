@@ -1,6 +1,6 @@
-"""What a graph made of overlapping pieces -> one row of frames, without a letter lost or doubled.
+"""Joining of the graph's outputs for overlapping segments, without losing or repeating a letter.
 
-Letters in shapes: `F` frames, `V` tokens; token 0 is the blank.
+Array shapes: `F` frames, `V` tokens; token 0 is the blank.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLANK = 0
-_AROUND = 2  # frames on each side of a seam that should be empty too
-_DISAGREEMENT = 4.0  # how bad a seam is, in log probability, for a token that only one piece has beside it
-_DISTANCE = 0.01  # and for a frame away from the middle
+_CONTEXT = 2  # frames on each side of a join that should be empty too
+_DISAGREEMENT_COST = 4.0  # in log probability, if the segments disagree on a neighbouring token
+_DISTANCE_COST = 0.01  # in log probability, per frame of distance from the middle of the overlap
 
 
 @dataclass(frozen=True, slots=True)
-class Frames:
-    """A stretch of frames in a recording.
+class SegmentOutput:
+    """The graph's output for a part of a recording.
 
     Attributes:
-        start: Number of the first frame, counted from the recording's beginning.
+        start: First frame, counted from the recording's beginning.
         log_probs: f32 [F, V].
     """
 
@@ -31,56 +31,56 @@ class Frames:
 
     @property
     def end(self) -> int:
-        """Number of the frame behind the last."""
+        """The frame after the last one."""
         return self.start + len(self.log_probs)
 
 
-def join(pieces: Sequence[tuple[Frames, bool]], separator: int) -> list[Frames]:
-    """Join the frames of pieces that overlap.
+def join_segments(segments: Sequence[tuple[SegmentOutput, bool]], separator: int) -> list[SegmentOutput]:
+    """Return the outputs with overlapping segments joined.
 
     Args:
-        pieces: In order; with each, whether it overlaps the one before it.
-        separator: The token that stands between words.
+        segments: In order; each with whether it overlaps the one before it.
+        separator: The token between words.
 
     Returns:
-        One stretch for each run of overlapping pieces.
+        One output for each run of overlapping segments.
     """
-    runs: list[list[Frames]] = []
-    for frames, joins in pieces:
-        if not joins or not runs or frames.start >= runs[-1][-1].end:
-            runs.append([frames])
+    runs: list[list[SegmentOutput]] = []
+    for segment, overlaps in segments:
+        if not overlaps or not runs or segment.start >= runs[-1][-1].end:
+            runs.append([segment])
             continue
         last = runs[-1][-1]
-        seam = find_seam(last, frames, separator)
-        runs[-1][-1] = Frames(last.start, last.log_probs[: seam - last.start])
-        runs[-1].append(Frames(seam, frames.log_probs[seam - frames.start :]))
-    return [Frames(run[0].start, np.concatenate([frames.log_probs for frames in run])) for run in runs]
+        frame = choose_join_frame(last, segment, separator)
+        runs[-1][-1] = SegmentOutput(last.start, last.log_probs[: frame - last.start])
+        runs[-1].append(SegmentOutput(frame, segment.log_probs[frame - segment.start :]))
+    return [SegmentOutput(run[0].start, np.concatenate([part.log_probs for part in run])) for run in runs]
 
 
-def find_seam(left: Frames, right: Frames, separator: int) -> int:
-    """Choose the frame from which on the right piece is believed.
+def choose_join_frame(left: SegmentOutput, right: SegmentOutput, separator: int) -> int:
+    """Return the first frame that is taken from the right segment.
 
-    The best one has nothing but blanks around it in both pieces, the same token before and behind it, and
-    is near the middle of the overlap, where both pieces see enough of the sound around.
+    The best frame has only blanks around it in both segments, has the same token before and after it in both,
+    and is near the middle of the overlap, where both segments have enough context.
 
     Args:
-        left: Frames whose end overlaps the beginning of `right`.
-        right: What follows.
-        separator: The token that stands between words.
+        left: Its end overlaps the beginning of `right`.
+        right: The next segment.
+        separator: The token between words.
 
     Returns:
-        The number of a frame that both pieces have.
+        A frame that both segments have, counted from the recording's beginning.
     """
     start, end = right.start, min(left.end, right.end)
     ours = left.log_probs[start - left.start : end - left.start]
     theirs = right.log_probs[: end - start]
-    loudness = -(_emptiness(ours, separator) + _emptiness(theirs, separator))
-    width = 2 * _AROUND + 1
-    cost = np.convolve(np.pad(loudness, _AROUND, mode="edge"), np.ones(width) / width, mode="valid")
+    occupancy = -(_emptiness(ours, separator) + _emptiness(theirs, separator))
+    width = 2 * _CONTEXT + 1
+    cost = np.convolve(np.pad(occupancy, _CONTEXT, mode="edge"), np.ones(width) / width, mode="valid")
     frames = np.arange(end - start)
-    cost = cost + _DISTANCE * np.abs(frames - (end - start) / 2)
-    for token_beside in (_tokens_before, _tokens_behind):
-        cost = cost + _DISAGREEMENT * (token_beside(ours) != token_beside(theirs))
+    cost = cost + _DISTANCE_COST * np.abs(frames - (end - start) / 2)
+    for neighbour_of in (_tokens_before, _tokens_from):
+        cost = cost + _DISAGREEMENT_COST * (neighbour_of(ours) != neighbour_of(theirs))
     quarter = (end - start) // 4
     inner = cost[quarter : max(quarter + 1, end - start - quarter)]
     return start + quarter + int(np.argmin(inner))
@@ -92,15 +92,15 @@ def _emptiness(log_probs: NDArray[np.float32], separator: int) -> NDArray[np.flo
 
 
 def _tokens_before(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Give the last token, not blank, before each frame: i64 [F]; -1 where there is none."""
+    """Return the last token before each frame that is not blank: i64 [F]; -1 if there is none."""
     best = log_probs.argmax(axis=1)
     last = np.maximum.accumulate(np.where(best != _BLANK, np.arange(len(best)), -1))
     before = np.concatenate(([-1], last[:-1]))
     return np.where(before < 0, -1, best[before])
 
 
-def _tokens_behind(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Give the first token, not blank, from each frame on: i64 [F]; -1 where there is none."""
+def _tokens_from(log_probs: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the first token from each frame on that is not blank: i64 [F]; -1 if there is none."""
     best = log_probs.argmax(axis=1)
     count = len(best)
     where = np.where(best != _BLANK, np.arange(count), count)

@@ -1,1 +1,1 @@
-"""Images: decoding and resizing before the graph, labels and boxes after it."""
+"""Image tasks: decoding and resizing before the graph; labels and boxes after it."""

@@ -1,4 +1,4 @@
-"""Detections drawn into the picture that was sent: around each a box, and at its edge label and score."""
+"""Detections drawn into the image that was sent: a box around each object, with label and score."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ from io import BytesIO
 from PIL import ImageDraw, ImageFont
 
 from service.tasks.image.detection import Box, Detection, Detections
-from service.tasks.image.image_file import open_picture
+from service.tasks.image.image_file import open_image
 
-# White text can be read on each (contrast of 4.5 and more: WCAG 2.2, 1.4.3), and each is seen on white.
-# On what is dark the white line around a box is seen.
+# White text is readable on each colour (contrast of at least 4.5: WCAG 2.2, 1.4.3), and each colour is
+# visible on white. On dark images the white outline around a box is visible.
 COLOURS = (
     *("#c4122f", "#1b7837", "#2f4fc4", "#a65000", "#7b1fa2"),
     *("#00756b", "#ad1457", "#5d4037", "#37474f", "#736900"),
 )
-_HOSTS_FONT = "DejaVuSans.ttf"  # Debian's fonts-dejavu-core; it has nearly all alphabets
-_LEAST_TEXT = 12  # pixels
+_SYSTEM_FONT = "DejaVuSans.ttf"  # Debian's fonts-dejavu-core; it covers most alphabets
+_MIN_TEXT_SIZE = 12  # pixels
 _PADDING = 2  # pixels around a label's text
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-_FAST = 1  # zlib's level; files are a tenth to two fifths larger than usual, and there in half of the time
+_COMPRESSION_LEVEL = 1  # files are 10 to 40 percent larger than at the default level, in half the time
 
 
-def draw(body: bytes, result: Detections, max_pixels: int) -> bytes:
-    """Draw a result into the picture that it is of.
+def draw_detections(body: bytes, result: Detections, max_pixels: int) -> bytes:
+    """Return the image with its detections drawn.
 
-    Lines are drawn around boxes, so that what was found is left as it is, and labels above them, or below
-    where there is no room.
+    Lines are drawn outside of the boxes, so that they do not hide objects. Labels are drawn above the boxes,
+    or below where there is no room.
 
     Args:
-        body: The picture as it was sent.
-        result: What was found in it.
-        max_pixels: As in decoding.
+        body: The image file as it was sent.
+        result: The detections.
+        max_pixels: See `open_image`.
 
     Returns:
-        A PNG file: the picture upright, in RGB.
+        A PNG file: the upright image, in RGB.
     """
-    picture = open_picture(body, 3, max_pixels=max_pixels)
-    pen = ImageDraw.Draw(picture)
-    line = math.ceil(min(picture.size) / 200)
+    image = open_image(body, 3, max_pixels=max_pixels)
+    pen = ImageDraw.Draw(image)
+    line = math.ceil(min(image.size) / 200)
     texts = [detection["label"] for detection in result["detections"]]
-    font = _font("".join(texts), max(_LEAST_TEXT, min(picture.size) / 30))
-    surest_last = result["detections"][::-1]  # so that nothing covers it
-    for detection in surest_last:
-        around = _around(detection["box"], line + 1, picture.size)
-        pen.rectangle(around, outline="white")
-        around = _around(detection["box"], line, picture.size)
-        pen.rectangle(around, outline=_colour(detection), width=line)
-    for detection in surest_last:
-        around = _around(detection["box"], line, picture.size)
-        _label(pen, detection, around, font, picture.size)
+    font = _font("".join(texts), max(_MIN_TEXT_SIZE, min(image.size) / 30))
+    best_last = result["detections"][::-1]  # later ones are drawn on top
+    for detection in best_last:
+        edges = _outline(detection["box"], line + 1, image.size)
+        pen.rectangle(edges, outline="white")
+        edges = _outline(detection["box"], line, image.size)
+        pen.rectangle(edges, outline=_colour(detection), width=line)
+    for detection in best_last:
+        edges = _outline(detection["box"], line, image.size)
+        _label(pen, detection, edges, font, image.size)
     file = BytesIO()
-    picture.save(file, "PNG", compress_level=_FAST)
+    image.save(file, "PNG", compress_level=_COMPRESSION_LEVEL)
     return file.getvalue()
 
 
 def _font(letters: str, size: float) -> _Font:
-    """Choose Pillow's own font, which has ASCII alone; for more one of the host's, if it is there."""
+    """Return Pillow's own font for ASCII; for other letters the system's font, if it is installed."""
     if not letters.isascii():
         with suppress(OSError):
-            return ImageFont.truetype(_HOSTS_FONT, size)
+            return ImageFont.truetype(_SYSTEM_FONT, size)
     return ImageFont.load_default(size)
 
 
-def _around(box: Box, distance: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Give the first and last column and row of a line around a box, or of the picture where it ends."""
+def _outline(box: Box, distance: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the first and last column and row of a line around a box, clipped to the image."""
     left = max(0, math.floor(box["x_min"]) - distance)
     top = max(0, math.floor(box["y_min"]) - distance)
     right = min(size[0], math.ceil(box["x_max"]) + distance) - 1
@@ -77,20 +77,20 @@ def _around(box: Box, distance: int, size: tuple[int, int]) -> tuple[int, int, i
 def _label(
     pen: ImageDraw.ImageDraw,
     detection: Detection,
-    around: tuple[int, int, int, int],
+    edges: tuple[int, int, int, int],
     font: _Font,
     size: tuple[int, int],
 ) -> None:
     text = f"{detection['label']} {detection['score']:.2f}"
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 2 * _PADDING, bottom - top + 2 * _PADDING
-    x = max(0, min(around[0], size[0] - width))
-    above, below = around[1] - height, around[3] + 1
-    y = above if above >= 0 else below if below + height <= size[1] else around[1]
+    x = max(0, min(edges[0], size[0] - width))
+    above, below = edges[1] - height, edges[3] + 1
+    y = above if above >= 0 else below if below + height <= size[1] else edges[1]
     pen.rectangle((x, y, x + width - 1, y + height - 1), fill=_colour(detection))
     pen.text((x + _PADDING - left, y + _PADDING - top), text, fill="white", font=font)
 
 
 def _colour(detection: Detection) -> str:
-    """Choose a colour by the label, the same in every picture."""
+    """Return the colour of the label; it is the same in every image."""
     return COLOURS[sum(detection["label"].encode()) % len(COLOURS)]

@@ -1,7 +1,7 @@
-"""Picture files, opened by Pillow: any file a person has -> an upright picture in the graph's colours.
+"""Image files, opened with Pillow: bytes -> an upright image, grey or RGB.
 
-What is refused here, and in which words, is what a client is told; no pixel is decoded before the file's
-size is checked.
+This module rejects bad files and writes the error messages that clients read. The size of an image is
+checked before any pixel is decoded.
 """
 
 from __future__ import annotations
@@ -25,15 +25,21 @@ from PIL import (
 from service.errors import InvalidInput, TooLarge, UnsupportedMedia
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-MAX_SIDE = 65_535  # the most that JPEG and GIF allow; scaling a longer one costs gigabytes
+MAX_SIDE = 65_535  # the limit of JPEG and GIF; resizing a longer side costs gigabytes
 _FORMATS_TEXT = "PNG, JPEG, WebP, GIF or BMP"
-_OUR_MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
+_MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 _SNIFFED_BYTES = 262  # what `filetype` looks at
 
-# What Pillow's decoding_pool raise on damaged files, found by feeding them such.
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, MemoryError, struct.error)
-# EXIF orientation -> how to turn the picture upright (CIPA DC-008, Exif 2.32, tag 0x0112).
-TURNS = {
+# What Pillow's decoders raise on damaged files, found by fuzzing.
+DECODE_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError),
+    *(LookupError, TypeError, MemoryError, struct.error),
+)
+
+# EXIF orientation -> the transposition that makes the image upright (CIPA DC-008, Exif 2.32, tag 0x0112).
+# `ImageOps.exif_transpose` has the same table, but it also rewrites the metadata, which fails where they are
+# damaged, and it needs decoded pixels; a JPEG is cropped and reduced while it is decoded.
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -47,79 +53,79 @@ TURNS = {
 Image.MAX_IMAGE_PIXELS = None
 
 
-def open_picture(body: bytes, channels: int, *, max_pixels: int, declared_type: str = "") -> Image.Image:
-    """Open a picture file, upright and in the colours that a graph takes.
+def open_image(body: bytes, channels: int, *, max_pixels: int, declared_type: str = "") -> Image.Image:
+    """Return the decoded image of a file.
 
-    The first frame of an animation is used, EXIF rotation is applied, transparency is laid on white.
+    The first frame of an animation is used, the EXIF orientation is applied, and transparent pixels are
+    drawn over white.
 
     Args:
         body: The file's bytes: PNG, JPEG, WebP, GIF or BMP.
         channels: 1 for grey, 3 for RGB.
-        max_pixels: Most pixels, width x height, allowed in the file.
-        declared_type: Media type that the client named; only used to word the refusal.
+        max_pixels: Largest allowed width x height of the file.
+        declared_type: Media type that the client sent; used only in error messages.
 
     Returns:
-        A picture of mode `L` or `RGB`.
+        An image of mode `L` or `RGB`.
 
     Raises:
-        InvalidInput: Empty, damaged or unrecognisable.
-        TooLarge: More pixels than allowed.
-        UnsupportedMedia: Recognised as something else, such as a PDF or a sound.
+        InvalidInput: The file is empty, damaged or of an unknown format.
+        TooLarge: The image has more pixels than allowed.
+        UnsupportedMedia: The file is of another known format, such as a PDF.
     """
     if not body:
-        raise InvalidInput(f"the picture is empty; send the bytes of a {_FORMATS_TEXT} file")
+        raise InvalidInput(f"the image is empty; send the bytes of a {_FORMATS_TEXT} file")
     try:
-        with Image.open(BytesIO(body), formats=FORMATS) as picture:
-            check_size(picture.size, max_pixels)
-            picture.load()
-            turn = turn_of(picture)
-            return _to_channels(picture if turn is None else picture.transpose(turn), channels)
+        with Image.open(BytesIO(body), formats=FORMATS) as image:
+            check_size(image.size, max_pixels)
+            image.load()
+            transposition = read_transposition(image)
+            return _to_channels(image if transposition is None else image.transpose(transposition), channels)
     except UnidentifiedImageError as error:
         raise _unidentified(body, declared_type) from error
-    except DAMAGE as error:
-        raise InvalidInput(f"the picture is damaged: {str(error) or type(error).__name__}") from error
+    except DECODE_ERRORS as error:
+        raise InvalidInput(f"the image is damaged: {str(error) or type(error).__name__}") from error
 
 
 def check_size(size: tuple[int, int], max_pixels: int) -> None:
-    """Check width and height of a picture.
+    """Check the width and height of an image.
 
     Raises:
-        TooLarge: More pixels than allowed, in all or along a side.
+        TooLarge: The image has more pixels than allowed, in total or along one side.
     """
     width, height = size
     if max(width, height) > MAX_SIDE:
-        raise TooLarge(f"the picture is {width} x {height} pixels; the limit of a side is {MAX_SIDE}")
+        raise TooLarge(f"the image is {width} x {height} pixels; the limit of a side is {MAX_SIDE}")
     if width * height > max_pixels:
-        raise TooLarge(f"the picture has {width} x {height} pixels; the limit is {max_pixels} in all")
+        raise TooLarge(f"the image has {width} x {height} pixels; the limit is {max_pixels} in total")
 
 
-def turn_of(picture: Image.Image) -> Image.Transpose | None:
-    """Tell how EXIF data says to turn a picture; broken EXIF data is no reason to refuse sound pixels."""
+def read_transposition(image: Image.Image) -> Image.Transpose | None:
+    """Return the transposition that the EXIF orientation asks for; None without one or with broken EXIF."""
     try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
-    except (*DAMAGE, AttributeError, OverflowError):
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except (*DECODE_ERRORS, AttributeError, OverflowError):
         return None
-    return TURNS.get(orientation) if isinstance(orientation, int) else None
+    return TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
 
 
-def _to_channels(picture: Image.Image, channels: int) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        # Pillow holds 16-bit grey as 0–65535 and would clip it to 255 instead of scaling.
-        grey = np.asarray(picture, dtype=np.float32) / 257.0
-        picture = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-        picture = Image.new("RGB", layer.size, "white")  # pasting on it makes no further copies
-        picture.paste(layer, mask=layer)
+def _to_channels(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow holds 16-bit grey as 0-65535 and would clip it to 255 instead of scaling it.
+        grey = np.asarray(image, dtype=np.float32) / 257.0
+        image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.new("RGB", layer.size, "white")  # pasting on it makes no further copy
+        image.paste(layer, mask=layer)
     mode = "L" if channels == 1 else "RGB"
-    return picture if picture.mode == mode else picture.convert(mode)  # which would copy it
+    return image if image.mode == mode else image.convert(mode)  # `convert` always copies
 
 
 def _unidentified(body: bytes, declared_type: str) -> InvalidInput | UnsupportedMedia:
     found = filetype.guess_mime(body[:_SNIFFED_BYTES])
-    if found in _OUR_MEDIA_TYPES:
-        return InvalidInput(f"the picture is damaged: the header of {found} is cut off or wrong")
-    kind = found or declared_type
+    if found in _MEDIA_TYPES:
+        return InvalidInput(f"the image is damaged: the header of {found} is cut off or wrong")
     if found or (declared_type and not declared_type.startswith("image/")):
-        return UnsupportedMedia(f"{kind} is not decoded here; send a {_FORMATS_TEXT} file")
-    return InvalidInput(f"the bytes are not a picture that we know; send a {_FORMATS_TEXT} file")
+        return UnsupportedMedia(f"{found or declared_type} is not decoded here; send a {_FORMATS_TEXT} file")
+    return InvalidInput(f"the bytes are not a known image format; send a {_FORMATS_TEXT} file")

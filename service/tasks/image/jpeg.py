@@ -1,10 +1,10 @@
-"""JPEG files by the fast decoder, at a half, a quarter or an eighth of their size where that is enough.
+"""JPEG files, decoded by libjpeg-turbo at full, half, quarter or eighth size.
 
-Most pictures are larger than what a graph takes, and a smaller one comes out of the same file for the
-cost of reading its bits. Only plain files are decoded here: what is odd, damaged, cut off, CMYK or 12-bit
-is left to Pillow, whose word on it is final.
+Most images are larger than the graph's input, and decoding at a reduced size is much cheaper. Only plain
+files are decoded here. Unusual files (damaged, cut off, CMYK, 12-bit) are left to Pillow, which decodes or
+rejects them.
 
-Letters in shapes: `H` height, `W` width, `C` channels (1 grey or 3 RGB).
+Array shapes: `H` height, `W` width, `C` channels (1 grey or 3 RGB).
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-REDUCTIONS = (8, 4, 2)  # other scales take longer to decode than the whole picture
-_SMALLEST_SIDE = 64  # below this nothing is gained, and two reductions might give the same size
+REDUCTIONS = (8, 4, 2)  # decoding at other scales takes longer than at full size
+_SMALLEST_SIDE = 64  # below this nothing is saved, and two reductions could give the same size
 _SIGNATURE = b"\xff\xd8\xff"
-# Markers of ITU-T T.81, table B.1. Frames that are decoded here: baseline, extended sequential, progressive.
+# Markers of ITU-T T.81, table B.1. Supported frames: baseline, extended sequential, progressive.
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _OTHER_FRAMES = frozenset({0xC3, *range(0xC5, 0xD0)}) - {0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xDA), 0xFF})
 _START_OF_SCAN = 0xDA
-_APP1 = 0xE1  # EXIF and XMP stand there
+_APP1 = 0xE1  # holds EXIF and XMP
 
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """What a plain JPEG file says of itself.
+    """The header of a plain JPEG file.
 
     Attributes:
-        width: Stored, before any rotation; `height` likewise.
-        has_metadata: Whether there is EXIF or XMP data, which may tell to turn the picture.
+        width: As stored, before any rotation; `height` likewise.
+        has_metadata: Whether there is EXIF or XMP data, which may hold an orientation.
     """
 
     width: int
@@ -42,53 +42,53 @@ class JpegHeader:
 
 
 def read_jpeg_header(body: bytes) -> JpegHeader | None:
-    """Read a file up to its first scan.
+    """Return the header of a file, read up to its first scan.
 
     Returns:
-        None for what is no plain JPEG file of 8 bits, grey or three colours.
+        None unless the file is a plain JPEG with 8 bits and one or three components.
     """
     if not body.startswith(_SIGNATURE):
         return None
-    place, size, has_metadata = 2, None, False
+    position, size, has_metadata = 2, None, False
     try:
-        while (marker := body[place + 1]) != _START_OF_SCAN:
-            if body[place] != 0xFF or marker in _WITHOUT_LENGTH or marker in _OTHER_FRAMES:
+        while (marker := body[position + 1]) != _START_OF_SCAN:
+            if body[position] != 0xFF or marker in _WITHOUT_LENGTH or marker in _OTHER_FRAMES:
                 return None
             if marker in _FRAMES:
-                if size or body[place + 4] != 8 or body[place + 9] not in (1, 3):
+                if size or body[position + 4] != 8 or body[position + 9] not in (1, 3):
                     return None
-                size = _number(body, place + 7), _number(body, place + 5)
+                size = _number(body, position + 7), _number(body, position + 5)
             has_metadata |= marker == _APP1
-            place += 2 + max(2, _number(body, place + 2))
-    except IndexError:  # it ends here
+            position += 2 + max(2, _number(body, position + 2))
+    except IndexError:  # the file ends inside the header
         return None
-    if body[place] != 0xFF or size is None or 0 in size:
+    if body[position] != 0xFF or size is None or 0 in size:
         return None
     return JpegHeader(*size, has_metadata)
 
 
-def _number(body: bytes, place: int) -> int:
-    return body[place] << 8 | body[place + 1]
+def _number(body: bytes, position: int) -> int:
+    return body[position] << 8 | body[position + 1]
 
 
 def choose_reduction(size: tuple[float, float], wanted: tuple[float, float]) -> int:
-    """Choose how much smaller a picture may be decoded.
+    """Return the largest reduction that keeps enough pixels.
 
     Args:
-        size: Width and height of the picture.
-        wanted: Width and height that it must at least keep.
+        size: Width and height of the image.
+        wanted: Smallest allowed width and height after the reduction.
 
     Returns:
         8, 4, 2 or 1.
     """
     if min(size) < _SMALLEST_SIDE:
         return 1
-    fitting = (by for by in REDUCTIONS if size[0] / by >= wanted[0] and size[1] / by >= wanted[1])
-    return next(fitting, 1)
+    possible = (by for by in REDUCTIONS if size[0] / by >= wanted[0] and size[1] / by >= wanted[1])
+    return next(possible, 1)
 
 
 def decode_jpeg(body: bytes, header: JpegHeader, reduction: int, channels: int) -> NDArray[np.uint8] | None:
-    """Decode a plain file.
+    """Return the pixels of a plain file.
 
     Args:
         body: The file.
@@ -97,7 +97,7 @@ def decode_jpeg(body: bytes, header: JpegHeader, reduction: int, channels: int) 
         channels: 1 for grey, which is the file's luminance, or 3 for RGB.
 
     Returns:
-        u8 [⌈H/reduction⌉, ⌈W/reduction⌉, C], as stored; None where the decoder found the least fault.
+        u8 [⌈H/reduction⌉, ⌈W/reduction⌉, C], as stored; None if the decoder found any fault.
     """
     height, width = math.ceil(header.height / reduction), math.ceil(header.width / reduction)
     colours = "GRAY" if channels == 1 else "RGB"

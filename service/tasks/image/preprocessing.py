@@ -1,235 +1,186 @@
-"""Pictures: any file a person has -> `uint8` pixels of the graph's size.
+"""Image files -> `uint8` pixels of the graph's size: the preprocessing of all image tasks.
 
-Sits before the queue of image tasks. Decoding, EXIF rotation, colour and the one resize
-happen here; scaling to floats, normalising and softmax are nodes of the graph.
+Decoding, EXIF orientation, colour conversion and one resize happen here. Scaling to floats, normalising and
+softmax are nodes of the graph.
 
-Letters in shapes: `H` height, `W` width, `C` channels (1 grey or 3 RGB).
+Array shapes: `H` height, `W` width, `C` channels (1 grey or 3 RGB).
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel
 
-from service.errors import InvalidInput, ModelRejected
-from service.repository.manifest import ImageInput, VersionFacts
-from service.tasks.classification import Classification, ClassificationParameters, Classifier
-from service.tasks.image.image_file import DAMAGE, TURNS, check_size, open_picture, turn_of
+from service.repository.manifest import ImageInput
+from service.tasks.image.image_file import (
+    DECODE_ERRORS,
+    TRANSPOSITIONS,
+    check_size,
+    open_image,
+    read_transposition,
+)
 from service.tasks.image.jpeg import choose_reduction, decode_jpeg, read_jpeg_header
-from service.tasks.image.resizing import averages, scale_picture, scale_pixels
-from service.tasks.task import Decoded, Limits, Raw
+from service.tasks.image.resizing import CropBox, scale_image, scale_pixels, uses_antialiasing
 
-_LYING = frozenset({TURNS[orientation] for orientation in (5, 6, 7, 8)})  # these make rows of columns
-_KEPT = 1.2  # a reduced picture keeps this many pixels a side for each that the graph takes
+_SWAPS_AXES = frozenset({TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8)})
+_MIN_OVERSAMPLING = 1.2  # a JPEG is decoded at a reduced size of at least this many times the output size
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """A picture as the graph takes it.
+class ResizedImage:
+    """An image as the graph takes it.
 
     Attributes:
         pixels: u8 [H, W, C], contiguous.
-        size: Width and height of the picture that was sent, upright.
+        original_size: Width and height of the image in the file, upright.
     """
 
     pixels: NDArray[np.uint8]
-    size: tuple[int, int]
+    original_size: tuple[int, int]
 
 
-def fit_picture(body: bytes, spec: ImageInput, *, max_pixels: int, declared_type: str = "") -> Fitted:
-    """Decode a picture file to the pixels that the graph takes, in the cheapest way that shows the same.
+def decode_and_resize(
+    body: bytes, spec: ImageInput, *, max_pixels: int, declared_type: str = ""
+) -> ResizedImage:
+    """Return the pixels that the graph takes, and the original size.
 
-    A plain JPEG file is decoded no larger than the graph needs it; everything else, and every file with
-    the least fault, goes through `open_picture`.
+    A plain JPEG file is decoded at a reduced size if that is enough. Every other file, and every JPEG file
+    with a fault, is opened with `open_image`.
 
     Raises:
-        InvalidInput, TooLarge, UnsupportedMedia: As `open_picture`.
+        InvalidInput, TooLarge, UnsupportedMedia: See `open_image`.
     """
-    fitted = _fit_jpeg(body, spec, max_pixels)
-    if fitted is None:
-        picture = open_picture(body, spec.channels, max_pixels=max_pixels, declared_type=declared_type)
-        fitted = Fitted(resize_image(picture, spec), picture.size)
-    return fitted
+    resized = _decode_and_resize_jpeg(body, spec, max_pixels)
+    if resized is None:
+        image = open_image(body, spec.channels, max_pixels=max_pixels, declared_type=declared_type)
+        resized = ResizedImage(resize_image(image, spec), image.size)
+    return resized
 
 
 def decode_image(
     body: bytes, spec: ImageInput, *, max_pixels: int, declared_type: str = ""
 ) -> NDArray[np.uint8]:
-    """Decode a picture file to the pixels that the graph takes; see `fit_picture`.
-
-    Returns:
-        u8 [H, W, C], contiguous.
-
-    Raises:
-        InvalidInput, TooLarge, UnsupportedMedia: As `open_picture`.
-    """
-    return fit_picture(body, spec, max_pixels=max_pixels, declared_type=declared_type).pixels
+    """Return the pixels that the graph takes, u8 [H, W, C], contiguous; see `decode_and_resize`."""
+    return decode_and_resize(body, spec, max_pixels=max_pixels, declared_type=declared_type).pixels
 
 
 def letterbox(size: tuple[int, int], spec: ImageInput) -> tuple[int, int, int, int]:
-    """Place a picture in the graph's input, as `resize: letterbox` does.
+    """Return where `resize: letterbox` puts an image in the graph's input.
 
     Args:
-        size: Width and height of the picture.
+        size: Width and height of the image.
         spec: Width and height of the input.
 
     Returns:
-        Left and top margin, width and height of the scaled picture, in input pixels.
+        Left and top margin, width and height of the scaled image, in input pixels.
     """
     factor = min(spec.width / size[0], spec.height / size[1])
     width, height = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
     return (spec.width - width) // 2, (spec.height - height) // 2, width, height
 
 
-def resize_image(picture: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
-    """Bring a picture to the version's size.
+def resize_image(image: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
+    """Return an image at the graph's size.
 
     Args:
-        picture: Mode `L` or `RGB`, as `spec.channels` says.
+        image: Mode `L` or `RGB`, to match `spec.channels`.
         spec: Target size, resize rule and filter.
 
     Returns:
         u8 [H, W, C], contiguous.
     """
-    place = _place(picture.size, spec)
-    scaled = np.array(scale_picture(picture, place.size, place.box, spec), dtype=np.uint8)
-    return _framed(scaled.reshape(*scaled.shape[:2], spec.channels), place, spec)
+    placement = _place(image.size, spec)
+    scaled = np.array(scale_image(image, placement.size, placement.box, spec), dtype=np.uint8)
+    return _pad(scaled.reshape(*scaled.shape[:2], spec.channels), placement, spec)
 
 
-class _Place(NamedTuple):
-    """Where a picture goes in the graph's input.
+class _Placement(NamedTuple):
+    """Where an image goes in the graph's input.
 
     Attributes:
-        box: The part that is used: left, top, right and bottom, in the picture's pixels.
+        box: The part of the image that is used, in its pixels.
         size: Width and height that the part is scaled to.
         corner: Left and top margin, in input pixels.
     """
 
-    box: tuple[float, float, float, float]
+    box: CropBox
     size: tuple[int, int]
     corner: tuple[int, int] = (0, 0)
 
-    def lying(self) -> _Place:
-        """Give the place in a picture whose rows are this one's columns: boxes are always in the middle."""
+    def swap_axes(self) -> _Placement:
+        """Return the placement for an image with rows and columns swapped; boxes are always centred."""
         left, top, right, bottom = self.box
         return self._replace(box=(top, left, bottom, right), size=self.size[::-1])
 
 
-def _place(size: tuple[int, int], spec: ImageInput) -> _Place:
+def _place(size: tuple[int, int], spec: ImageInput) -> _Placement:
     whole = (0.0, 0.0, float(size[0]), float(size[1]))
     if spec.resize == "letterbox":
         left, top, width, height = letterbox(size, spec)
-        return _Place(whole, (width, height), (left, top))
-    if spec.resize == "fit":
-        return _Place(whole, (spec.width, spec.height))
-    # The middle of the source that has the target's shape; scaling first could make a huge picture.
+        return _Placement(whole, (width, height), (left, top))
+    if spec.resize == "stretch":
+        return _Placement(whole, (spec.width, spec.height))
+    # `crop`: the centre of the source that has the target's aspect ratio. Scaling the whole image first
+    # could make a huge one.
     factor = max(spec.width / size[0], spec.height / size[1])
-    across, down = min(size[0], spec.width / factor), min(size[1], spec.height / factor)
-    x, y = (size[0] - across) / 2, (size[1] - down) / 2
-    return _Place((x, y, x + across, y + down), (spec.width, spec.height))
+    cropped = min(size[0], spec.width / factor), min(size[1], spec.height / factor)
+    x, y = (size[0] - cropped[0]) / 2, (size[1] - cropped[1]) / 2
+    return _Placement((x, y, x + cropped[0], y + cropped[1]), (spec.width, spec.height))
 
 
-def _framed(pixels: NDArray[np.uint8], place: _Place, spec: ImageInput) -> NDArray[np.uint8]:
+def _pad(pixels: NDArray[np.uint8], placement: _Placement, spec: ImageInput) -> NDArray[np.uint8]:
     if spec.resize != "letterbox":
         return pixels
     canvas = np.full((spec.height, spec.width, spec.channels), spec.pad_value, dtype=np.uint8)
-    (left, top), (width, height) = place.corner, place.size
+    (left, top), (width, height) = placement.corner, placement.size
     canvas[top : top + height, left : left + width] = pixels
     return canvas
 
 
-def _fit_jpeg(body: bytes, spec: ImageInput, max_pixels: int) -> Fitted | None:
-    """Decode a plain JPEG file; None leaves it to Pillow, which also finds the words for what is wrong."""
+def _decode_and_resize_jpeg(body: bytes, spec: ImageInput, max_pixels: int) -> ResizedImage | None:
+    """Return the pixels of a plain JPEG file; None for anything that Pillow must open or reject."""
     header = read_jpeg_header(body)
     if header is None:
         return None
     stored = header.width, header.height
     check_size(stored, max_pixels)
     try:
-        turn = _turn_of_file(body) if header.has_metadata else None
-    except DAMAGE:
+        transposition = _read_jpeg_transposition(body) if header.has_metadata else None
+    except DECODE_ERRORS:
         return None
-    lies = turn in _LYING
-    upright = stored[::-1] if lies else stored
-    place = _place(upright, spec)
-    source = place.lying() if lies else place
-    reduction = _reduction(source) if averages(spec) else 1
+    swapped = transposition in _SWAPS_AXES
+    upright = stored[::-1] if swapped else stored
+    placement = _place(upright, spec)
+    source = placement.swap_axes() if swapped else placement
+    reduction = _reduction(source) if uses_antialiasing(spec) else 1
     pixels = decode_jpeg(body, header, reduction, spec.channels)
     if pixels is None:
         return None
     left, top, right, bottom = source.box
     box = (left / reduction, top / reduction, right / reduction, bottom / reduction)
     scaled = scale_pixels(pixels, source.size, box, spec)
-    return Fitted(_framed(_turned(scaled, turn), place, spec), upright)
+    return ResizedImage(_pad(_transpose(scaled, transposition), placement, spec), upright)
 
 
-def _reduction(source: _Place) -> int:
+def _reduction(source: _Placement) -> int:
     left, top, right, bottom = source.box
     width, height = source.size
-    return choose_reduction((right - left, bottom - top), (width * _KEPT, height * _KEPT))
+    wanted = width * _MIN_OVERSAMPLING, height * _MIN_OVERSAMPLING
+    return choose_reduction((right - left, bottom - top), wanted)
 
 
-def _turn_of_file(body: bytes) -> Image.Transpose | None:
-    with Image.open(BytesIO(body), formats=("JPEG",)) as picture:
-        return turn_of(picture)
+def _read_jpeg_transposition(body: bytes) -> Image.Transpose | None:
+    with Image.open(BytesIO(body), formats=("JPEG",)) as image:
+        return read_transposition(image)
 
 
-def _turned(pixels: NDArray[np.uint8], turn: Image.Transpose | None) -> NDArray[np.uint8]:
-    if turn is None:
+def _transpose(pixels: NDArray[np.uint8], transposition: Image.Transpose | None) -> NDArray[np.uint8]:
+    if transposition is None:
         return pixels
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).transpose(turn)
-    return np.array(picture).reshape(picture.height, picture.width, pixels.shape[2])
-
-
-def read_base64(value: object) -> bytes:
-    """Decode one base64 file out of JSON, with or without a `data:` prefix.
-
-    Raises:
-        InvalidInput: It is something else.
-    """
-    if not isinstance(value, str):
-        raise InvalidInput("must be a picture file as a base64 string")
-    encoded = value.partition(",")[2] if value.startswith("data:") else value
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInput(f"is not base64: {error}") from error
-
-
-class ImageClassification(Classifier):
-    """`image-classification` for one version: pictures in, labels with probabilities out."""
-
-    name: ClassVar[str] = "image-classification"
-    parameters: ClassVar[type[BaseModel]] = ClassificationParameters
-    media_type: ClassVar[str] = "image/*"
-    inputs: ClassVar[Mapping[str, str]] = {"image": "uint8"}
-    outputs: ClassVar[Mapping[str, str]] = {"probabilities": "float32"}
-    result: ClassVar[type] = Classification
-
-    def __init__(self, folder: Path, facts: VersionFacts) -> None:
-        super().__init__(folder, facts)
-        if not isinstance(facts.input, ImageInput):
-            raise ModelRejected(f"version.yaml says input kind {facts.input.kind}, {self.name} needs image")
-        self._spec = facts.input
-        self.quick_size = 2**14 if self._spec.width * self._spec.height <= 2**12 else 0
-
-    @staticmethod
-    def from_json(value: object) -> Raw:
-        """Decode one base64 file, with or without a `data:` prefix."""
-        return read_base64(value)
-
-    def decode(self, raw: Raw, limits: Limits, parameters: BaseModel, declared_type: str = "") -> Decoded:
-        """Decode one picture file to `image` u8 [H, W, C]; every picture costs 1."""
-        body = raw.encode() if isinstance(raw, str) else raw
-        pixels = decode_image(body, self._spec, max_pixels=limits.max_pixels, declared_type=declared_type)
-        return Decoded(({"image": pixels},), (1,))
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).transpose(transposition)
+    return np.array(image).reshape(image.height, image.width, pixels.shape[2])

@@ -1,9 +1,9 @@
-"""Scaling of pictures and pixels to the size of the graph, as the version's filter says.
+"""Scaling of images and pixel arrays with the filter that the version names.
 
-Pixels out of the fast JPEG decoder go through a fast resizer where there is one for the platform; it uses
-Pillow's own bilinear kernel and differs from Pillow by rounding, one level at most (a test holds it to that).
+Pixels from the fast JPEG decoder are scaled by a fast library where it has a wheel for the platform. It uses
+the same bilinear kernel as Pillow; results differ by rounding, by one level at most (a test checks that).
 
-Letters in shapes: `H` height, `W` width, `C` channels (1 or 3).
+Array shapes: `H` height, `W` width, `C` channels (1 or 3).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ try:
 except ImportError:  # no wheel for this platform
     fast = None
 
-Box = tuple[float, float, float, float]
+CropBox = tuple[float, float, float, float]  # left, top, right and bottom, in pixels, which may be fractions
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -27,43 +27,43 @@ _FILTERS = {
 }
 
 
-def averages(spec: ImageInput) -> bool:
-    """Tell whether shrinking averages over all pixels of the source."""
+def uses_antialiasing(spec: ImageInput) -> bool:
+    """Return whether shrinking averages over all source pixels."""
     return spec.antialias and spec.filter != "nearest"
 
 
-def scale_picture(picture: Image.Image, size: tuple[int, int], box: Box, spec: ImageInput) -> Image.Image:
-    """Scale a part of a picture.
+def scale_image(image: Image.Image, size: tuple[int, int], box: CropBox, spec: ImageInput) -> Image.Image:
+    """Return a part of an image, scaled.
 
     Args:
-        picture: Mode `L` or `RGB`.
+        image: Mode `L` or `RGB`.
         size: Width and height of the result.
-        box: Left, top, right and bottom of the part, in pixels, which may be fractions.
-        spec: Says which filter, and whether it averages.
+        box: The part.
+        spec: Filter and antialiasing.
 
     Returns:
-        The part; the picture itself where nothing changes.
+        The scaled part; the image itself if nothing changes.
     """
-    if picture.size == size and box == (0.0, 0.0, *size):
-        return picture
+    if image.size == size and box == (0.0, 0.0, *size):
+        return image
     if spec.antialias:
-        return picture.resize(size, _FILTERS[spec.filter], box=box)
-    # An affine transform samples at output pixels' centres only, as deep learning frameworks do by default.
+        return image.resize(size, _FILTERS[spec.filter], box=box)
+    # An affine transform samples only at the centres of output pixels, as deep learning frameworks do.
     left, top, right, bottom = box
     factors = ((right - left) / size[0], 0, left, 0, (bottom - top) / size[1], top)
-    return picture.transform(size, Image.Transform.AFFINE, factors, _FILTERS[spec.filter])
+    return image.transform(size, Image.Transform.AFFINE, factors, _FILTERS[spec.filter])
 
 
 def scale_pixels(
-    pixels: NDArray[np.uint8], size: tuple[int, int], box: Box, spec: ImageInput
+    pixels: NDArray[np.uint8], size: tuple[int, int], box: CropBox, spec: ImageInput
 ) -> NDArray[np.uint8]:
-    """Scale a part of a picture that is an array; see `scale_picture`.
+    """Return a part of an image that is an array, scaled; see `scale_image`.
 
     Args:
         pixels: u8 [H, W, C], contiguous.
         size: Width and height of the result.
-        box: Left, top, right and bottom of the part, in pixels, which may be fractions.
-        spec: Says which filter, and whether it averages.
+        box: The part.
+        spec: Filter and antialiasing.
 
     Returns:
         u8 [height, width, C], contiguous.
@@ -72,8 +72,8 @@ def scale_pixels(
     if (width, height) == size and box == (0.0, 0.0, *size):
         return pixels
     if fast is None or not spec.antialias or spec.filter != "bilinear":
-        picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-        return np.array(scale_picture(picture, size, box, spec)).reshape(size[1], size[0], channels)
+        image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+        return np.array(scale_image(image, size, box, spec)).reshape(size[1], size[0], channels)
     kind = fast.PixelType.U8 if channels == 1 else fast.PixelType.U8x3
     left, top, right, bottom = box
     options = fast.ResizeOptions(
@@ -82,5 +82,5 @@ def scale_pixels(
     )
     scaled = fast.ImageData(*size, kind)
     fast.Resizer().resize(fast.ImageData(width, height, kind, pixels.tobytes()), scaled, options)
-    content = bytearray(scaled.get_buffer())  # so that the array can be written to
+    content = bytearray(scaled.get_buffer())  # a copy, so that the array is writable
     return np.frombuffer(content, np.uint8).reshape(size[1], size[0], channels)

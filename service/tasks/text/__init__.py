@@ -1,1 +1,1 @@
-"""Texts: tokens before the graph, labels and embeddings after it."""
+"""Text tasks: tokenization before the graph; labels and embeddings after it."""

@@ -1,8 +1,9 @@
-"""`kotae bench`: load for a running service, and what it answered.
+"""`kotae bench`: a load generator for HTTP services.
 
-    Plan (what, how fast, how long) ─▶ Generator ─▶ Connections ─▶ Tally ─▶ summary, table, JSON
+    LoadPlan ─▶ LoadGenerator ─▶ ClientConnections ─▶ LoadRecorder ─▶ LoadSummary ─▶ table or JSON
 
-Closed loop: so many clients, each waiting for its answer. Open loop: requests come at random moments at a
-given rate, whether or not the ones before were answered, and latency counts from the moment at which a
-request was meant to leave, so that a server that stalls cannot hide it. Knows HTTP, and nothing of models.
+Closed loop: a fixed number of clients; each sends its next request when it has its answer. Open loop:
+requests arrive as a Poisson process at a given rate, whether or not earlier ones are answered. Latency
+counts from the moment at which a request was due, so a server that stalls cannot hide it (no coordinated
+omission). The generator knows HTTP only, nothing about models.
 """

@@ -1,4 +1,4 @@
-"""The `kotae bench` command: options in, a load, a table or JSON out."""
+"""The `kotae bench` command: builds requests from options, runs the load, prints a table or JSON."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from service.errors import StartFailed
-from service.tools.load.generator import Generator, ask_once
-from service.tools.load.plan import Address, Plan
-from service.tools.load.tally import Summary, Tally, summarise
+from service.tools.load.generator import LoadGenerator, send_once
+from service.tools.load.plan import LoadPlan, TargetAddress
+from service.tools.load.results import LoadRecorder, LoadSummary, summarise
 
 _EMBEDDINGS = "/v1/embeddings"
 _ROUTES = {"text-embedding": _EMBEDDINGS}  # tasks whose route is not their name
@@ -26,13 +26,15 @@ _TIMES = ("p50", "p90", "p99", "p99.9", "mean", "max")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What every request asks.
+class RequestOptions:
+    """What the requests of a load have in common.
 
     Attributes:
         url: The service, or one of its routes.
-        task: Route by task name; None where the URL or `route` says it.
-        deadline_ms: Sent as `X-Timeout-Ms`; None leaves it to the model.
+        task: Selects the route by task name; None if the URL or `route` names it.
+        files: Each is the body of a request.
+        texts: The same.
+        deadline_ms: Sent as `X-Timeout-Ms`; None is the model's own deadline.
     """
 
     url: str
@@ -45,29 +47,28 @@ class Question:
     priority: int | None = None
     key: str | None = None
 
-    def requests(self) -> tuple[Address, tuple[bytes, ...]]:
-        """Write the requests.
+    def requests(self) -> tuple[TargetAddress, tuple[bytes, ...]]:
+        """Return the address and one request for each file and text.
 
         Raises:
-            StartFailed: No route or nothing to send, or a file that cannot be read.
+            StartFailed: There is no route or nothing to send, or a file cannot be read.
         """
-        address = Address.of(self.url)
+        address = TargetAddress.parse(self.url)
         if self.task and self.route:
             raise StartFailed("give a task or a route, not both")
         task_route = _ROUTES.get(self.task or "", f"/v1/{self.task}")
         path = self.route or (task_route if self.task else address.path)
         if path == "/":
-            raise StartFailed("say what to ask: --task image-classification, --route /v1/… or a longer URL")
+            raise StartFailed("name a route: --task image-classification, --route /v1/… or a longer URL")
         bodies = [(_read(file), _media_type(file)) for file in self.files]
         bodies += [_text_body(path, text) for text in self.texts]
         if not bodies:
-            raise StartFailed("say what to send: --file photo.jpg or --text 'a sentence'")
+            raise StartFailed("name what to send: --file photo.jpg or --text 'a sentence'")
         if self.model:
             path += ("&" if "?" in path else "?") + f"model={self.model}"
         headers = self._headers()
         return address, tuple(
-            address.request(body, {"Content-Type": media_type, **headers}, path)
-            for body, media_type in bodies
+            address.post(body, {"Content-Type": media_type, **headers}, path) for body, media_type in bodies
         )
 
     def _headers(self) -> dict[str, str]:
@@ -81,32 +82,32 @@ class Question:
         return headers
 
 
-def run_load(plan: Plan, console: Console) -> Summary:
-    """Check that the service answers, make the load and show a progress bar meanwhile.
+def run_load(plan: LoadPlan, console: Console) -> LoadSummary:
+    """Check that the service accepts the requests, run the load and show a progress bar.
 
     Raises:
-        StartFailed: Nobody answers, or the first answer says that the request itself is wrong.
+        StartFailed: The service does not answer, or its answer says that a request is wrong.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for request in plan.requests[:16]:
-            status, body = runner.run(ask_once(plan, request))
+            status, body = runner.run(send_once(plan, request))
             if status not in (200, 429, 504):
                 text = body.decode(errors="replace")[:300]
                 raise StartFailed(f"the service answers {status} to such a request: {text}")
-        tally = Tally(plan.deadline_seconds)
+        recorder = LoadRecorder(plan.deadline_seconds)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             bar = progress.add_task("", total=plan.seconds)
 
             def show(elapsed: float) -> None:
-                progress.update(bar, completed=elapsed, description=f"{tally.answered} answers")
+                progress.update(bar, completed=elapsed, description=f"{recorder.answered} answers")
 
-            seconds = runner.run(Generator(plan, tally, show).run())
-    return summarise(tally, seconds)
+            seconds = runner.run(LoadGenerator(plan, recorder, show).run())
+    return summarise(recorder, seconds)
 
 
-def print_summary(summary: Summary, console: Console) -> None:
-    """Print what a load found."""
+def print_summary(summary: LoadSummary, console: Console) -> None:
+    """Print the results of a load as tables."""
     rates = Table("requests", "offered/s", "answered/s", "in deadline/s", "late", *summary.statuses)
     rates.add_row(
         str(summary.requests),
@@ -128,13 +129,13 @@ def print_summary(summary: Summary, console: Console) -> None:
             console.print(f"[red]{count} {name}")
     if summary.lag_ms.get("p99", 0) > _LATE_GENERATOR_MS:
         console.print(
-            f"[yellow]the load itself left up to {summary.lag_ms['p99']:.1f} ms late (p99): "
-            "latencies hold that too; this is more than one Python process on this core can send"
+            f"[yellow]requests were sent up to {summary.lag_ms['p99']:.1f} ms late (p99); latencies include "
+            "this delay. The rate is more than one Python process can send on this core"
         )
 
 
-def write_json(summary: Summary) -> str:
-    """Give a summary as JSON."""
+def write_json(summary: LoadSummary) -> str:
+    """Return a summary as JSON."""
     return json.dumps(summary.as_json(), indent=2)
 
 
@@ -146,7 +147,7 @@ def _read(file: Path) -> bytes:
 
 
 def _text_body(path: str, text: str) -> tuple[bytes, str]:
-    """Give body and media type of a text: as it is, but in OpenAI's shape where the route is theirs."""
+    """Return body and media type of a text: JSON for OpenAI's embeddings route, else plain text."""
     if path.partition("?")[0] == _EMBEDDINGS:
         return json.dumps({"input": text}).encode(), "application/json"
     return text.encode(), "text/plain"

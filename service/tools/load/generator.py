@@ -1,79 +1,74 @@
-"""Sends the requests of a plan and tallies what comes back, on one event loop.
+"""Sends the requests of a plan and records the answers, on one event loop.
 
-Every request is an arrival, with the moment at which it was meant to leave: drawn from a Poisson process in
-open loop, the moment of the answer before it in closed loop. An arrival takes an idle connection, or a new
-one while there may be more, or waits for one; its latency runs on meanwhile.
+Each request has a due time: a point of a Poisson process in open loop, the time of the previous answer in
+closed loop. It takes an idle connection, or opens a new one up to the limit, or waits for one. Its latency
+counts from the due time in every case.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from service.errors import StartFailed
-from service.tools.load.connection import BROKEN, Connection
-from service.tools.load.plan import MAX_REQUESTS, Plan
-from service.tools.load.tally import Tally
+from service.tools.load.connection import BROKEN, ClientConnection
+from service.tools.load.plan import MAX_REQUESTS, LoadPlan
+from service.tools.load.results import LoadRecorder
 
-_LOOK_SECONDS = 0.1  # how often progress is told and overdue answers are given up
-_SPIN_SECONDS = 0.0015  # timers of an event loop are late by up to a millisecond: the rest is spun
-_RETRY_SECONDS = 0.05  # a closed-loop client that was refused a connection comes back after this long
+_CHECK_SECONDS = 0.1  # how often progress is reported and timeouts are checked
+_SPIN_SECONDS = 0.0015  # event loop timers are late by up to a millisecond, so the rest is a busy wait
+_RETRY_SECONDS = 0.05  # how long a closed-loop client waits after a refused connection
 
 _now = time.perf_counter
 
 
-@dataclass(slots=True)
-class _Flight:
-    """A request under way; both times in clock seconds."""
-
-    meant: float
-    left: float
-
-
-class Generator:
-    """Makes one load.
+class LoadGenerator:
+    """Generates one load.
 
     Args:
-        plan: What to do.
-        tally: Where it is counted.
-        watch: Told, now and then, for how many seconds the load has been running.
+        plan: What to send.
+        recorder: Where answers are recorded.
+        on_progress: Called now and then with the elapsed seconds.
     """
 
-    def __init__(self, plan: Plan, tally: Tally, watch: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(
+        self, plan: LoadPlan, recorder: LoadRecorder, on_progress: Callable[[float], None] = lambda _: None
+    ) -> None:
         self._plan = plan
-        self._tally = tally
-        self._watch = watch
+        self._recorder = recorder
+        self._on_progress = on_progress
         self._random = random.Random(plan.seed)
-        self._tls = plan.address.tls
-        self._most_connections = plan.clients or plan.max_connections
-        self._connections = 0
-        self._idle: list[Connection] = []
-        self._flights: dict[Connection, _Flight] = {}
-        self._overdue: set[Connection] = set()
-        self._waiting: deque[float] = deque()
+        first = self._random.randrange(len(plan.requests))
+        self._requests = itertools.cycle(plan.requests[first:] + plan.requests[:first])
+        self._max_connections = plan.clients or plan.max_connections
+        self._connection_count = 0
+        self._idle: list[ClientConnection] = []
+        self._in_flight: set[ClientConnection] = set()
+        self._waiting: deque[float] = deque()  # due times of requests without a connection
         self._opening: set[asyncio.Task[None]] = set()
         self._end = 0.0
 
     async def run(self) -> float:
-        """Make the load and wait for its last answer.
+        """Generate the load and wait for the last answer.
 
         Returns:
-            Seconds that the load lasted: in open loop as planned, in closed loop until the last answer.
+            Duration in seconds: as planned in open loop, until the last answer in closed loop.
         """
         plan = self._plan
         begin = _now()
         self._end = begin + plan.seconds
-        last_answer = self._end + plan.timeout_seconds
         arrivals = asyncio.create_task(self._arrivals(begin))
         try:
-            while (now := _now()) < last_answer and not (now >= self._end and self._is_quiet()):
-                self._watch(now - begin)
-                self._give_up_overdue(now)
-                await asyncio.sleep(_LOOK_SECONDS if now < self._end else _LOOK_SECONDS / 10)
+            while (now := _now()) < self._end + plan.timeout_seconds:
+                if now >= self._end and not (self._in_flight or self._waiting or self._opening):
+                    break
+                self._on_progress(now - begin)
+                self._close_timed_out(now)
+                await asyncio.sleep(_CHECK_SECONDS if now < self._end else _CHECK_SECONDS / 10)
                 if arrivals.done():
                     arrivals.result()
             return plan.seconds if plan.rate else _now() - begin
@@ -86,30 +81,35 @@ class Generator:
             for _ in range(self._plan.clients):
                 self._arrive(_now())
             return
-        meant = begin
-        while self._tally.sent < MAX_REQUESTS:
-            meant += self._random.expovariate(self._plan.rate)
-            if meant >= self._end:
+        due = begin
+        while self._recorder.sent < MAX_REQUESTS:
+            due += self._random.expovariate(self._plan.rate)
+            if due >= self._end:
                 return
-            await asyncio.sleep(0)  # even when late, answers are read between two arrivals
-            while (left := meant - _now()) > 0:
+            await asyncio.sleep(0)  # answers are read between two arrivals even when arrivals are late
+            while (left := due - _now()) > 0:
                 await asyncio.sleep(left - _SPIN_SECONDS if left > 2 * _SPIN_SECONDS else 0)
-            self._tally.lags.append(_now() - meant)
-            self._arrive(meant)
+            self._recorder.lags.append(_now() - due)
+            self._arrive(due)
 
-    def _arrive(self, meant: float) -> None:
+    def _arrive(self, due: float) -> None:
+        self._recorder.due += 1
+        self._dispatch(due)
+
+    def _dispatch(self, due: float) -> None:
+        """Send a request, or let it wait for a connection."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open:
-                self._send(connection, meant)
+                self._send(connection, due)
                 return
-            self._connections -= 1
-        if len(self._waiting) >= self._most_connections:
-            self._tally.unsent += 1
+            self._connection_count -= 1
+        if len(self._waiting) >= self._max_connections:
+            self._recorder.unsent += 1
             return
-        self._waiting.append(meant)
-        if self._connections < self._most_connections:
-            self._connections += 1
+        self._waiting.append(due)
+        if self._connection_count < self._max_connections:
+            self._connection_count += 1
             task = asyncio.create_task(self._open())
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
@@ -118,110 +118,100 @@ class Generator:
         try:
             connection = await open_connection(self._plan)
         except StartFailed:
-            self._connections -= 1
+            self._connection_count -= 1
             if self._waiting:
                 self._waiting.popleft()
-                self._tally.broken += 1
+                self._recorder.broken += 1
             if self._plan.clients:
                 await asyncio.sleep(_RETRY_SECONDS)
-                self._arrive_again()
+                self._next_of_client()
             return
         self._release(connection)
 
-    def _send(self, connection: Connection, meant: float) -> None:
-        self._tally.sent += 1
-        self._flights[connection] = _Flight(meant, _now())
-        connection.ask(self._random.choice(self._plan.requests), self._answered)
+    def _send(self, connection: ClientConnection, due: float) -> None:
+        self._recorder.sent += 1
+        self._in_flight.add(connection)
+        connection.due, connection.sent = due, _now()
+        connection.send(next(self._requests), self._on_answer)
 
-    def _answered(self, connection: Connection, status: int) -> None:
-        flight = self._flights.pop(connection)
+    def _on_answer(self, connection: ClientConnection, status: int) -> None:
+        self._in_flight.discard(connection)
         if status != BROKEN:
-            self._tally.record(status, _now() - flight.meant)
-        elif connection in self._overdue:
-            self._overdue.discard(connection)
-            self._tally.unanswered += 1
+            self._recorder.record(status, _now() - connection.due)
+        elif connection.timed_out:
+            self._recorder.unanswered += 1
         else:
-            self._tally.broken += 1
+            self._recorder.broken += 1
         self._release(connection)
-        self._arrive_again()
+        self._next_of_client()
 
-    def _release(self, connection: Connection) -> None:
-        """Give a connection to whoever waits for one."""
+    def _release(self, connection: ClientConnection) -> None:
+        """Use a connection for the next waiting request, else store it as idle."""
         if not connection.is_open:
-            self._connections -= 1
+            self._connection_count -= 1
             if self._waiting:
-                self._arrive(self._waiting.popleft())
+                self._dispatch(self._waiting.popleft())
         elif self._waiting:
             self._send(connection, self._waiting.popleft())
         else:
             self._idle.append(connection)
 
-    def _arrive_again(self) -> None:
-        """In closed loop, a client that has its answer asks again."""
+    def _next_of_client(self) -> None:
+        """In closed loop, send the client's next request."""
         now = _now()
-        if self._plan.clients and now < self._end and self._tally.sent < MAX_REQUESTS:
+        if self._plan.clients and now < self._end and self._recorder.sent < MAX_REQUESTS:
             self._arrive(now)
 
-    def _is_quiet(self) -> bool:
-        return not (self._flights or self._waiting or self._opening)
-
-    def _give_up_overdue(self, now: float) -> None:
+    def _close_timed_out(self, now: float) -> None:
         limit = now - self._plan.timeout_seconds
-        for connection in [c for c, flight in self._flights.items() if flight.left < limit]:
-            self._overdue.add(connection)
+        for connection in [one for one in self._in_flight if one.sent < limit]:
+            connection.timed_out = True
             connection.close()
 
     def _close(self) -> None:
-        """Hang up everywhere; what is still under way stays unanswered, what waits was never sent."""
+        """Close all connections. Requests in flight count as unanswered, waiting ones as unsent."""
         self._end = 0.0
-        self._tally.unsent += len(self._waiting)
+        self._recorder.unsent += len(self._waiting)
         self._waiting.clear()
         for task in self._opening:
             task.cancel()
-        for connection in list(self._flights):
-            self._overdue.add(connection)
+        for connection in list(self._in_flight):
+            connection.timed_out = True
             connection.close()
         for connection in self._idle:
             connection.close()
 
 
-async def open_connection(plan: Plan) -> Connection:
-    """Connect.
+async def open_connection(plan: LoadPlan) -> ClientConnection:
+    """Return a new connection.
 
     Raises:
-        StartFailed: Nobody listens there, or not within the plan's timeout.
+        StartFailed: The connection was refused or took longer than the plan's timeout.
     """
     address = plan.address
     try:
         async with asyncio.timeout(plan.timeout_seconds):
             _, connection = await asyncio.get_running_loop().create_connection(
-                Connection, address.host, address.port, ssl=plan.address.tls
+                ClientConnection, address.host, address.port, ssl=address.tls
             )
     except (OSError, TimeoutError) as error:
         reason = str(error) or "no connection in time"
-        raise StartFailed(f"nothing answers at {address.host}:{address.port}: {reason}") from error
+        raise StartFailed(f"no connection to {address.host}:{address.port}: {reason}") from error
     return connection
 
 
-async def ask_once(plan: Plan, request: bytes) -> tuple[int, bytes]:
-    """Send one request on a connection of its own.
+async def send_once(plan: LoadPlan, request: bytes) -> tuple[int, bytes]:
+    """Send one request on a new connection.
 
     Returns:
-        Status and body of the answer; status `BROKEN` and no body if the connection ended before it.
+        Status and body of the answer. The status is `BROKEN` if the connection ended before the answer.
 
     Raises:
         StartFailed: No connection, or no answer within the plan's timeout.
     """
     connection = await open_connection(plan)
-    answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    def done(_: Connection, status: int) -> None:
-        if not answer.done():
-            answer.set_result(status)
-
-    connection.ask(request, done)
     try:
-        status = await asyncio.wait_for(answer, plan.timeout_seconds)
+        status = await asyncio.wait_for(connection.request(request), plan.timeout_seconds)
     except TimeoutError as error:
         raise StartFailed(f"no answer within {plan.timeout_seconds:g} s") from error
     finally:

@@ -1,10 +1,11 @@
-"""What load to make: where to, which requests, how many at once or how many a second, for how long."""
+"""What load to generate: target, requests, number of clients or rate, and duration."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import urlsplit
 
 from service.errors import StartFailed
@@ -12,21 +13,21 @@ from service.errors import StartFailed
 MAX_SECONDS = 3600
 MAX_CLIENTS = 4096
 MAX_RATE = 50_000
-MAX_REQUESTS = 5_000_000  # what a tally holds: 8 bytes each
+MAX_REQUESTS = 5_000_000  # bounds the memory for latencies: 8 bytes each
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where the load goes."""
+class TargetAddress:
+    """The service under load."""
 
     host: str
     port: int
-    encrypted: bool
-    path: str
+    encrypted: bool = False
+    path: str = "/"
 
     @classmethod
-    def of(cls, url: str) -> Address:
-        """Read a URL.
+    def parse(cls, url: str) -> TargetAddress:
+        """Parse a URL.
 
         Raises:
             StartFailed: It is not an http or https URL.
@@ -45,14 +46,21 @@ class Address:
 
     @property
     def tls(self) -> ssl.SSLContext | None:
-        """The context of an encrypted connection."""
-        return ssl.create_default_context() if self.encrypted else None
+        """The TLS context, or None without encryption."""
+        return _tls_context() if self.encrypted else None
 
-    def request(self, body: bytes, headers: Mapping[str, str], path: str | None = None) -> bytes:
-        """Write a POST request, head and body."""
+    def post(self, body: bytes, headers: Mapping[str, str], path: str | None = None) -> bytes:
+        """Return a POST request, head and body.
+
+        Raises:
+            StartFailed: The path or a header holds a line break or cannot be encoded.
+        """
         host = f"[{self.host}]" if ":" in self.host else self.host
-        every = {"Host": f"{host}:{self.port}", **headers, "Content-Length": str(len(body))}
-        lines = [f"POST {path or self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in every.items())]
+        fields = {"Host": f"{host}:{self.port}", **headers, "Content-Length": str(len(body))}
+        lines = [
+            f"POST {path or self.path} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in fields.items()),
+        ]
         if any("\r" in line or "\n" in line for line in lines):
             raise StartFailed("a path or a header must not hold a line break")
         try:
@@ -62,21 +70,22 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     """A load.
 
     Attributes:
-        requests: Whole requests; each time one of them is drawn at random.
-        seconds: How long requests are sent; their answers are waited for beyond it.
-        clients: Closed loop: connections that each wait for their answer. 0 with a rate.
-        rate: Open loop: mean requests a second, arriving as a Poisson process. 0 with clients.
-        deadline_seconds: An answer after it is late; None is no deadline.
-        max_connections: Open loop: most requests under way at once.
-        timeout_seconds: An answer that takes longer is not waited for.
-        seed: Of the arrivals and of the choice of requests.
+        requests: Complete HTTP requests, sent in turn from a random one on, so that few equal ones are in
+            flight at once.
+        seconds: How long requests are sent. Answers are awaited beyond that.
+        clients: Closed loop: number of clients. 0 in open loop.
+        rate: Open loop: mean requests a second of a Poisson process. 0 in closed loop.
+        deadline_seconds: Answers after it count as late; None is no deadline.
+        max_connections: Open loop: most requests in flight.
+        timeout_seconds: How long to wait for one answer.
+        seed: Of the arrival times and the first request.
     """
 
-    address: Address
+    address: TargetAddress
     requests: tuple[bytes, ...]
     seconds: float
     clients: int = 0
@@ -87,14 +96,19 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, most in (
+        for name, value, limit in (
             ("seconds", self.seconds, MAX_SECONDS),
             ("clients", self.clients, MAX_CLIENTS),
             ("rate", self.rate, MAX_RATE),
         ):
-            if not 0 <= value <= most:
-                raise StartFailed(f"{name} must lie between 0 and {most}")
+            if not 0 <= value <= limit:
+                raise StartFailed(f"{name} must lie between 0 and {limit}")
         if bool(self.clients) == bool(self.rate):
             raise StartFailed("give either a number of clients or a rate")
         if not self.requests or not self.seconds:
             raise StartFailed("there is nothing to send")
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    return ssl.create_default_context()

@@ -1,6 +1,6 @@
-"""`kotae tune`: which batch size, lanes and threads are best for a model on this very host.
+"""`kotae tune`: finds the best batch size, lanes and threads for a model on this host.
 
-    model folder ─▶ items ─▶ sweep (interleaved, medians) ─▶ front ─▶ choice for a deadline ─▶ override file
+    model folder ─▶ items ─▶ sweep ─▶ Pareto front ─▶ choice for a deadline ─▶ override file
 
-Runs sessions as lanes do, without queue and HTTP, so it must have the host for itself.
+Sessions run batches as lanes do, without queue and HTTP. The host must be idle otherwise.
 """

@@ -1,7 +1,8 @@
-"""The `kotae tune` command: a model's folder in; a table, a picture and the host's override file out."""
+"""The `kotae tune` command: measures a model, prints a table, writes the override file and a plot."""
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from service.engine import devices
 from service.engine.runtime.cpus import available_cpus
-from service.engine.runtime.session import Device, Session, choose_devices
+from service.engine.runtime.session import Device, Session
 from service.errors import StartFailed
-from service.repository.loader import choose_variant
 from service.repository.manifest import (
     MANIFEST_FILE,
     VERSION_FILE,
@@ -25,26 +26,27 @@ from service.repository.manifest import (
     version_folders,
 )
 from service.repository.overrides import ModelOverrides, Overrides, read_overrides, write_overrides
-from service.tools.tuning.choice import fits, front
-from service.tools.tuning.items import samples
-from service.tools.tuning.sweep import Measured, Setting, SweepSetting, placements, sizes, sweep
+from service.repository.sessions import choose_variant
+from service.tools.tuning.choice import meets_deadline, pareto_front
+from service.tools.tuning.items import make_items
+from service.tools.tuning.sweep import Measurement, TuningSetting, settings_for, sweep
 
 _ROUNDS = 3
-_BATCHES_TO_FILL = 4  # so many of the largest batches are made
-_MOST_ITEMS = 1024
-_QUIET_SHARE = 0.9
+_FULL_BATCHES = 4  # items are made for this number of the largest batches
+_MAX_ITEMS = 1024
+_IDLE_HOST_CPU_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
-    """What to tune.
+class TuningOptions:
+    """Options of a tuning run.
 
     Attributes:
         folder: The model's folder.
-        device: What `auto` in the manifest means.
-        precision: Which variant; `auto` is the one that would serve.
+        device: Used for `auto` in the manifest.
+        precision: Of the variant; `auto` is the one that would serve.
         max_items: Largest batch to try; None is the manifest's.
-        seconds: For the whole sweep, about.
+        seconds: Approximate duration of the sweep.
     """
 
     folder: Path
@@ -54,42 +56,41 @@ class Tuning:
     seconds: float = 60.0
 
 
-def tune(wanted: Tuning, console: Console) -> tuple[ModelManifest, list[Measured]]:
-    """Measure every setting and show a progress bar meanwhile.
+def tune(options: TuningOptions, console: Console) -> tuple[ModelManifest, list[Measurement]]:
+    """Measure every setting and show a progress bar.
 
     Raises:
         StartFailed: The folder holds no model or no version.
-        ModelRejected: The model is not what its files say.
+        ModelRejected: The files of the model are wrong.
     """
-    if not (wanted.folder / MANIFEST_FILE).is_file():
-        raise StartFailed(f"{wanted.folder} is not a model: it holds no {MANIFEST_FILE}")
-    manifest = read(wanted.folder / MANIFEST_FILE, ModelManifest)
-    versions = version_folders(wanted.folder)
+    if not (options.folder / MANIFEST_FILE).is_file():
+        raise StartFailed(f"{options.folder} is not a model: it holds no {MANIFEST_FILE}")
+    manifest = read(options.folder / MANIFEST_FILE, ModelManifest)
+    versions = version_folders(options.folder)
     if not versions:
-        raise StartFailed(f"{wanted.folder} holds no version")
+        raise StartFailed(f"{options.folder} holds no version")
     folder = versions[0][1]
     facts = read(folder / VERSION_FILE, VersionFacts)
-    asked = wanted.device if manifest.devices[0] == "auto" else manifest.devices[0]
-    device = choose_devices(asked)[0]
-    variant = choose_variant(facts, device, wanted.precision)
+    asked = options.device if manifest.devices[0] == "auto" else manifest.devices[0]
+    device = devices.choose_devices(asked)[0]
+    variant = choose_variant(facts, device, options.precision)
     cpus = available_cpus()
-    places = placements(cpus) if device.kind == "cpu" else [SweepSetting(1, 1)]
-    most = wanted.max_items or manifest.batching.max_items
-    chosen = [Setting(place, size) for place in places for size in sizes(most)]
-    items = samples(folder, facts, min(_MOST_ITEMS, _BATCHES_TO_FILL * most))
+    max_items = options.max_items or manifest.batching.max_items
+    settings = settings_for(cpus if device.kind == "cpu" else 1, max_items)
+    items = make_items(folder, facts, min(_MAX_ITEMS, _FULL_BATCHES * max_items))
 
-    def open_session(place: SweepSetting, lane: int) -> Session:
+    def open_session(setting: TuningSetting, lane: int) -> Session:
         on = Device(device.kind, device.index + lane)
-        spinning = place.threads > 1 and place.lanes * place.threads <= cpus
-        return Session(folder / variant.file, on, threads=place.threads, spinning=spinning)
+        spinning = setting.threads > 1 and setting.lanes * setting.threads <= cpus
+        return devices.open_session(folder / variant.file, on, threads=setting.threads, spinning=spinning)
 
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task(f"tuning {manifest.name}", total=_ROUNDS * len(chosen))
+        bar = progress.add_task(f"tuning {manifest.name}", total=_ROUNDS * len(settings))
         measured = sweep(
-            chosen,
+            settings,
             items,
             open_session,
-            seconds=wanted.seconds,
+            seconds=options.seconds,
             rounds=_ROUNDS,
             max_cost=manifest.batching.max_cost,
             tick=lambda: progress.advance(bar),
@@ -98,54 +99,57 @@ def tune(wanted: Tuning, console: Console) -> tuple[ModelManifest, list[Measured
 
 
 def print_table(
-    measured: Sequence[Measured], best: Measured | None, deadline_seconds: float, console: Console
+    measured: Sequence[Measurement], best: Measurement | None, deadline_seconds: float, console: Console
 ) -> None:
-    """Print every setting, which of them are on the Pareto front, and the choice."""
-    ahead = {one.setting for one in front(measured)}
+    """Print all settings; mark the Pareto front and the best one."""
+    ahead = {one.setting for one in pareto_front(measured)}
     limit = f"within {deadline_seconds * 1000:g} ms"
     table = Table("lanes", "threads", "max_items", "items/s", "batch ms", "busy answer ms", limit, "front")
     for one in sorted(measured, key=lambda one: one.setting):
-        place = one.setting.placement
         table.add_row(
-            str(place.lanes),
-            str(place.threads),
+            str(one.setting.lanes),
+            str(one.setting.threads),
             str(one.setting.max_items),
             f"{one.items_per_second:.1f}",
             f"{one.batch_seconds * 1000:.2f}",
             f"{one.answer_seconds * 1000:.2f}",
-            "yes" if fits(one, deadline_seconds) else "no",
+            "yes" if meets_deadline(one, deadline_seconds) else "no",
             "best" if one is best else "front" if one.setting in ahead else "",
             style="bold green" if one is best else None,
         )
     console.print(table)
-    if (share := statistics.median(one.cpu_share for one in measured)) < _QUIET_SHARE:
+    if (share := statistics.median(one.cpu_share for one in measured)) < _IDLE_HOST_CPU_SHARE:
         console.print(
-            f"[yellow]the host was busy with something else: sessions ran {share:.0%} of their time; "
-            "measure again when it is not"
+            f"[yellow]other processes used the CPU: sessions ran {share:.0%} of their time; "
+            "measure again on an idle host"
         )
 
 
-def draw(measured: Sequence[Measured], best: Measured | None, deadline_seconds: float, path: Path) -> None:
-    """Draw waiting over rate.
+def draw(
+    measured: Sequence[Measurement], best: Measurement | None, deadline_seconds: float, path: Path
+) -> None:
+    """Draw answer time over rate.
 
     Raises:
         StartFailed: matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 # slow to load, and not needed to serve
+        from matplotlib.figure import Figure  # noqa: PLC0415 # slow import, optional dependency
     except ImportError as error:
         raise StartFailed("no picture: matplotlib is not installed; pip install matplotlib") from error
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for place in sorted({one.setting.placement for one in measured}):
-        group = [one for one in measured if one.setting.placement == place]
-        group.sort(key=lambda one: one.setting)
+    ordered = sorted(measured, key=lambda one: one.setting)
+    for (lanes, threads), found in itertools.groupby(
+        ordered, lambda one: (one.setting.lanes, one.setting.threads)
+    ):
+        group = list(found)
         rates = [one.items_per_second for one in group]
         waits = [one.answer_seconds * 1000 for one in group]
-        axes.plot(rates, waits, "o-", alpha=0.7, label=f"lanes {place.lanes}, threads {place.threads}")
+        axes.plot(rates, waits, "o-", alpha=0.7, label=f"lanes {lanes}, threads {threads}")
         for one, rate, wait in zip(group, rates, waits, strict=True):
             axes.annotate(str(one.setting.max_items), (rate, wait), textcoords="offset points", xytext=(4, 4))
-    ahead = front(measured)
+    ahead = pareto_front(measured)
     axes.plot(
         [one.items_per_second for one in ahead],
         [one.answer_seconds * 1000 for one in ahead],
@@ -165,20 +169,19 @@ def draw(measured: Sequence[Measured], best: Measured | None, deadline_seconds: 
     figure.savefig(path, dpi=110)
 
 
-def keep(name: str, best: Measured, path: Path, precision: str = "auto") -> Overrides:
-    """Write the choice into the host's override file; whatever else stands there stays.
+def save_overrides(name: str, best: Measurement, path: Path, precision: str = "auto") -> Overrides:
+    """Write the best setting to the override file, without changing its other contents.
 
     Raises:
-        StartFailed: The file is there and cannot be read or written.
+        StartFailed: The file cannot be read or written.
     """
     present = read_overrides(path if path.exists() else None)
-    before = present.of(name)
+    before = present.for_model(name)
     batching = before.batching or Batching()
     written = {key: getattr(batching, key) for key in batching.model_fields_set if before.batching}
-    place = best.setting.placement
     changes: dict[str, object] = {
-        "lanes": place.lanes,
-        "threads": place.threads,
+        "lanes": best.setting.lanes,
+        "threads": best.setting.threads,
         "batching": Batching(**{**written, "max_items": best.setting.max_items}),
     }
     if precision != "auto":

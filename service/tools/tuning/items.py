@@ -1,8 +1,7 @@
-"""What a sweep runs: items like those of the version's golden arrays.
+"""Items for a sweep, made from the version's golden arrays.
 
-Fixed shapes: the golden items again and again. Ragged ones: golden items cut or repeated to lengths that
-are log-normal, because nobody's texts or recordings are all of one length. Cost is what the task says:
-tokens or samples.
+Inputs of fixed shape repeat the golden items. For texts and recordings, golden items are cut or repeated to
+log-normal lengths. The cost of an item is its number of tokens or samples, as for the task.
 """
 
 from __future__ import annotations
@@ -25,24 +24,25 @@ _SPREAD = 0.8  # standard deviation of the logarithm of a length
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TuningItem:
     """An item.
 
     Attributes:
         inputs: The graph's inputs without the batch axis.
+        cost: 1 for an image, else its length.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     cost: int
 
 
-def samples(folder: Path, facts: VersionFacts, count: int, seed: int = 0) -> list[Sample]:
-    """Make items, sorted by cost.
+def make_items(folder: Path, facts: VersionFacts, count: int, seed: int = 0) -> list[TuningItem]:
+    """Return items, sorted by cost.
 
     Args:
         folder: The version's folder.
-        facts: Its facts.
-        count: How many.
+        facts: Contents of its `version.yaml`.
+        count: Number of items.
         seed: Of the lengths.
 
     Raises:
@@ -51,13 +51,15 @@ def samples(folder: Path, facts: VersionFacts, count: int, seed: int = 0) -> lis
     golden, _ = read_golden_arrays(folder)
     if facts.input.kind == "image":
         rows = len(next(iter(golden.values())))
-        return [Sample({name: array[i % rows] for name, array in golden.items()}, 1) for i in range(count)]
+        return [
+            TuningItem({name: array[i % rows] for name, array in golden.items()}, 1) for i in range(count)
+        ]
     made = (_sized(golden, i, length) for i, length in enumerate(lengths(facts.input, count, seed)))
-    return sorted(made, key=lambda sample: sample.cost)
+    return sorted(made, key=lambda item: item.cost)
 
 
 def lengths(spec: TextInput | AudioInput, count: int, seed: int) -> list[int]:
-    """Draw lengths in tokens or samples, within what the version takes."""
+    """Draw lengths in tokens or samples, within the limits of the version."""
     if isinstance(spec, TextInput):
         least, median, most = 2, min(_MEDIAN_TOKENS, spec.max_tokens), spec.max_tokens
     else:
@@ -67,8 +69,8 @@ def lengths(spec: TextInput | AudioInput, count: int, seed: int) -> list[int]:
     return [int(length) for length in np.clip(np.round(drawn), least, most)]
 
 
-def _sized(golden: Mapping[str, NDArray[Any]], number: int, length: int) -> Sample:
-    """Cut or repeat a golden item to a length; `lengths` and `attention_mask` say that all of it counts."""
+def _sized(golden: Mapping[str, NDArray[Any]], number: int, length: int) -> TuningItem:
+    """Return a golden item cut or repeated to a length, without padding."""
     inputs: dict[str, NDArray[Any]] = {}
     for name, array in golden.items():
         row = array[number % len(array)]
@@ -79,11 +81,11 @@ def _sized(golden: Mapping[str, NDArray[Any]], number: int, length: int) -> Samp
         else:
             real = _real_length(golden, number % len(array), len(row))
             inputs[name] = np.resize(row[:real], length)
-    return Sample(inputs, length)
+    return TuningItem(inputs, length)
 
 
 def _real_length(golden: Mapping[str, NDArray[Any]], row: int, padded: int) -> int:
-    """Tell how much of a golden row is not padding."""
+    """Return the length of a golden row without its padding."""
     if "attention_mask" in golden:
         return max(1, int(golden["attention_mask"][row].sum()))
     return max(1, int(golden["lengths"][row])) if "lengths" in golden else padded

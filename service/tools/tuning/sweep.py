@@ -1,17 +1,17 @@
-"""Measures settings: sessions run batches as lanes do, in turn and in a new order each round.
+"""Measures settings: sessions run batches as lanes do, in a new random order each round.
 
-A round opens the sessions of one placement (lanes and threads), runs every batch size for a moment, and
-closes them, so memory stays that of one placement. What is kept of a setting is the median over the
-rounds.
+Each round opens the sessions of one pair of lanes and threads, measures every batch size with them, and
+closes them before the next pair, which bounds memory. The result of a setting is the median over the rounds.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,143 +19,130 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.queue.batch import stack
-from service.tools.tuning.items import Sample
+from service.tools.tuning.items import TuningItem
 
 Arrays = Mapping[str, NDArray[Any]]
-_MAX_PADDING_RATIO = 1.25  # as in engine.batch
-_LONG_SHARE = 0.9  # a batch's time is this quantile: longer items make longer batches
+_MAX_PADDING_RATIO = 1.25  # as in service.engine.queue.batch
+_BATCH_QUANTILE = 0.9  # of batch times, because batches of long items take longer
 
 
-class Runner(Protocol):
-    """What a lane runs; `engine.session.Session` is one."""
+class BatchRunner(Protocol):
+    """Runs batches; `Session` does."""
 
     def run(self, inputs: Arrays) -> Arrays:
         """Run a batch."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class SweepSetting:
-    """So many sessions at once, each with so many threads."""
+class TuningSetting:
+    """One way to run a model: parallel sessions, threads of each, and the batch size."""
 
     lanes: int
     threads: int
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Setting:
-    """One way to run a model."""
-
-    placement: SweepSetting
-    max_items: int
+    max_items: int = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What a setting does, medians over the rounds.
+class Measurement:
+    """The results of a setting, as medians over the rounds.
 
     Attributes:
         items_per_second: With every lane busy.
-        batch_seconds: Of a long batch.
-        cpu_share: CPU time of the process over the lanes' own: well below 1 on a CPU, something else ran too.
+        batch_seconds: 0.9 quantile of batch times.
+        cpu_share: CPU time of the process over the run time of all lanes. Well below 1 on a CPU, other
+            processes used it too.
     """
 
-    setting: Setting
+    setting: TuningSetting
     items_per_second: float
     batch_seconds: float
     cpu_share: float = 1.0
 
     @property
     def answer_seconds(self) -> float:
-        """How long a newcomer may wait on a busy host: one batch that runs, and its own."""
+        """Longest wait on a busy host: the batch that is running, and the request's own."""
         return 2 * self.batch_seconds
 
 
-def placements(cpus: int) -> list[SweepSetting]:
-    """List what to try: one lane, or as many as fill the CPUs, with 1, 2, 4, … threads and with all CPUs."""
-    threads = sorted({2**power for power in range(cpus.bit_length()) if 2**power <= cpus} | {cpus})
-    return sorted({SweepSetting(lanes, count) for count in threads for lanes in (1, cpus // count)})
+def settings_for(cpus: int, max_items: int) -> list[TuningSetting]:
+    """Return the settings to try.
+
+    Lanes: one, or as many as fill the CPUs. Threads: 1, 2, 4, … and all CPUs. Batch sizes: 1, 2, 4, … and the
+    largest.
+    """
+    pairs = {(lanes, threads) for threads in _doubling(cpus) for lanes in (1, cpus // threads)}
+    return [TuningSetting(*pair, size) for pair in sorted(pairs) for size in _doubling(max_items)]
 
 
-def sizes(most: int) -> list[int]:
-    """List batch sizes to try: 1, 2, 4, … and the most."""
-    return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
+def _doubling(most: int) -> list[int]:
+    """Return 1, 2, 4, … up to a limit, and the limit."""
+    return sorted({2**power for power in range(most.bit_length())} | {most})
 
 
 def sweep(
-    chosen: Sequence[Setting],
-    items: Sequence[Sample],
-    open_runner: Callable[[SweepSetting, int], Runner],
+    settings: Sequence[TuningSetting],
+    items: Sequence[TuningItem],
+    open_runner: Callable[[TuningSetting, int], BatchRunner],
     *,
     seconds: float,
     rounds: int,
     max_cost: int | None = None,
     tick: Callable[[], None] = lambda: None,
-) -> list[Measured]:
+) -> list[Measurement]:
     """Measure settings.
 
     Args:
-        chosen: The settings.
-        items: What to run, sorted by cost.
-        open_runner: Opens the session of one lane of a placement.
-        seconds: For all of it, about: each reading takes its share, but at least one batch a lane.
-        rounds: How often each setting is measured.
+        settings: In order of lanes and threads.
+        items: Sorted by cost.
+        open_runner: Opens the session of one lane, by setting and number of the lane.
+        seconds: Approximate total. Each measurement takes its share, at least one batch in each lane.
+        rounds: Number of measurements of each setting.
         max_cost: Largest padded cost of a batch.
-        tick: Called after each reading.
+        tick: Called after each measurement.
     """
-    drawn = random.Random(0)
-    readings: dict[Setting, list[tuple[float, float, float]]] = {setting: [] for setting in chosen}
-    share = seconds / max(1, rounds * len(chosen))
+    generator = random.Random(0)
+    readings: dict[TuningSetting, list[tuple[float, float, float]]] = {setting: [] for setting in settings}
+    share = seconds / max(1, rounds * len(settings))
+    groups = [list(group) for _, group in itertools.groupby(settings, lambda one: (one.lanes, one.threads))]
     for _ in range(rounds):
-        for placement, group in _by_placement(chosen, drawn):
-            runners = [open_runner(placement, lane) for lane in range(placement.lanes)]
-            for setting in group:
+        for group in generator.sample(groups, len(groups)):
+            runners = [open_runner(group[0], lane) for lane in range(group[0].lanes)]
+            for setting in generator.sample(group, len(group)):
                 batches = make_batches(items, setting.max_items, max_cost)
-                readings[setting].append(_read(runners, batches, share, drawn.random()))
+                readings[setting].append(_measure(runners, batches, share, generator.random()))
                 tick()
     return [
-        Measured(setting, *(statistics.median(column) for column in zip(*found, strict=True)))
+        Measurement(setting, *(statistics.median(column) for column in zip(*found, strict=True)))
         for setting, found in readings.items()
     ]
 
 
-def make_batches(items: Sequence[Sample], max_items: int, max_cost: int | None) -> list[list[Sample]]:
-    """Group items, sorted by cost, as the queue does: by count, padded cost and how much of it is padding."""
-    batches: list[list[Sample]] = []
+def make_batches(items: Sequence[TuningItem], max_items: int, max_cost: int | None) -> list[list[TuningItem]]:
+    """Group items, sorted by cost, into batches within the queue's limits on count, cost and padding."""
+    batches: list[list[TuningItem]] = []
     real = 0
-    for sample in items:
+    for item in items:
         count = len(batches[-1]) + 1 if batches else 1
-        padded = count * sample.cost
+        padded = count * item.cost
         fits = count <= max_items and (max_cost is None or padded <= max_cost)
-        if not batches or not fits or padded > _MAX_PADDING_RATIO * (real + sample.cost):
+        if not batches or not fits or padded > _MAX_PADDING_RATIO * (real + item.cost):
             batches.append([])
             real = 0
-        batches[-1].append(sample)
-        real += sample.cost
+        batches[-1].append(item)
+        real += item.cost
     return batches
 
 
-def _by_placement(
-    chosen: Sequence[Setting], drawn: random.Random
-) -> Iterator[tuple[SweepSetting, list[Setting]]]:
-    """Give the settings of one placement after the other, all in random order."""
-    different = sorted({setting.placement for setting in chosen})
-    drawn.shuffle(different)
-    for placement in different:
-        group = [setting for setting in chosen if setting.placement == placement]
-        drawn.shuffle(group)
-        yield placement, group
-
-
-def _read(
-    runners: Sequence[Runner], batches: Sequence[Sequence[Sample]], seconds: float, seed: float
+def _measure(
+    runners: Sequence[BatchRunner], batches: Sequence[Sequence[TuningItem]], seconds: float, seed: float
 ) -> tuple[float, float, float]:
-    """Run batches in all lanes at once.
+    """Run batches in all lanes at the same time.
 
     Returns:
-        Items a second over all lanes, the time of a long batch, and the share of CPU time.
+        Items a second over all lanes, the 0.9 quantile of batch seconds, and the share of CPU time.
     """
-    stacked = [(stack([sample.inputs for sample in batch]), len(batch)) for batch in batches]
-    for runner in runners:  # memory for the largest, before the clock runs
+    stacked = [(stack([item.inputs for item in batch]), len(batch)) for batch in batches]
+    for runner in runners:  # allocates memory for the largest batch before the measurement
         runner.run(stacked[-1][0])
     done: list[list[tuple[int, float]]] = [[] for _ in runners]
     failed: list[BaseException] = []
@@ -172,7 +159,7 @@ def _read(
                 done[lane].append((count, now - last))
                 last = now
                 number += 1
-        except BaseException as error:  # a thread's own is printed and lost
+        except BaseException as error:  # raised in the calling thread below
             failed.append(error)
 
     threads = [threading.Thread(target=work, args=(lane,)) for lane in range(len(runners))]
@@ -186,4 +173,4 @@ def _read(
     used = time.process_time() - used
     rate = sum(sum(count for count, _ in lane) / sum(spent for _, spent in lane) for lane in done)
     times = [spent for lane in done for _, spent in lane]
-    return rate, float(np.quantile(times, _LONG_SHARE, method="higher")), used / sum(times)
+    return rate, float(np.quantile(times, _BATCH_QUANTILE, method="higher")), used / sum(times)

@@ -1,14 +1,17 @@
-"""A stand-in for a GPU's memory: blocks are arrays, so that ONNX Runtime's CPU provider runs on them."""
+"""Stand-ins for a GPU: its memory is arrays, on which ONNX Runtime's CPU provider runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.engine.cuda.device_memory import Block
+from service.engine.cuda.gpu_session import GpuSession
 
 
 class HostMemory:
@@ -49,3 +52,20 @@ def bytes_of(block: Block) -> NDArray[np.uint8]:
     memory: NDArray[np.uint8] = block._keeper
     start = block.pointer - memory.ctypes.data
     return memory[start : start + block.size_bytes]
+
+
+class HostGpuSession(GpuSession):
+    """A GPU's session that runs on the CPU, in the CPU's memory."""
+
+    def _open(self, path: Path, options: Any) -> Any:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def _memory(self) -> HostMemory:
+        return HostMemory()
+
+    def _arena_devices(self) -> str:
+        return "cpu:0"
+
+    def _refuse_fallback(self, asked: str) -> None:
+        pass

@@ -60,7 +60,7 @@ def test_optional_models_do_not_hold_back_readiness(tmp_path: Path, start: Start
 def test_an_empty_models_folder_is_alive_but_not_ready(tmp_path: Path, start: Start) -> None:
     with start(tmp_path) as client:
         assert client.get("/healthz").status_code == 200
-        assert "holds none" in client.get("/readyz").json()["missing"][0]
+        assert "has no models" in client.get("/readyz").json()["missing"][0]
         assert client.post(ROUTE, content=picture(1)).status_code == 404
 
 
@@ -157,7 +157,7 @@ def test_a_lane_that_gave_up_makes_the_server_neither_ready_nor_live(start: Star
         assert live.status_code == 503
         assert "gave up" in live.text
         assert client.post(ROUTE, content=picture(1)).status_code == 503
-        assert sample(client, "kotae_lane_gave_up", device="cpu") == 1
+        assert sample(client, "kotae_lane_failed", device="cpu") == 1
         assert sample(client, "kotae_model_ready", model="tiny") == 0
 
 

@@ -58,7 +58,7 @@ async def test_who_would_wait_too_long_is_told_when_to_come_back(decoding_pool: 
     waiting = [decoding_pool.run(gate.wait, kind="slow", priority=2) for _ in range(10)]
     with pytest.raises(Overloaded) as refused:
         decoding_pool.check("slow", 2, 1, left_seconds=0.05)
-    assert refused.value.reason == "decode"
+    assert refused.value.reason == "decoding"
     assert refused.value.retry_after_seconds is not None
     assert refused.value.retry_after_seconds >= 11 * 0.02 - 0.05
     decoding_pool.check("slow", 2, 1, left_seconds=60)

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
-from service.multiprocess.acceptor import Acceptor, ConnectionCounts
-from tests.service.multiprocess.joined import until
+from service.multiprocess.acceptor import ConnectionCounts, FairAcceptor
+from tests.service.multiprocess.connection_pair import until
 
 
 @contextmanager
-def censuses(workers: int) -> Iterator[list[ConnectionCounts]]:
+def counts_of(workers: int) -> Iterator[list[ConnectionCounts]]:
     memory = os.memfd_create("counts")
     os.truncate(memory, 4 * workers)
     yield [ConnectionCounts(os.dup(memory), mine) for mine in range(workers)]
@@ -33,13 +33,13 @@ class Counting(asyncio.Protocol):
 
 
 class Workers:
-    """As many acceptors on one listener as there are censuses."""
+    """As many acceptors on one listener as there are counts."""
 
     def __init__(self, listener: socket.socket, all_of_them: list[ConnectionCounts], accepting: int) -> None:
         self.address = listener.getsockname()
         self.taken: list[list[asyncio.BaseTransport]] = [[] for _ in range(accepting)]
         self.acceptors = [
-            Acceptor(listener.dup(), lambda taken=taken: Counting(taken), counts)  # type: ignore[misc]
+            FairAcceptor(listener.dup(), lambda taken=taken: Counting(taken), counts)  # type: ignore[misc]
             for taken, counts in zip(self.taken, all_of_them, strict=False)
         ]
 
@@ -50,7 +50,7 @@ class Workers:
 
 @asynccontextmanager
 async def workers(count: int, accepting: int | None = None) -> AsyncIterator[Workers]:
-    with socket.create_server(("127.0.0.1", 0)) as listener, censuses(count) as all_of_them:
+    with socket.create_server(("127.0.0.1", 0)) as listener, counts_of(count) as all_of_them:
         listener.setblocking(False)
         both = Workers(listener, all_of_them, count if accepting is None else accepting)
         yield both
@@ -85,7 +85,7 @@ async def test_who_comes_later_catches_up() -> None:
             memory = one.acceptors[0]._listener.dup()
             other = ConnectionCounts.__new__(ConnectionCounts)
             other._counts, other._mine = one.acceptors[0]._counts._counts, 1
-            late = Acceptor(memory, lambda: Counting(second), other)
+            late = FairAcceptor(memory, lambda: Counting(second), other)
             with clients(one.address, 6):
                 await until(lambda: len(second) + one.counts[0] == 12)
                 assert len(second) == 6

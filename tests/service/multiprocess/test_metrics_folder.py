@@ -1,4 +1,4 @@
-"""The folder of the counters: gone after its service, even after one that was killed."""
+"""The metrics folder is removed after its service, even after one that was killed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
-def test_a_folder_lasts_as_long_as_its_block(tmp_path: Path) -> None:
+def test_the_folder_exists_during_the_with_block(tmp_path: Path) -> None:
     with metrics_folder() as folder:
         assert folder.parent == tmp_path and folder.is_dir()
         (folder / "counter_engine.db").write_bytes(b"x")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_service_left_is_removed_and_what_is_in_use_is_not(tmp_path: Path) -> None:
+def test_the_folder_of_a_killed_service_is_removed_and_one_in_use_is_not(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD],
@@ -53,7 +53,7 @@ def test_what_a_killed_service_left_is_removed_and_what_is_in_use_is_not(tmp_pat
     other.stdin.close()
 
 
-def test_without_a_place_for_it_the_start_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_temporary_folder_the_start_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     with pytest.raises(StartFailed, match="temporary files"), metrics_folder():
         pass

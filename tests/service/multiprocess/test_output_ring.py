@@ -1,4 +1,4 @@
-"""The ring: messages come out in order and whole, and its room is used again."""
+"""Output ring: messages come out in order and complete, and their room is used again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def message(size: int, value: int = 0) -> TensorMessage:
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 3)), max_size=80))
-def test_parcels_come_out_in_order_and_whole(steps: list[tuple[int, int]]) -> None:
+def test_messages_come_out_in_order_and_complete(steps: list[tuple[int, int]]) -> None:
     writer, reader = ends()
     inside: deque[tuple[int, int, int]] = deque()
 
@@ -52,7 +52,7 @@ def test_parcels_come_out_in_order_and_whole(steps: list[tuple[int, int]]) -> No
 
 
 @pytest.mark.parametrize("before", [0, 100, 3000])
-def test_an_empty_ring_has_room_for_a_parcel_of_its_whole_capacity(before: int) -> None:
+def test_an_empty_ring_has_room_for_a_message_of_its_whole_capacity(before: int) -> None:
     writer, reader = ends()
     if before:
         first = message(before)
@@ -68,7 +68,7 @@ def test_an_empty_ring_has_room_for_a_parcel_of_its_whole_capacity(before: int) 
     assert writer.put(message(0)) is not None
 
 
-def test_what_was_taken_is_not_changed_by_what_comes_later() -> None:
+def test_a_message_that_was_read_is_not_changed_by_later_ones() -> None:
     writer, reader = ends()
     sent = message(4000, 1)
     end = writer.put(sent)

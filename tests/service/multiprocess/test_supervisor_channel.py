@@ -1,4 +1,4 @@
-"""The channel's messages: whole, with their descriptors, and none lost when the other side ends."""
+"""The supervisor's channel: messages arrive complete and with their descriptors."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_a_message_arrives_with_its_descriptors(ends: tuple[socket.socket, socket.socket]) -> None:
     supervisor, process = ends
     reader, writer = os.pipe()
-    send(supervisor, "link", "some text", (reader,))
+    send(supervisor, "connect", "some text", (reader,))
     message = receive(process)
-    assert message[:2] == ("link", "some text")
+    assert message[:2] == ("connect", "some text")
     os.write(writer, b"x")
     assert os.read(message.descriptors[0], 1) == b"x"
     for descriptor in (reader, writer, *message.descriptors):
         os.close(descriptor)
 
 
-def test_the_last_words_of_a_process_that_left_messages_unread_are_heard(
+def test_the_last_message_of_a_process_with_unread_messages_arrives(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     supervisor, process = ends
     supervisor.setblocking(False)
-    send(supervisor, "link")
+    send(supervisor, "connect")
     send(process, "failed", "there is no such device")
     process.close()
     assert receive(supervisor) == Message("failed", "there is no such device", [])
-    assert receive(supervisor).word == ""
+    assert receive(supervisor).kind == ""
 
 
-def test_what_cannot_be_sent_is_lost(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_a_message_to_a_process_that_is_gone_is_lost(ends: tuple[socket.socket, socket.socket]) -> None:
     supervisor, process = ends
     process.close()
-    send(supervisor, "level", "debug")
-    assert receive(supervisor).word == ""
+    send(supervisor, "log_level", "debug")
+    assert receive(supervisor).kind == ""

@@ -1,4 +1,4 @@
-"""Parcels: what is read is what was written, where it lies."""
+"""Tensor messages: what is read is what was written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_what_is_read_is_what_was_written(
             np.testing.assert_array_equal(row[name], array)
 
 
-def test_arrays_that_are_not_contiguous_arrive_whole() -> None:
+def test_arrays_that_are_not_contiguous_arrive_complete() -> None:
     array = np.arange(24).reshape(4, 6)[::2, ::-1]
     message = TensorMessage({}, [{"x": array}])
     memory = mmap.mmap(-1, message.size)
@@ -44,7 +44,7 @@ def test_arrays_that_are_not_contiguous_arrive_whole() -> None:
     np.testing.assert_array_equal(rows[0]["x"], array)
 
 
-def test_arrays_begin_where_vector_instructions_like_it() -> None:
+def test_arrays_are_aligned() -> None:
     message = TensorMessage({"a": "b"}, [{"x": np.zeros(3, np.uint8), "y": np.zeros(5)}, {"x": np.ones(1)}])
     memory = mmap.mmap(-1, message.size)
     message.write(memory, 0)

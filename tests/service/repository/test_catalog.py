@@ -1,4 +1,4 @@
-"""The catalog: what is sound answers, what is not says why, and neither hurts the other."""
+"""The catalog: a valid model answers, what is not says why, and neither hurts the other."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ import onnx
 import pytest
 import yaml
 
+from service.engine.devices import cuda_problem
 from service.engine.lane.lanes import Lanes
 from service.engine.observer import Observer
 from service.engine.queue.pending_request import PendingRequest
 from service.engine.runtime.cpus import CpuPlan
-from service.engine.runtime.session import Device, Session, cuda_problem
+from service.engine.runtime.session import Device, Session
 from service.errors import InvalidInput, NotFound, NotReady, StartFailed
 from service.repository.catalog import Catalog, Model
-from service.repository.loader import Loader, LoadOptions
+from service.repository.loader import LoadOptions
 from service.repository.manifest import Batching, Variant, VersionPolicy
 from service.repository.overrides import ModelOverrides, Overrides
+from service.repository.sessions import time_golden_row
 from tests.tiny_models import LABELS, finish_version, make_model, tiny_graph
 
 TASK = "image-classification"
@@ -175,7 +177,7 @@ def test_a_model_that_fails_says_why_while_its_sibling_answers(
     damage: Callable[[Path], None], tmp_path: Path, load: Load
 ) -> None:
     damage(make_model(tmp_path, "broken"))
-    make_model(tmp_path, "sound")
+    make_model(tmp_path, "good")
     catalog = load()
     broken = catalog.models["broken"]
     assert broken.serving is None
@@ -183,7 +185,7 @@ def test_a_model_that_fails_says_why_while_its_sibling_answers(
     assert DAMAGE[damage] in broken.problem
     assert "\n" not in broken.problem
     assert catalog.missing() == {"broken": broken.problem}
-    assert catalog.find(TASK, "sound").state == "ready"
+    assert catalog.find(TASK, "good").state == "ready"
     with pytest.raises(NotReady) as caught:
         catalog.find(TASK, "broken")
     assert DAMAGE[damage] in caught.value.message
@@ -195,10 +197,10 @@ def test_a_model_that_asks_for_cuda_where_there_is_none_says_what_is_missing(
     tmp_path: Path, load: Load
 ) -> None:
     _asks_for_cuda(make_model(tmp_path, "broken"))
-    make_model(tmp_path, "sound")
+    make_model(tmp_path, "good")
     catalog = load()
     assert f"device cuda was asked for, but {cuda_problem()}" in catalog.models["broken"].problem
-    assert ready(catalog.models["sound"]) == [1]
+    assert ready(catalog.models["good"]) == [1]
 
 
 def test_an_optional_model_that_fails_does_not_hold_up_readiness(tmp_path: Path, load: Load) -> None:
@@ -211,7 +213,7 @@ def test_an_optional_model_that_fails_does_not_hold_up_readiness(tmp_path: Path,
 # --- what is right ---------------------------------------------------------------------------
 
 
-def test_a_sound_model_answers_with_the_numbers_of_its_export(repository: Path, lanes: Lanes) -> None:
+def test_a_valid_model_answers_with_the_numbers_of_its_export(repository: Path, lanes: Lanes) -> None:
     catalog = Catalog(repository, lanes, Observer(), LoadOptions())
     catalog.discover()
     assert not catalog.loaded
@@ -380,7 +382,7 @@ def test_where_a_manifest_cannot_be_read_nobody_takes_the_place_of_the_default(
     tmp_path: Path, load: Load
 ) -> None:
     _typo_in_the_manifest(make_model(tmp_path, "broken"))
-    make_model(tmp_path, "sound")
+    make_model(tmp_path, "good")
     with pytest.raises(NotReady, match="broken") as caught:
         load().find(TASK)
     assert caught.value.param == "model"
@@ -451,10 +453,10 @@ def test_before_its_models_are_loaded_the_catalog_is_not_ready(repository: Path)
 
 def test_a_closed_catalog_takes_no_more_items(tmp_path: Path, load: Load) -> None:
     _not_onnx(make_model(tmp_path, "broken"))
-    make_model(tmp_path, "sound")
+    make_model(tmp_path, "good")
     catalog = load()
     catalog.close("the server is shutting down")
-    version = catalog.find(TASK, "sound")
+    version = catalog.find(TASK, "good")
     pixels = np.zeros((8, 8, 1), np.uint8)
 
     async def ask() -> None:
@@ -543,16 +545,15 @@ def test_threads_are_for_graphs_that_gain_by_them_unless_somebody_named_a_number
         opened.append(threads)
         return Session(path, device, threads=threads, spinning=spinning)
 
-    monkeypatch.setattr("service.repository.loader.Session", open_session)
-    monkeypatch.setattr(Loader, "_seconds", lambda *_: seconds)
+    monkeypatch.setattr("service.repository.sessions.Session", open_session)
+    monkeypatch.setattr("service.repository.sessions.time_golden_row", lambda *_: seconds)
     assert load(**options).find(TASK).state == "ready"
     assert opened == expected
 
 
-def test_how_long_a_graph_takes_is_seen_on_its_golden_row(tmp_path: Path, load: Load, lanes: Lanes) -> None:
+def test_how_long_a_graph_takes_is_seen_on_its_golden_row(tmp_path: Path) -> None:
     folder = make_model(tmp_path)
-    loader = Loader(load().find(TASK), lanes, Observer(), LoadOptions())
     session = Session(folder / "model.onnx", Device("cpu"))
-    assert loader._seconds(session) > 0
+    assert time_golden_row(session, folder) > 0
     (folder / "golden.npz").write_bytes(b"words")
-    assert loader._seconds(session) == 0
+    assert time_golden_row(session, folder) == 0

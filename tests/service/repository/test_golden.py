@@ -46,7 +46,7 @@ Outputs = Mapping[str, NDArray[Any]]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sound version's folder, free to be damaged."""
+    """A valid version's folder, free to be damaged."""
     return make_model(tmp_path)
 
 
@@ -81,7 +81,7 @@ def changed(run: Run, name: str, change: Any) -> Run:
     return run_changed
 
 
-def test_a_sound_version_passes_every_check(folder: Path) -> None:
+def test_a_valid_version_passes_every_check(folder: Path) -> None:
     check_files(folder, facts_of(folder))
     assert check(folder) == {"probabilities": pytest.approx(0, abs=1e-5)}
     check_cases(folder, task_of(folder), graph_of(folder), Limits())
@@ -338,26 +338,26 @@ def test_swapped_labels_are_caught_by_the_golden_files_and_by_nothing_else(folde
         cases_of(folder)
 
 
-def test_a_golden_picture_that_changed_is_caught(folder: Path) -> None:
+def test_a_golden_image_that_changed_is_caught(folder: Path) -> None:
     (folder / "golden" / "noise.png").write_bytes(picture(99))
     with pytest.raises(ModelRejected, match=r"golden/noise\.png: label"):
         cases_of(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"words", picture(1)[:80]], ids=["empty", "text", "cut off"])
-def test_a_golden_picture_that_does_not_decode_is_named(folder: Path, content: bytes) -> None:
+def test_a_golden_image_that_does_not_decode_is_named(folder: Path, content: bytes) -> None:
     (folder / "golden" / "noise.png").write_bytes(content)
     with pytest.raises(ModelRejected, match=r"golden/noise\.png"):
         cases_of(folder)
 
 
-def test_a_golden_picture_that_is_not_there_is_named(folder: Path) -> None:
+def test_a_golden_image_that_is_not_there_is_named(folder: Path) -> None:
     (folder / "golden" / "noise.png").unlink()
     with pytest.raises(ModelRejected, match=r"golden/noise\.png"):
         cases_of(folder)
 
 
-def test_a_golden_picture_over_the_limits_of_this_service_is_named(folder: Path) -> None:
+def test_a_golden_image_over_the_limits_of_this_service_is_named(folder: Path) -> None:
     with pytest.raises(ModelRejected, match=r"golden/noise\.png.*limit is 63"):
         check_cases(folder, task_of(folder), graph_of(folder), Limits(max_pixels=63))
 
@@ -378,7 +378,7 @@ def test_a_case_that_expects_nothing_is_refused_by_its_file(folder: Path, answer
         cases_of(folder)
 
 
-def test_a_graph_that_cannot_take_a_golden_picture_is_refused_by_its_file(folder: Path) -> None:
+def test_a_graph_that_cannot_take_a_golden_image_is_refused_by_its_file(folder: Path) -> None:
     facts = facts_of(folder)
     wider = facts.model_copy(update={"input": facts.input.model_copy(update={"width": 9})})
     task = TASKS["image-classification"](folder, wider)

@@ -52,7 +52,7 @@ provenance:
   {{command: "kotae-train build digits", commit: 4f1c, data: "drawn", seed: 0,
    library_versions: {{torch: 2.13.0}}}}
 input:
-  {{kind: image, width: 32, height: 32, channels: 1, resize: fit, filter: bilinear,
+  {{kind: image, width: 32, height: 32, channels: 1, resize: stretch, filter: bilinear,
    antialias: true, pad_value: 0}}
 labels: labels.txt
 variants:
@@ -109,7 +109,7 @@ version_facts = st.builds(
         width=st.integers(1, 8192),
         height=st.integers(1, 8192),
         channels=st.sampled_from([1, 3]),
-        resize=st.sampled_from(["fit", "crop", "letterbox"]),
+        resize=st.sampled_from(["stretch", "crop", "letterbox"]),
         filter=st.sampled_from(["nearest", "bilinear", "bicubic"]),
         antialias=st.booleans(),
         pad_value=st.integers(0, 255),
@@ -310,3 +310,36 @@ def test_a_folder_without_version_facts_is_no_version(tmp_path: Path) -> None:
     (tmp_path / "2").touch()
     (tmp_path / "3" / VERSION_FILE).mkdir(parents=True)
     assert version_folders(tmp_path) == []
+
+
+def test_fit_is_read_as_stretch_with_one_warning_per_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for version in ("1", "2"):
+        path = tmp_path / version / VERSION_FILE
+        path.parent.mkdir()
+        path.write_text(FACTS.replace("resize: stretch", "resize: fit"), encoding="utf-8")
+        for _ in range(3):
+            facts = read(path, VersionFacts)
+            assert isinstance(facts.input, ImageInput) and facts.input.resize == "stretch"
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2
+    for version, warning in zip("12", warnings, strict=True):
+        assert str(tmp_path / version / VERSION_FILE) in warning
+        assert "write resize: stretch" in warning
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "letterbox"])
+def test_other_values_of_resize_are_read_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, resize: str
+) -> None:
+    path = tmp_path / VERSION_FILE
+    path.write_text(FACTS.replace("resize: stretch", f"resize: {resize}"), encoding="utf-8")
+    facts = read(path, VersionFacts)
+    assert isinstance(facts.input, ImageInput) and facts.input.resize == resize
+    assert not caplog.records
+
+
+def test_fit_is_not_a_value_of_the_class() -> None:
+    with pytest.raises(ValidationError):
+        ImageInput.model_validate({"width": 8, "height": 8, "resize": "fit"})

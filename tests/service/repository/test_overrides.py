@@ -23,15 +23,15 @@ def file(tmp_path: Path) -> Path:
 
 def test_no_file_changes_nothing() -> None:
     overrides = read_overrides(None)
-    assert overrides.of("digits") == ModelOverrides()
-    assert overrides.of("digits").applied_to(MANIFEST) is MANIFEST
+    assert overrides.for_model("digits") == ModelOverrides()
+    assert overrides.for_model("digits").apply_to(MANIFEST) is MANIFEST
 
 
 def test_keys_that_are_written_win_and_the_others_stay_the_manifests(file: Path) -> None:
     file.write_text("models: {digits: {threads: 2, batching: {max_items: 16}}}")
-    model = read_overrides(file).of("digits")
+    model = read_overrides(file).for_model("digits")
     assert (model.threads, model.lanes, model.precision) == (2, None, "auto")
-    changed = model.applied_to(MANIFEST)
+    changed = model.apply_to(MANIFEST)
     assert changed.batching == Batching(max_items=16, max_cost=99)
     assert changed.model_copy(update={"batching": MANIFEST.batching}) == MANIFEST
 
@@ -39,14 +39,14 @@ def test_keys_that_are_written_win_and_the_others_stay_the_manifests(file: Path)
 def test_the_cache_of_answers_can_be_given_and_taken_away(file: Path) -> None:
     file.write_text("models: {digits: {answer_cache_bytes: 1000}, words: {answer_cache_bytes: 0}}")
     overrides = read_overrides(file)
-    keeping = overrides.of("digits").applied_to(MANIFEST)
+    keeping = overrides.for_model("digits").apply_to(MANIFEST)
     assert keeping == MANIFEST.model_copy(update={"answer_cache_bytes": 1000})
-    assert overrides.of("words").applied_to(keeping).answer_cache_bytes == 0
+    assert overrides.for_model("words").apply_to(keeping).answer_cache_bytes == 0
 
 
 def test_a_limit_can_be_taken_away(file: Path) -> None:
     file.write_text("models: {digits: {batching: {max_cost: null}}}")
-    assert read_overrides(file).of("digits").applied_to(MANIFEST).batching.max_cost is None
+    assert read_overrides(file).for_model("digits").apply_to(MANIFEST).batching.max_cost is None
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_what_is_written_holds_what_was_set_and_no_more(file: Path) -> None:
             "languages": {"precision": "int8"},
         }
     }
-    assert read_overrides(file).of("digits").applied_to(MANIFEST).batching == Batching(
+    assert read_overrides(file).for_model("digits").apply_to(MANIFEST).batching == Batching(
         max_items=16, max_cost=99
     )
     assert [path.name for path in file.parent.iterdir()] == [file.name]
@@ -94,5 +94,5 @@ def test_what_is_written_holds_what_was_set_and_no_more(file: Path) -> None:
 
 def test_the_memory_of_a_model_on_a_gpu_can_be_limited_here(file: Path) -> None:
     file.write_text("models: {digits: {memory_limit_bytes: 1073741824}}")
-    changed = read_overrides(file).of("digits").applied_to(MANIFEST)
+    changed = read_overrides(file).for_model("digits").apply_to(MANIFEST)
     assert changed == MANIFEST.model_copy(update={"memory_limit_bytes": 2**30})

@@ -1,4 +1,4 @@
-"""The GPUs' metrics, with a stand-in for NVIDIA's module; one test asks a real driver where there is one."""
+"""Metrics of the GPUs, with a fake NVML; one test uses a real driver if there is one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class NVMLError(Exception):
     pass
 
 
-class StandIn:
-    """NVIDIA's module for two GPUs; `forbidden` functions raise, as the driver does what it does not know.
+class FakeNvml:
+    """NVML with two GPUs; the functions in `forbidden` raise, as unsupported ones do.
 
-    A device is its name. `parts` are the MIG instances by GPU.
+    A device is represented by its name. `parts` are the MIG instances by GPU.
     """
 
     NVMLError = NVMLError
@@ -67,8 +67,8 @@ class StandIn:
         raise NVMLError("not a part")
 
 
-def test_every_gpu_is_told_of_in_base_units() -> None:
-    nvml = StandIn()
+def test_every_gpu_is_reported_in_base_units() -> None:
+    nvml = FakeNvml()
     devices = Devices(nvml, None)
     first, second = devices.states()
     assert first == DeviceState("cuda:0", 5, 100, 0.25, 61, 350.0, 3)
@@ -77,15 +77,15 @@ def test_every_gpu_is_told_of_in_base_units() -> None:
     assert nvml.opened == 1
 
 
-def test_devices_are_numbered_as_cuda_shows_them() -> None:
-    powers = [state.power_watts for state in Devices(StandIn(), "1,GPU-a").states()]
+def test_devices_are_numbered_as_in_cuda() -> None:
+    powers = [state.power_watts for state in Devices(FakeNvml(), "1,GPU-a").states()]
     assert powers == [0, 350.0]
-    assert Devices(StandIn(), "").states() == []
-    assert len(Devices(StandIn(), " GPU-b ,-1,0").states()) == 1
+    assert Devices(FakeNvml(), "").states() == []
+    assert len(Devices(FakeNvml(), " GPU-b ,-1,0").states()) == 1
 
 
-def test_a_part_of_a_gpu_has_its_own_memory_and_its_card_s_temperature() -> None:
-    nvml = StandIn("nvmlDeviceGetUtilizationRates", parts={"GPU-a": ["MIG-one", "MIG-three"]})
+def test_a_mig_instance_has_its_own_memory_and_its_gpus_temperature() -> None:
+    nvml = FakeNvml("nvmlDeviceGetUtilizationRates", parts={"GPU-a": ["MIG-one", "MIG-three"]})
     first, _ = Devices(nvml, None).states()
     assert first == DeviceState("cuda:0", 7, 100, None, 61, 350.0, 3)
     (named,) = Devices(nvml, "MIG-three").states()
@@ -103,18 +103,16 @@ def test_a_part_of_a_gpu_has_its_own_memory_and_its_card_s_temperature() -> None
         ("nvmlDeviceGetMigMode", set()),
     ],
 )
-def test_what_the_driver_does_not_tell_is_left_out_and_the_rest_stays(
-    forbidden: str, missing: set[str]
-) -> None:
+def test_values_that_the_driver_does_not_provide_are_left_out(forbidden: str, missing: set[str]) -> None:
     def told(*forbidden: str) -> set[str]:
-        collector = DeviceCollector(Devices(StandIn(*forbidden), None).states)
+        collector = DeviceCollector(Devices(FakeNvml(*forbidden), None).states)
         return {family.name for family in collector.collect()}
 
     assert told() - told(forbidden) == missing
 
 
-@pytest.mark.parametrize("nvml", [None, StandIn("nvmlInit")], ids=["no module", "no driver"])
-def test_without_a_driver_nothing_is_told_and_nobody_asks_again(nvml: StandIn | None) -> None:
+@pytest.mark.parametrize("nvml", [None, FakeNvml("nvmlInit")], ids=["no module", "no driver"])
+def test_without_a_driver_nothing_is_reported_and_nothing_is_retried(nvml: FakeNvml | None) -> None:
     devices = Devices(nvml, None)
     assert devices.states() == []
     if nvml is not None:
@@ -122,19 +120,19 @@ def test_without_a_driver_nothing_is_told_and_nobody_asks_again(nvml: StandIn | 
     assert list(DeviceCollector(devices.states).collect()) == []
 
 
-def test_a_gpu_that_is_lost_is_asked_for_again() -> None:
-    nvml = StandIn("nvmlDeviceGetHandleByIndex")
+def test_a_lost_gpu_is_queried_again() -> None:
+    nvml = FakeNvml("nvmlDeviceGetHandleByIndex")
     devices = Devices(nvml, None)
     assert devices.states() == []
     nvml.forbidden.clear()
     assert len(devices.states()) == 2
 
 
-def test_a_driver_that_does_not_answer_holds_up_one_scrape_and_not_the_next(
+def test_a_driver_that_hangs_blocks_one_scrape_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.telemetry.devices._PATIENCE_SECONDS", 0.01)
-    nvml, asked, answer = StandIn(), threading.Event(), threading.Event()
+    monkeypatch.setattr("service.telemetry.devices._LOCK_TIMEOUT_SECONDS", 0.01)
+    nvml, asked, answer = FakeNvml(), threading.Event(), threading.Event()
 
     def count() -> int:
         asked.set()
@@ -154,9 +152,9 @@ def test_a_driver_that_does_not_answer_holds_up_one_scrape_and_not_the_next(
     assert len(devices.states()) == 2
 
 
-def test_a_scrape_holds_each_device_s_numbers() -> None:
+def test_a_scrape_has_the_values_of_each_device() -> None:
     metrics = Metrics()
-    metrics.watch_devices(Devices(StandIn(), "0").states)
+    metrics.watch_devices(Devices(FakeNvml(), "0").states)
     samples = {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(metrics.render().decode())
@@ -174,7 +172,7 @@ def test_a_scrape_holds_each_device_s_numbers() -> None:
 
 
 @pytest.mark.gpu
-def test_a_real_driver_tells_of_memory() -> None:
+def test_a_real_driver_reports_memory() -> None:
     states = this_process_devices().states()
     assert states
     assert all(0 < (state.used_bytes or 0) < (state.total_bytes or 0) for state in states)

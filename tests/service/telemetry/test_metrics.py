@@ -1,8 +1,9 @@
-"""Metrics: their names and labels are a promise to dashboards, and each event moves the right ones."""
+"""Metrics: names and labels follow the conventions, and each event changes the right metrics."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -32,6 +33,7 @@ LABELS = {
     "provider",
     "process",
     "kind",
+    "resource",
 }
 _ADDED_BY_THE_FORMAT = {"le", "quantile"}
 _OF_THE_PLATFORM = re.compile(r"^(process_|python_info)")
@@ -117,6 +119,7 @@ def all_in_use(metrics: Metrics) -> Metrics:
     metrics.lane_busy("cpu", 0.5)
     metrics.lane_died("cpu", RuntimeError("x"))
     metrics.process_restarted("engine")
+    metrics.heartbeat()
     metrics.event_loop_lag.observe(0.01)
     metrics.watch(
         lambda: [STATE, ModelState("broken", "2", failed_check="golden"), ModelState("empty")],
@@ -202,14 +205,14 @@ def test_what_is_exposed_can_be_parsed_and_has_no_series_of_creation_times(all_i
     assert not [name for name in names if name.endswith("_created")]
 
 
-def test_two_sets_of_metrics_do_not_know_each_other(metrics: Metrics) -> None:
+def test_two_sets_of_metrics_are_independent(metrics: Metrics) -> None:
     other = Metrics()
     metrics.lane_busy("cpu", 1)
     assert value(metrics, "kotae_lane_busy_seconds_total", device="cpu") == 1
     assert value(other, "kotae_lane_busy_seconds_total", device="cpu") is None
 
 
-def test_the_process_tells_its_memory_and_cpu(metrics: Metrics) -> None:
+def test_the_process_reports_its_memory_and_cpu(metrics: Metrics) -> None:
     assert value(metrics, "process_resident_memory_bytes")
     assert value(metrics, "process_cpu_seconds_total")
 
@@ -261,11 +264,11 @@ def test_failed_requests_are_timed_too(metrics: Metrics) -> None:
     assert value(metrics, "kotae_request_duration_seconds_count", **labels) == 1
 
 
-def test_a_refused_request_is_counted_by_its_reason(metrics: Metrics) -> None:
-    metrics.request_done(replace(REQUEST, status=429, refused="permits"))
-    assert value(metrics, "kotae_rejected_total", model="digits", reason="permits") == 1
+def test_a_rejected_request_is_counted_by_its_reason(metrics: Metrics) -> None:
+    metrics.request_done(replace(REQUEST, status=429, refused="connections"))
+    assert value(metrics, "kotae_rejected_total", model="digits", reason="connections") == 1
     metrics.request_done(replace(REQUEST, status=400))
-    assert value(metrics, "kotae_rejected_total", model="digits", reason="permits") == 1
+    assert value(metrics, "kotae_rejected_total", model="digits", reason="connections") == 1
 
 
 @given(st.lists(st.sampled_from([200, 400, 429, 499, 500, 503, 504])))
@@ -283,7 +286,7 @@ def test_started_and_done_always_balance(statuses: list[int]) -> None:
 # --- the engine ------------------------------------------------------------------------------
 
 
-def test_a_batch_moves_its_own_samples_and_no_others(metrics: Metrics) -> None:
+def test_a_batch_changes_its_own_samples_and_no_others(metrics: Metrics) -> None:
     before = samples(metrics)
     metrics.batch_done(BATCH)
     model, version = ("model", "digits"), ("version", "1")
@@ -306,7 +309,7 @@ def test_a_batch_moves_its_own_samples_and_no_others(metrics: Metrics) -> None:
     }
 
 
-def test_the_engines_mishaps_are_counted_each_by_its_own(metrics: Metrics) -> None:
+def test_failures_in_the_engine_are_counted_separately(metrics: Metrics) -> None:
     metrics.batch_failed("digits", "1")
     metrics.item_dropped("digits", "1", "expired")
     metrics.item_dropped("digits", "1", "expired")
@@ -319,17 +322,68 @@ def test_the_engines_mishaps_are_counted_each_by_its_own(metrics: Metrics) -> No
     assert value(metrics, "kotae_lane_busy_seconds_total", device="cuda:0") == 0.75
 
 
-def test_items_that_need_no_run_of_their_own_are_counted(metrics: Metrics) -> None:
+def test_utilization_is_the_busy_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = _metrics_at(clock := _Clock(), monkeypatch)
+    metrics.lane_added("cpu")
+    metrics.lane_added("cuda:0")
+    for _ in range(300):  # ten times the average's time constant
+        clock.now += 1
+        clock.cpu += 0.25
+        metrics.lane_busy("cpu", 0.5)
+        metrics.lane_busy("cuda:0", 0.8)
+        metrics.decoding_busy(0.4, threads=4)
+        metrics.heartbeat()
+    ratios = {resource: _utilization(metrics, resource) for resource in ("lane", "decoding", "event_loop")}
+    assert ratios == {
+        "lane": pytest.approx(0.65, rel=0.01),
+        "decoding": pytest.approx(0.1, rel=0.01),
+        "event_loop": pytest.approx(0.25, rel=0.01),
+    }
+    for _ in range(300):
+        clock.now += 1
+        metrics.heartbeat()
+    assert _utilization(metrics, "lane") < 0.01
+
+
+def test_a_long_batch_counts_for_the_time_that_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = _metrics_at(clock := _Clock(), monkeypatch)
+    metrics.lane_added("cpu")
+    for second in range(1, 601):
+        clock.now += 1
+        if second % 10 == 0:
+            metrics.lane_busy("cpu", 10)  # is told when it ends
+        metrics.heartbeat()
+    assert _utilization(metrics, "lane") == pytest.approx(1, rel=0.2)
+
+
+class _Clock:
+    now = 100.0
+    cpu = 10.0
+
+
+def _metrics_at(clock: _Clock, monkeypatch: pytest.MonkeyPatch) -> Metrics:
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(time, "thread_time", lambda: clock.cpu)
+    return Metrics()
+
+
+def _utilization(metrics: Metrics, resource: str) -> float:
+    ratio = value(metrics, "kotae_utilization_ratio", resource=resource)
+    assert ratio is not None
+    return ratio
+
+
+def test_deduplicated_and_cached_items_are_counted(metrics: Metrics) -> None:
     labels = {"model": "digits", "version": "1"}
     metrics.model_added("digits", "1")
-    assert value(metrics, "kotae_shared_items_total", **labels) == 0
+    assert value(metrics, "kotae_deduplicated_items_total", **labels) == 0
     assert value(metrics, "kotae_answer_cache_hits_total", **labels) is None  # there is no cache yet
     metrics.cache_sized("digits", "1", 0)
     assert value(metrics, "kotae_answer_cache_hits_total", **labels) == 0
     metrics.items_shared("digits", "1", 2)
     metrics.cache_asked("digits", "1", 3, 1)
     metrics.cache_sized("digits", "1", 500)
-    assert value(metrics, "kotae_shared_items_total", **labels) == 2
+    assert value(metrics, "kotae_deduplicated_items_total", **labels) == 2
     assert value(metrics, "kotae_answer_cache_hits_total", **labels) == 3
     assert value(metrics, "kotae_answer_cache_misses_total", **labels) == 1
     assert value(metrics, "kotae_answer_cache_bytes", **labels) == 500
@@ -351,7 +405,7 @@ def test_counters_of_a_new_model_and_lane_begin_at_zero(metrics: Metrics) -> Non
 # --- the state -------------------------------------------------------------------------------
 
 
-def test_the_state_of_a_version_is_told_at_the_scrape(metrics: Metrics) -> None:
+def test_the_state_of_a_version_is_read_at_the_scrape(metrics: Metrics) -> None:
     states = [STATE]
     metrics.watch(lambda: states, lambda: [], None)
     names = {"model": "digits", "version": "1"}
@@ -370,7 +424,7 @@ def test_the_state_of_a_version_is_told_at_the_scrape(metrics: Metrics) -> None:
     assert value(metrics, "kotae_model_ready", **names) is None
 
 
-def test_a_version_that_failed_tells_at_which_check(metrics: Metrics) -> None:
+def test_a_failed_version_has_the_step_that_failed(metrics: Metrics) -> None:
     failed = ModelState("digits", "2", failed_check="golden")
     metrics.watch(lambda: [STATE, failed], lambda: [], None)
     assert value(metrics, "kotae_model_ready", model="digits", version="2") == 0
@@ -379,18 +433,18 @@ def test_a_version_that_failed_tells_at_which_check(metrics: Metrics) -> None:
     assert value(metrics, "kotae_model_check_failed", model="digits", version="1", reason="golden") is None
 
 
-def test_a_model_without_versions_is_told_as_not_ready(metrics: Metrics) -> None:
+def test_a_model_without_versions_is_not_ready(metrics: Metrics) -> None:
     metrics.watch(lambda: [ModelState("digits")], lambda: [], None)
     assert value(metrics, "kotae_model_ready", model="digits", version="") == 0
 
 
-def test_a_lane_that_gave_up_is_told(metrics: Metrics) -> None:
+def test_an_lane_that_is_not_restarted_is_reported(metrics: Metrics) -> None:
     metrics.watch(lambda: [], lambda: [("cpu", False), ("cuda:0", True)], None)
-    assert value(metrics, "kotae_lane_gave_up", device="cpu") == 0
-    assert value(metrics, "kotae_lane_gave_up", device="cuda:0") == 1
+    assert value(metrics, "kotae_lane_failed", device="cpu") == 0
+    assert value(metrics, "kotae_lane_failed", device="cuda:0") == 1
 
 
 @pytest.mark.parametrize("limit", [2**30, None])
-def test_the_limit_of_memory_is_told_where_there_is_one(metrics: Metrics, limit: int | None) -> None:
+def test_the_memory_limit_is_reported_if_there_is_one(metrics: Metrics, limit: int | None) -> None:
     metrics.watch(lambda: [], lambda: [], limit)
     assert value(metrics, "kotae_memory_limit_bytes") == limit

@@ -1,4 +1,4 @@
-"""Metrics of several processes: added up, kept over a death, gone where they were only of the moment."""
+"""Metrics of several processes: counters are summed and continue after a restart, gauges do not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sums(metrics: SharedMetrics) -> dict[str, float]:
     return found
 
 
-def test_any_process_tells_the_sum_of_all(process: Process) -> None:
+def test_any_process_returns_the_sum_of_all(process: Process) -> None:
     engine, *workers = process("engine"), process("http-0"), process("http-1")
     engine.batch_done(BATCH)
     for worker in workers:
@@ -53,7 +53,7 @@ def test_any_process_tells_the_sum_of_all(process: Process) -> None:
         assert found["kotae_process_restarts_total"] == 0
 
 
-def test_who_takes_a_dead_one_s_place_counts_on(process: Process) -> None:
+def test_a_restarted_process_continues_the_counters(process: Process) -> None:
     process("engine")
     dead = process("http-0")
     for _ in range(3):
@@ -73,7 +73,7 @@ def test_who_takes_a_dead_one_s_place_counts_on(process: Process) -> None:
     assert sums(process("http-0", restarts=2))["kotae_process_restarts_total"] == 2
 
 
-def test_process_numbers_are_those_of_all_processes(process: Process) -> None:
+def test_process_metrics_are_summed_over_all_processes(process: Process) -> None:
     one = sums(process("engine"))
     two = sums(process("http-0"))
     for name in ("process_resident_memory_bytes", "process_virtual_memory_bytes"):
@@ -88,11 +88,11 @@ def test_cpu_time_is_counted_once(process: Process) -> None:
     metrics = process("engine")
     first = sums(metrics)["process_cpu_seconds_total"]
     for _ in range(5):
-        metrics.watch_process()
+        metrics.heartbeat()
     assert sums(metrics)["process_cpu_seconds_total"] < 2 * first
 
 
-def test_a_file_that_is_just_being_made_is_no_reason_to_fail(
+def test_a_file_that_is_not_filled_yet_does_not_fail_the_scrape(
     process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = process("engine")
@@ -109,7 +109,7 @@ def test_a_file_that_is_just_being_made_is_no_reason_to_fail(
     assert b"kotae_inflight_requests" in metrics.render()
 
 
-def test_names_and_the_state_are_those_of_a_single_process(process: Process) -> None:
+def test_metrics_have_the_same_names_as_in_a_single_process(process: Process) -> None:
     def names(metrics: Metrics) -> set[str]:
         metrics.watch(lambda: [ModelState("m", "1", ready=True)], lambda: [("cpu", False)], 2**30)
         metrics.process_restarted("http", 0)
@@ -126,10 +126,11 @@ def test_names_and_the_state_are_those_of_a_single_process(process: Process) -> 
         metrics.request_done(REQUEST)
         metrics.cache_sized("m", "1", 0)
         metrics.batch_done(BATCH)
+        metrics.heartbeat()
     assert names(shared) == names(single)
 
 
-def test_the_process_that_is_scraped_tells_of_the_devices_and_no_other(process: Process) -> None:
+def test_only_the_scraped_process_reports_the_devices(process: Process) -> None:
     workers = [process("http-0"), process("http-1")]
     for worker in workers:
         worker.watch_devices(lambda: [DeviceState("cuda:0", 5, 100)])

@@ -23,7 +23,7 @@ from training import __main__ as command_line
 from training.core import quantize, session, variant
 from training.core.comparison import VariantComparison, lost_points
 from training.core.quantize import QuantizationData, QuantizationRequest, quantize_model
-from training.core.session import open_session
+from training.core.session import open_first_variant
 from training.core.variant import FP16_FILE, INT8_FILE, Precision
 from training.core.version_folder import Destination
 from training.errors import DataRejected, ExportFailed
@@ -208,8 +208,8 @@ def test_figures_are_measured_where_they_were_measured_before_if_that_is_there(
     half = facts.variants[1].model_copy(update={"measured_on": measured_on})
     monkeypatch.setattr(session, "cuda_problem", lambda: problem)
     opened: list[tuple[Path, Device]] = []
-    monkeypatch.setattr(session, "Session", lambda path, device, **_: opened.append((path, device)))
-    open_session(halved / "2", facts.model_copy(update={"variants": (half,)}))
+    monkeypatch.setattr(session, "open_session", lambda path, device, **_: opened.append((path, device)))
+    open_first_variant(halved / "2", facts.model_copy(update={"variants": (half,)}))
     assert opened == [(halved / "2" / FP16_FILE, Device(kind))]
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.tasks.image.detection import COUNTED_SCORE
+from service.tasks.image.detection import MIN_COMPARED_SCORE
 from training.detection.augmentation import change_colors, move_images
 from training.detection.losses import Targets, losses, overlaps, spread_over_points
 from training.detection.reference_decoder import decode_heads
@@ -118,7 +118,7 @@ def test_peaks_are_those_of_the_independent_decoder_box_by_box() -> None:
     for number, peaks in enumerate(decode_heads(heads, 90, STRIDE, 0.6)):
         assert len(peaks) > 10
         assert all(peak.sure for peak in peaks)
-        assert int((scores[number] >= COUNTED_SCORE).sum()) == len(peaks)
+        assert int((scores[number] >= MIN_COMPARED_SCORE).sum()) == len(peaks)
         for place, peak in enumerate(peaks):
             assert int(labels[number, place]) == peak.label
             assert float(scores[number, place]) == pytest.approx(peak.score, abs=1e-5)

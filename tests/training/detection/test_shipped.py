@@ -23,9 +23,9 @@ from service.tasks.image.detection import (
     DetectionParameters,
     Detections,
     ObjectDetection,
-    overlap,
+    box_iou,
 )
-from tests.service.tasks.pictures import TO_STORE
+from tests.service.tasks.image_files import TO_STORE
 from training.core.job import newest_version
 from training.detection.dataset import AnnotatedImage
 from training.detection.scenes.source import DigitScenes
@@ -104,7 +104,7 @@ def found_again(of: Detections, among: Detections, sure: float, found: float) ->
     for detection in of["detections"]:
         if detection["score"] >= sure:
             same = np.array([box for label, box in others if label == detection["label"]]).reshape(-1, 4)
-            overlaps = overlap(edges(detection), same)
+            overlaps = box_iou(edges(detection), same)
             again.append(bool(overlaps.max(initial=0.0) >= SAME_PLACE))
     return again
 

@@ -192,7 +192,7 @@ def test_training_starts_from_a_checkpoint_or_a_version_of_ours(
 @pytest.mark.parametrize(
     "change",
     [{"train_size": 100}, {"input": {"width": 100, "height": 96, "channels": 3, "resize": "letterbox"}},
-     {"input": {"width": 96, "height": 96, "channels": 3, "resize": "fit"}}],
+     {"input": {"width": 96, "height": 96, "channels": 3, "resize": "stretch"}}],
 )  # fmt: skip
 def test_a_recipe_that_the_network_cannot_halve_is_refused(
     annotations: Path, change: dict[str, object]

@@ -118,12 +118,12 @@ def test_a_bad_line_is_named(folder: Path, line: str, message: str) -> None:
 def test_a_sound_that_cannot_be_read_or_is_empty_is_named(folder: Path) -> None:
     for path in folder.rglob("*-7-0000.flac"):
         path.write_bytes(b"this is no sound")
-    with pytest.raises(DataRejected, match=r"-7-0000\.flac: the bytes are not a sound"):
+    with pytest.raises(DataRejected, match=r"-7-0000\.flac: the bytes are not a known audio format"):
         of(folder).training_set()
     for path in list(folder.rglob("*-7-0000.flac")):
         path.unlink()
         write_tone(path.with_suffix(".wav"), 100, seconds=0)
-    with pytest.raises(DataRejected, match=r"-7-0000\.wav: the sound has no samples"):
+    with pytest.raises(DataRejected, match=r"-7-0000\.wav: the audio has no samples"):
         of(folder).training_set()
 
 

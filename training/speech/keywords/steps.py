@@ -20,8 +20,8 @@ from training.speech.keywords.tables import keyword_tables
 from training.speech.keywords.version import write_version
 from training.speech.steps import SoundSteps
 
-_MEASURED = "Measured on sounds that the training did not hear, from raw file to answer through ONNX Runtime."
-_LIMITS = "## Limits\n\nEvery sound is answered with one of the labels, also one that is none of them."
+_MEASURED = "Measured on held-out recordings, from raw file to answer with ONNX Runtime."
+_LIMITS = "## Limits\n\nEvery recording gets one of the labels, also a recording of something else."
 
 
 class KeywordSteps(SoundSteps[KeywordsRecipe, KeywordLearner, KeywordMetrics]):

@@ -21,20 +21,20 @@ def keyword_tables(metrics: KeywordMetrics) -> str:
         parts.append(_trusted(metrics.trusted))
     parts.append(_labels(metrics))
     if metrics.mistakes:
-        listed = ", ".join(f"{right} as {given} ({count})" for right, given, count in metrics.mistakes)
-        parts.append(f"The commonest mistakes, what it was and what was answered: {listed}.")
+        listed = ", ".join(f"{right} → {given} ({count})" for right, given, count in metrics.mistakes)
+        parts.append(f"Most frequent errors (true label → answer): {listed}.")
     return "\n\n".join(parts)
 
 
 def _slices(title: str, rows: Mapping[str, Counted]) -> str:
     cells = [(name, one.files, f"{one.accuracy:.2%}") for name, one in rows.items()]
-    return markdown_table((title, "files", "right"), cells)
+    return markdown_table((title, "files", "accuracy"), cells)
 
 
 def _trusted(rows: Mapping[float, ThresholdMetrics]) -> str:
-    others = " and ".join(f"`{name}`" for name in OTHERS)
-    caption = f"Where {others} count as no answer, and so does what scores less:"
-    header = ("least score", "answered", "right, of those answered", "others answered wrongly")
+    others = " or ".join(f"`{name}`" for name in OTHERS)
+    caption = f"A result is an answer if its label is not {others} and its score is not below the minimum:"
+    header = ("minimum score", "words answered", "accuracy of the answers", "other sounds answered")
     cells = [
         (f"{least:g}", f"{one.answered:.2%}", f"{one.right:.2%}", f"{one.mistaken:.2%}")
         for least, one in rows.items()

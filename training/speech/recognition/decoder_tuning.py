@@ -36,10 +36,10 @@ def tune_decoder(folder: Path, draft: VersionFacts, run: Run, files: Sequence[Sp
     encoded = [(file, encode(task, run, file.content)) for file in files]
     weights = _WEIGHTS if start.language_model else (0.0,)
     tried = [start.model_copy(update={"language_model_weight": weight}) for weight in weights]
-    best = min(tried, key=lambda search: _error_rate(task.weighted(search), encoded))
+    best = min(tried, key=lambda search: _error_rate(task.with_weights(search), encoded))
     tried = [best.model_copy(update={"word_score": score}) for score in _SCORES]
     # Among equal error rates, prefer the smallest score.
-    return min(tried, key=lambda one: (_error_rate(task.weighted(one), encoded), abs(one.word_score)))
+    return min(tried, key=lambda one: (_error_rate(task.with_weights(one), encoded), abs(one.word_score)))
 
 
 def _error_rate(task: SpeechRecognition, files: Sequence[tuple[SpeechFile, Encoded]]) -> float:

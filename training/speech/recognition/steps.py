@@ -20,9 +20,9 @@ from training.speech.recognition.version import write_version
 from training.speech.steps import SoundSteps
 
 _MEASURED = """\
-Measured on speech that the training did not hear, from raw file to answer through ONNX Runtime. The word
-error rate counts words that are wrong, missing or too many, by the words that were said; beside it stands the
-one without word list and language model."""
+Measured on held-out recordings, from raw file to answer with ONNX Runtime. The word error rate is the
+number of wrong, missing and added words, divided by the number of spoken words. "Letter by letter" is the
+word error rate without word list and language model."""
 
 
 class SpeechSteps(SoundSteps[SpeechRecipe, SpeechLearner, SpeechMetrics]):

@@ -24,14 +24,14 @@ def speech_tables(metrics: SpeechMetrics) -> str:
     kinds = kinds_of_slices(metrics.slices, list(_TITLES))
     parts += [_table(_TITLES.get(kind, kind), metrics.of_kind(kind)) for kind in kinds]
     if metrics.mistakes:
-        listed = ", ".join(f"{said} as {written} ({count})" for said, written, count in metrics.mistakes)
-        parts.append(f"The commonest mistakes, what was said and what was written: {listed}.")
+        listed = ", ".join(f"{said} → {written} ({count})" for said, written, count in metrics.mistakes)
+        parts.append(f"Most frequent errors (spoken → recognised): {listed}.")
     return "\n\n".join(parts)
 
 
 def _table(title: str, rows: Mapping[str, Slice], *, errors: bool = False) -> str:
-    header = [title, "files", "words", "word error rate", "letter by letter", "files all right"]
-    header += ["wrong", "missing", "added"] if errors else []
+    header = [title, "files", "words", "word error rate", "letter by letter", "files without error"]
+    header += ["substitutions", "deletions", "insertions"] if errors else []
     return markdown_table(header, [(name, *_cells(one, errors=errors)) for name, one in rows.items()])
 
 

@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 from service.repository.manifest import VersionFacts
 from service.tasks.classification import UNKNOWN, Classification
-from service.tasks.text.text import TextClassification, TextClassificationParameters
+from service.tasks.text.classification import TextClassification, TextClassificationParameters
 from training.core.session import open_version
 from training.data.table import read_rows
 from training.recipes.text_recipe import TextClassificationRecipe

@@ -29,9 +29,9 @@ def _overview(evaluation: LabelEvaluation) -> str:
                 "held out",
                 "texts",
                 "answered",
-                "right, of those answered",
-                "right, of all",
-                "best label right",
+                "accuracy of the answers",
+                "accuracy",
+                "accuracy of the best label",
             ),
             [
                 (
@@ -51,7 +51,7 @@ def _overview(evaluation: LabelEvaluation) -> str:
 
 def _strangers(evaluation: LabelEvaluation) -> str:
     return markdown_table(
-        ("held out, none of the labels", "texts", f"answered `{UNKNOWN}`"),
+        ("held out, no label fits", "texts", f"answered `{UNKNOWN}`"),
         [(name, items, f"{hits / items:.2%}") for name, (items, hits) in evaluation.strangers.items()],
     )
 
@@ -59,11 +59,18 @@ def _strangers(evaluation: LabelEvaluation) -> str:
 def _by_label(evaluation: LabelEvaluation) -> str:
     if not evaluation.measured:
         return markdown_table(
-            ("label", "texts", "right"),
+            ("label", "texts", "accuracy"),
             [(name, t.items, f"{t.accuracy:.2%}") for name, (t, _) in evaluation.by_label.items()],
         )
     return markdown_table(
-        ("label", "texts", "right", f"windows of {evaluation.measured}", "answered", "right, of those"),
+        (
+            "label",
+            "texts",
+            "accuracy",
+            f"windows of {evaluation.measured}",
+            "answered",
+            "accuracy of the answers",
+        ),
         [
             (
                 name,
@@ -80,7 +87,7 @@ def _by_label(evaluation: LabelEvaluation) -> str:
 
 def _by_length(evaluation: LabelEvaluation) -> str:
     return markdown_table(
-        ("whole texts of", "texts", "answered", "right, of all"),
+        ("whole texts of", "texts", "answered", "accuracy"),
         [
             (name, t.items, f"{t.coverage:.2%}", f"{t.accuracy:.2%}")
             for name, t in evaluation.by_length.items()
@@ -95,12 +102,10 @@ def _worst(evaluation: LabelEvaluation) -> str:
     length, shortest = min(evaluation.by_length.items(), key=lambda pair: pair[1].accuracy)
     what = f"windows of {evaluation.measured} characters" if evaluation.measured else "texts"
     said = ", ".join(f"{name} ({_share(t)})" for name, t in worst)
-    text = f"Worst slices: {what} in {said}, of all of them; texts of {length} ({_share(shortest)})."
+    text = f"Worst slices by accuracy: {what} in {said}; texts of {length} ({_share(shortest)})."
     if evaluation.confused:
-        pairs = ", ".join(
-            f"{right} taken for {given} ({count})" for right, given, count in evaluation.confused
-        )
-        text += f" The commonest mistakes in {what}: {pairs}."
+        pairs = ", ".join(f"{right} → {given} ({count})" for right, given, count in evaluation.confused)
+        text += f" Most frequent errors in {what} (true label → answer): {pairs}."
     return text
 
 
@@ -117,8 +122,8 @@ def _beside(evaluation: LabelEvaluation) -> str:
     others = [row for row in rows if row[1] == UNKNOWN]
     right = sum(row[1] == row[2] for row in known)
     refused = sum(row[2] == UNKNOWN for row in others)
-    summary = f"Texts that nothing was learnt from: {right} of {len(known)} answered rightly"
+    summary = f"Texts outside the data set: {right} of {len(known)} with one of the labels are right"
     if others:
-        summary += f", and {refused} of {len(others)} that are none of the labels answered `{UNKNOWN}`"
-    header = ("text", "right", "answered", "best label", "its probability")
+        summary += f"; {refused} of {len(others)} without a fitting label are answered `{UNKNOWN}`"
+    header = ("text", "true label", "answer", "best label", "probability of the best label")
     return f"{summary}.\n\n{markdown_table(header, rows)}"

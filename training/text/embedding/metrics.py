@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from service.repository.manifest import VersionFacts
-from service.tasks.text.text import EmbeddingParameters, TextEmbedding, shorten
+from service.tasks.text.embedding import EmbeddingParameters, TextEmbedding, shorten_embedding
 from training.core.session import open_version
 from training.recipes.text_recipe import TextEmbeddingRecipe
 from training.text.embedding.pairs import PairData
@@ -126,7 +126,7 @@ def _ranks(cosines: NDArray[np.float32]) -> Ranks:
 
 
 def _prefix(vectors: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    return np.stack([shorten(vector, size) for vector in vectors])
+    return np.stack([shorten_embedding(vector, size) for vector in vectors])
 
 
 def _slices(ranks: Ranks, queries: list[str], documents: list[str], groups: list[str]) -> dict[str, Recall]:

@@ -25,7 +25,7 @@ def pair_tables(evaluation: RetrievalEvaluation) -> str:
     sliced = ("slice", "queries", "recall@1", "recall@10")
     parts = [markdown_table(header, rows), markdown_table(sliced, slices)]
     if named:
-        parts.append(f"Worst slices by recall@1, of those with {_FEWEST} queries at least: {named}.")
+        parts.append(f"Worst slices by recall@1, among those with at least {_FEWEST} queries: {named}.")
     return "\n\n".join(parts)
 
 

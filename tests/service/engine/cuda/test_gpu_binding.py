@@ -18,9 +18,9 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from service.engine.cuda.device_memory import CaptureGate
-from service.engine.cuda.gpu_binding import Binding, Graphs
-from service.engine.runtime.outputs import RunFailed
+from service.engine.cuda.capture import CapturedRuns, CaptureGate
+from service.engine.cuda.gpu_binding import Binding
+from service.engine.runtime.run import RunFailed
 from service.engine.runtime.session import Device, Session
 from service.engine.runtime.shape_buckets import Buckets
 from service.repository.golden import read_golden_arrays
@@ -180,7 +180,7 @@ def test_a_replay_at_other_addresses_is_refused(graph: Path) -> None:
     binding, _ = capturing(Session(graph, Device("cpu")), 4)
     binding.run(pixels(4))
     batch = binding.stage(pixels(4))
-    batch._meaning = ((4,), (1, 2))
+    batch._shapes_and_addresses = ((4,), (1, 2))
     with pytest.raises(RunFailed, match="captured run 1 is of"):
         batch.run()
 
@@ -207,14 +207,14 @@ def test_ragged_graphs_are_never_captured() -> None:
 
 
 def test_a_number_stands_for_one_thing() -> None:
-    graphs = Graphs()
-    numbers = [graphs.number() for _ in range(3)]
+    captured = CapturedRuns()
+    numbers = [captured.new_number() for _ in range(3)]
     assert numbers == [1, 2, 3]
-    graphs.learn(2, "a")
-    assert [graphs.knows(number) for number in numbers] == [False, True, False]
-    graphs.check(2, "a")
+    captured.add(2, "a")
+    assert [captured.has(number) for number in numbers] == [False, True, False]
+    captured.check(2, "a")
     with pytest.raises(RunFailed):
-        graphs.check(2, "b")
+        captured.check(2, "b")
 
 
 def test_nobody_touches_the_device_while_a_run_is_captured() -> None:

@@ -15,14 +15,16 @@ import pytest
 from numpy.typing import NDArray
 
 from service.engine.cuda.device_memory import CudaMemory, pinned
+from service.engine.cuda.gpu_session import GpuSession
+from service.engine.cuda.providers import GpuOptions
 from service.engine.lane.lane import Lane
 from service.engine.observer import Observer
 from service.engine.queue.batch import BatchLimits, RowSpec
 from service.engine.queue.batcher import Batcher
 from service.engine.queue.pending_request import PendingRequest
 from service.engine.queue.staging import Staging
-from service.engine.runtime.outputs import RunFailed
-from service.engine.runtime.providers import Device, GpuOptions
+from service.engine.runtime.device import Device
+from service.engine.runtime.run import RunFailed
 from service.engine.runtime.session import Session
 from service.engine.runtime.shape_buckets import Buckets
 from service.repository.golden import read_golden_arrays
@@ -41,8 +43,8 @@ def graph(tmp_path: Path) -> Path:
     return tmp_path / "model.onnx"
 
 
-def bound(path: Path, *, cuda_graph: bool, most: int = MOST) -> Session:
-    session = Session(path, Device("cuda"), gpu=GpuOptions(cuda_graph=cuda_graph))
+def bound(path: Path, *, cuda_graph: bool, most: int = MOST) -> GpuSession:
+    session = GpuSession(path, Device("cuda"), gpu=GpuOptions(cuda_graph=cuda_graph))
     session.bind(Buckets(most))
     return session
 

@@ -208,6 +208,26 @@ async def test_a_lane_that_keeps_dying_gives_up_and_fails_its_queues() -> None:
             lane.call(lambda: None).result()
 
 
+async def test_a_thread_that_keeps_dying_comes_back_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    batcher, run = batcher_of(BatchLimits(max_items=1)), Double()
+
+    def die(x: NDArray[Any]) -> None:
+        raise SystemExit
+
+    run.fail = die
+    lane = lane_of(batcher, run, restart_limit=4)
+    with running(lane):
+        for value in range(5):
+            pending = pending_of(value)
+            batcher.submit(pending)
+            with pytest.raises(InferenceFailed):
+                await answer(pending)
+        await until(lambda: lane.gave_up)
+    assert pauses == [0.05, 0.1, 0.2]
+
+
 async def test_jobs_run_between_batches_and_give_their_result_or_error() -> None:
     lane = Lane("cpu", Observer())
     lane.start()

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.engine.lane.schedule import FAIRNESS_SECONDS, Placement, Schedule
+from service.engine.lane.schedule import Placement, Schedule
+
+FAIRNESS_SECONDS = 0.05
 
 
 @dataclass(eq=False)
@@ -73,9 +75,9 @@ def test_the_most_pressing_deadline_goes_first_while_shares_are_equal() -> None:
 def test_who_used_much_more_time_waits_however_pressing_it_is() -> None:
     greedy, modest = Line(deadline=1.0), Line(deadline=9.0)
     schedule = lane_of(greedy, modest)
-    run(schedule, greedy, FAIRNESS_SECONDS * 0.9)
+    run(schedule, greedy, 0.049)
     assert picked(schedule) is greedy
-    run(schedule, greedy, FAIRNESS_SECONDS * 0.2)
+    run(schedule, greedy, 0.002)
     assert picked(schedule) is modest
 
 
@@ -106,13 +108,14 @@ def test_time_that_was_not_used_is_not_saved_up() -> None:
 
 
 def test_a_newcomer_among_models_begins_with_the_least_that_anybody_used() -> None:
-    old, new = Line(), Line()
-    schedule = lane_of(old)
+    old, older, new = Line(), Line(), Line()
+    schedule = lane_of(old, older)
     run(schedule, old, 5.0)
+    run(schedule, older, 6.0)
     schedule.add(new, lambda arrays: arrays)
     assert placement_of(schedule, new).used_seconds == 5.0
     schedule.remove(old)
-    assert [placement.queue for placement in schedule.placements] == [new]
+    assert [placement.queue for placement in schedule.placements] == [older, new]
 
 
 # --- what is promised -----------------------------------------------------------------------
@@ -168,6 +171,47 @@ def test_who_has_used_less_is_waited_for_until_shares_are_equal() -> None:
     assert schedule.delay(mine, 1.0, 5.0, 1000.0) == pytest.approx(before + 2.0)
 
 
+@pytest.mark.parametrize(("deadline", "expected"), [(2.0, 0.5), (2.5, 0.5), (3.0, 0.6)])
+def test_another_model_gets_whole_batches_until_shares_are_equal(deadline: float, expected: float) -> None:
+    mine, other = Line(), Line(deadline=2.5, backlog_seconds=60.0, full_seconds=0.1)
+    schedule = lane_of(mine, other)
+    placement_of(schedule, mine).used_seconds = 5.1
+    placement_of(schedule, other).used_seconds = 5.0
+    # 0.42 of work, 0.1 that the other used less, and 0.05 more or less for the deadline: up to whole batches.
+    assert schedule.delay(mine, 0.42, deadline, 0.0) == pytest.approx(expected)
+
+
+def test_a_model_that_used_much_less_waits_for_no_other() -> None:
+    mine, other = Line(), Line(deadline=1.0, backlog_seconds=60.0)
+    schedule = lane_of(mine, other)
+    placement_of(schedule, other).used_seconds = 5.0
+    assert schedule.delay(mine, 1.0, 2.0, 0.0) == 0.0
+
+
+def test_a_model_that_is_not_served_here_waits_for_the_running_batch_alone() -> None:
+    other = Line(deadline=1.0, backlog_seconds=9.0)
+    schedule = lane_of(other)
+    schedule.began(100.0, 0.5)
+    assert schedule.delay(Line(), 1.0, 200.0, 100.2) == pytest.approx(0.3)
+
+
+def test_a_model_that_took_the_whole_lane_is_expected_to_leave_a_tenth() -> None:
+    mine, other = Line(), Line(waits=False, full_seconds=0.0)
+    schedule = lane_of(mine, other)
+    placement_of(schedule, mine).used_seconds = 1000.0
+    schedule.charge(placement_of(schedule, other), 5.0, 20.0)
+    assert schedule.delay(mine, 0.5, 100.0, 20.0) == pytest.approx(9 * 0.5)
+
+
+@pytest.mark.parametrize(("share", "is_considered"), [(0.0095, False), (0.0105, True)])
+def test_a_model_counts_as_busy_from_a_hundredth_of_the_lane_on(share: float, is_considered: bool) -> None:
+    mine, other = Line(), Line(tight_seconds=0.05)
+    schedule = lane_of(mine, other)
+    schedule.charge(placement_of(schedule, other), share, 7.0)
+    patience = schedule.patience(placement_of(schedule, mine), 7.0)
+    assert patience == (0.025 if is_considered else math.inf)
+
+
 def test_what_another_model_goes_on_bringing_is_expected_too() -> None:
     mine, other = Line(), Line(waits=False, full_seconds=0.01)
     schedule = lane_of(mine, other)
@@ -184,4 +228,8 @@ def test_a_batch_takes_at_most_half_of_the_deadline_of_others_that_are_busy() ->
     schedule.charge(placement_of(schedule, busy), 0.2, 0.0)
     assert schedule.patience(placement_of(schedule, mine), 0.0) == 0.025
     assert schedule.patience(placement_of(schedule, busy), 0.0) == math.inf
+    calm = Line(tight_seconds=3.0)
+    schedule.add(calm, lambda arrays: arrays)
+    schedule.charge(placement_of(schedule, calm), 0.2, 0.0)
+    assert schedule.patience(placement_of(schedule, mine), 0.0) == 0.025
     assert schedule.patience(placement_of(schedule, mine), 60.0) == math.inf

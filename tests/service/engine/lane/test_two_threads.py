@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from service.engine.lane.lane import Lane
 from service.engine.lane.lane_thread import LaneStopped
 from service.engine.lane.schedule import Schedule
-from service.engine.lane.stage_timing import StageTiming
 from service.engine.observer import Observer
 from service.engine.queue.batch import BatchLimits
 from service.engine.queue.batcher import Batcher
@@ -141,7 +140,7 @@ async def test_a_batch_that_is_expected_to_run_long_keeps_the_next_one_open() ->
         for value in range(1, 7):
             pending_requests.append(pending_of(value))
             batcher.submit(pending_requests[-1])
-            await asyncio.sleep(0.002)  # time in which a hasty lane_thread would have claimed it
+            await asyncio.sleep(0.002)  # time in which a thread that claims too early would have claimed it
         assert (device.staged, batcher.queue_items) == ([1], 6)
         assert lane.delay(batcher, 0.0, 1e12, asyncio.get_running_loop().time()) == pytest.approx(100, abs=10)
         device.gate.set()
@@ -182,7 +181,7 @@ async def test_a_bad_item_hurts_only_its_own_request(where: str) -> None:
         assert lane.delay(batcher, 0.0, 1e12, asyncio.get_running_loop().time()) == 0.0
 
 
-async def test_a_hand_that_dies_fails_what_it_ran_and_both_go_on() -> None:
+async def test_a_thread_that_dies_fails_its_batch_and_both_go_on() -> None:
     observer = Recorder()
     batcher, device = batcher_of(BatchLimits(max_items=1), observer=observer), Device()
     device.fail = at(1, SystemExit("killed"))
@@ -204,7 +203,7 @@ async def test_a_hand_that_dies_fails_what_it_ran_and_both_go_on() -> None:
     assert len(observer.deaths) == 1
 
 
-async def test_a_hand_that_dies_while_it_stages_blocks_nobody() -> None:
+async def test_a_thread_that_dies_while_it_stages_blocks_nobody() -> None:
     batcher, device = batcher_of(BatchLimits(max_items=1)), Device()
     device.fail_copy = at(1, SystemExit("killed"))
     with serving(batcher, device) as lane:
@@ -221,7 +220,7 @@ async def test_a_hand_that_dies_while_it_stages_blocks_nobody() -> None:
         assert lane.delay(batcher, 0.0, 1e12, asyncio.get_running_loop().time()) == 0.0
 
 
-async def test_hands_that_keep_dying_give_the_lane_up_and_fail_its_queues() -> None:
+async def test_threads_that_keep_dying_end_the_lane_and_fail_its_queues() -> None:
     batcher, device = batcher_of(BatchLimits(max_items=1)), Device()
 
     def die(x: NDArray[Any]) -> None:
@@ -300,14 +299,3 @@ def test_what_is_staged_adds_to_the_time_until_the_lane_is_free() -> None:
     schedule.ended(placement, 3.0, 18.0)
     assert schedule.delay(batcher, 0.0, 1e12, 18.0) == 0.0
     assert placement.used_seconds == 8.0
-
-
-def test_a_claim_is_premature_until_copying_takes_as_long_as_the_run_goes_on() -> None:
-    turns = StageTiming()
-    for _ in range(100):
-        turns.copied(0.010)
-    assert turns.premature_seconds(0.0, None, 1.0) == 0.0
-    assert turns.premature_seconds(0.0, 1.0, 1.0) == pytest.approx(1 - 1.25 * 0.010 - 0.05 - 0.0005)
-    assert turns.premature_seconds(0.94, 1.0, 1.0) == 0.0
-    turns.staging = True
-    assert turns.premature_seconds(0.94, None, 0.0) == float("inf")

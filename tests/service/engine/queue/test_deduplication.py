@@ -7,9 +7,9 @@ import asyncio
 import numpy as np
 import pytest
 
+from service.engine.queue.answer_cache import AnswerCache
 from service.engine.queue.batch import BatchLimits
 from service.engine.queue.batcher import Batcher
-from service.engine.queue.deduplication import AnswerCache
 from service.engine.queue.pending_request import PendingRequest
 from service.errors import InferenceFailed, RequestError
 from tests.service.engine.engine_tools import Recorder, batcher_of, pending_of

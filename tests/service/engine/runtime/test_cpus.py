@@ -35,6 +35,10 @@ LIMITED = {
         "proc/self/cgroup": "0::/system.slice/kotae.service\n",
         f"{V2}/system.slice/kotae.service/cpu.max": "200000 100000\n",
     },
+    "a group with a colon in its name": {
+        "proc/self/cgroup": "0::/a:b\n",
+        f"{V2}/a:b/cpu.max": "200000 100000\n",
+    },
     "the parent of its group": {
         "proc/self/cgroup": "0::/pods/one/app\n",
         f"{V2}/pods/one/app/cpu.max": "max 100000\n",
@@ -61,6 +65,12 @@ FREE = {
         "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
     },
     "nonsense": {"proc/self/cgroup": "nonsense\n\n0::\n", f"{V2}/cpu.max": "many\n"},
+    "the quota of another group": {
+        "proc/self/cgroup": "4:memory:/x\n",
+        "sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "200000\n",
+        "sys/fs/cgroup/cpu/x/cpu.cfs_period_us": "100000\n",
+    },
+    "a quota of nothing": {"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "0 100000\n"},
     "a period of nothing": {"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "200000 0\n"},
 }
 
@@ -90,7 +100,7 @@ def test_this_process_has_at_least_one_cpu_and_no_more_than_the_machine() -> Non
 
 
 def test_of_few_cpus_one_lane_takes_all_and_does_not_spin_beside_the_rest_of_the_service() -> None:
-    assert plan_cpus(1) == CpuPlan(lanes=1, threads=1, spinning=False)
+    assert plan_cpus(1) == CpuPlan(lanes=1, threads=1, asked=False, spinning=False) == CpuPlan()
     assert plan_cpus(2) == CpuPlan(lanes=1, threads=2, spinning=False)
 
 

@@ -23,7 +23,7 @@ from service.engine.observer import Observer
 from service.engine.queue.batch import BatchLimits, RowSpec
 from service.engine.queue.batcher import Batcher
 from service.engine.runtime.memory import ArenaUse, KnownLimit, OutOfMemory, failure_of
-from service.engine.runtime.outputs import RunFailed
+from service.engine.runtime.run import RunFailed
 from service.engine.runtime.session import Device, Session
 from service.errors import InferenceFailed
 from service.repository.catalog import Catalog
@@ -173,7 +173,9 @@ def test_a_limit_is_halved_at_each_failure_and_is_at_least_one() -> None:
     ids=str,
 )
 def test_the_many_words_for_memory_that_ran_out_are_known(error: Exception) -> None:
-    assert isinstance(failure_of(error), OutOfMemory)
+    failure = failure_of(error)
+    assert isinstance(failure, OutOfMemory)
+    assert str(failure) == (str(error) or "MemoryError")
 
 
 def test_any_other_error_is_told_by_its_first_line() -> None:
@@ -204,6 +206,13 @@ def shrinks(arena: ArenaUse, clock: Clock, sizes: Sequence[int]) -> list[int]:
 def test_an_arena_is_shrunk_once_a_minute_needed_less_than_half_of_it(clock: Clock) -> None:
     sizes = [1000, *[400] * 200, *[300] * 200]
     assert shrinks(ArenaUse(clock), clock, sizes) == [119]
+
+
+@pytest.mark.parametrize(("needed", "shrunk_after"), [(500, []), (499, [119])])
+def test_an_arena_of_which_half_was_needed_is_left_alone(
+    clock: Clock, needed: int, shrunk_after: list[int]
+) -> None:
+    assert shrinks(ArenaUse(clock), clock, [1000, *[needed] * 150]) == shrunk_after
 
 
 def test_an_arena_that_large_batches_use_now_and_then_is_left_alone(clock: Clock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,9 +39,28 @@ def test_lengths_fall_into_few_buckets() -> None:
     assert len({buckets.length(size) for size in range(1, 513)}) <= 40
 
 
+def test_all_lengths_that_a_graph_takes_have_known_buckets() -> None:
+    assert Buckets(1, 60).lengths(17) == [24, 32, 40, 48, 56, 60]
+    assert Buckets(1, 300).lengths(250) == [256, 288, 300]
+    assert Buckets(1, 9).lengths(9) == [9]
+    assert Buckets(1, 25).lengths(17) == [24, 25]
+    assert Buckets(1).lengths(17) == [24]
+    assert [Buckets(1).length(size) for size in (1, 8, 9, 128, 129, 257)] == [8, 8, 16, 128, 144, 288]
+
+
+def test_a_length_beyond_the_limit_stays_as_it_is() -> None:
+    assert Buckets(1, 60).length(61) == 61
+
+
+def test_a_batch_beyond_the_largest_stays_as_it_is() -> None:
+    assert Buckets(8).items(9) == 9
+
+
 def test_only_dynamic_axes_are_padded() -> None:
     assert Buckets(8, 100).shape((5, 30, 30), (None, None, 30)) == (6, 32, 30)
     assert Buckets(8).shape((5,), (None,)) == (6,)
+    with pytest.raises(ValueError, match="shorter"):
+        Buckets(8).shape((5, 30), (None,))
 
 
 def test_padding_puts_zeros_behind_each_row_and_repeats_the_last_item() -> None:

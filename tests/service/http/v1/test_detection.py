@@ -31,7 +31,7 @@ from service.tasks.image.detection import Detections
 from service.tasks.image.preprocessing import letterbox
 from tests.service.http.conftest import Start
 from tests.service.http.v1.test_tasks import assert_error
-from tests.service.tasks.pictures import TO_STORE
+from tests.service.tasks.image_files import TO_STORE
 from tests.tiny_models import finish_version
 
 ROUTE = "/v1/object-detection"
@@ -326,7 +326,7 @@ def test_a_picture_that_is_drawn_too_late_is_504(
         over.wait(30)
         return b""
 
-    monkeypatch.setattr("service.http.v1.detection.draw", slow)
+    monkeypatch.setattr("service.http.v1.detection.draw_detections", slow)
     raw = encode(scene((64, 48), (8, 8, 24, 40)))
     try:
         late = detector.post(f"{ROUTE}?format=image", content=raw, headers={"X-Timeout-Ms": "1500"})
@@ -334,30 +334,6 @@ def test_a_picture_that_is_drawn_too_late_is_504(
         over.set()
     assert_error(late, 504, "deadline_exceeded")
     assert "drawn" in late.json()["error"]["message"]
-
-
-def test_a_request_that_is_being_drawn_still_counts_as_one(
-    detector: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, over = Event(), Event()
-
-    def slow(body: bytes, result: Detections, max_pixels: int) -> bytes:
-        begun.set()
-        over.wait(30)
-        return b"drawn"
-
-    monkeypatch.setattr("service.http.v1.detection.draw", slow)
-    raw = encode(scene((64, 48), (8, 8, 24, 40)))
-    with ThreadPoolExecutor(1) as clients:
-        drawing = clients.submit(detector.post, f"{ROUTE}?model=narrow&format=image", content=raw)
-        try:
-            assert begun.wait(30)
-            another = detector.post(f"{ROUTE}?model=narrow", content=raw)
-        finally:
-            over.set()
-        assert drawing.result().content == b"drawn"
-    assert_error(another, 429, "overloaded")
-    assert detector.post(f"{ROUTE}?model=narrow", content=raw).status_code == 200
 
 
 def test_a_drawn_picture_is_of_one_picture(detector: TestClient) -> None:

@@ -11,10 +11,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.repository.manifest import Batching
-from service.tasks.audio.waveform import _Collector
+from service.tasks.audio.waveform import _Resampler
 from tests.service.http.conftest import Start
 from tests.service.http.v1.test_tasks import assert_error
-from tests.service.tasks.sounds import SAID, claiming, endless_mp3, recording
+from tests.service.tasks.audio_files import SAID, claiming, endless_mp3, recording
 from tests.tiny_speech_models import (
     KEYWORD_SECONDS,
     LABELS,
@@ -189,7 +189,7 @@ class TestBadInput:
         gc.disable()  # what lies in a ring would be found only later
         try:
             assert_error(speech_client.post(RECOGNISE, content=body), 413, "too_large", param="inputs[0]")
-            assert not [thing for thing in gc.get_objects() if type(thing) is _Collector]
+            assert not [thing for thing in gc.get_objects() if type(thing) is _Resampler]
         finally:
             gc.enable()
 

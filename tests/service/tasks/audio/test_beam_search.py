@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from service.errors import ModelRejected
 from service.repository.manifest import Transcription
-from service.tasks.audio.beam_search import WordSearch
-from service.tasks.audio.ctc_decoding import spell
+from service.tasks.audio.beam_search import BeamSearch
+from service.tasks.audio.ctc_decoding import decode_words
 from tests.tiny_speech_models import ARPA, TOKENS, WORDS, speak, tone_log_probs
 
 
@@ -22,15 +22,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def searcher(folder: Path, **fields: object) -> WordSearch:
+def searcher(folder: Path, **fields: object) -> BeamSearch:
     facts = {"frame_seconds": 0.02, "words": "words.txt", **fields}
-    return WordSearch(folder, Transcription.model_validate(facts), TOKENS)
+    return BeamSearch(folder, Transcription.model_validate(facts), TOKENS)
 
 
-def found(search: WordSearch, log_probs: NDArray[np.float32]) -> list[str]:
+def found(search: BeamSearch, log_probs: NDArray[np.float32]) -> list[str]:
     path = search.best_path(log_probs)
     assert path.shape == (len(log_probs),)
-    return [word.word for word in spell(path, log_probs, TOKENS)]
+    return [word.word for word in decode_words(path, log_probs, TOKENS)]
 
 
 def heard(*words: str, doubt: float = 0.0, seed: int = 0) -> NDArray[np.float32]:
@@ -74,7 +74,7 @@ def test_a_language_model_decides_between_words_that_sound_alike(folder: Path) -
     assert found(with_model, log_probs) == ["bad", "dad"]
     fields = {"frame_seconds": 0.02, "words": "words.txt", "language_model": "words.arpa"}
     ignored = Transcription.model_validate({**fields, "language_model_weight": 0.0})
-    assert found(with_model.weighted(ignored), log_probs) == ["bad", "had"]
+    assert found(with_model.with_weights(ignored), log_probs) == ["bad", "had"]
     assert found(with_model, log_probs) == ["bad", "dad"]
 
 
@@ -99,7 +99,7 @@ def test_several_threads_search_at_once(folder: Path) -> None:
         ({"words": "none.txt"}, {}, "none.txt cannot be read"),
         ({}, {"words.txt": "bad\nqueue\n"}, "'queue' has the letter 'q'"),
         ({}, {"words.txt": "bad|dad\n"}, "'|'"),
-        ({}, {"words.txt": "bad\nbad\n"}, "all different"),
+        ({}, {"words.txt": "bad\nbad\n"}, "without duplicates"),
         ({"language_model": "words.arpa"}, {"words.arpa": "no model"}, "words.arpa does not load"),
         ({"language_model": "none.arpa"}, {}, "none.arpa does not load"),
     ],

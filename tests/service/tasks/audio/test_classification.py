@@ -43,21 +43,21 @@ def task(folder: Path, facts: VersionFacts) -> AudioClassification:
 def test_alone_equals_in_a_padded_batch(folder: Path, task: AudioClassification) -> None:
     run = Session(folder / "model.onnx", Device("cpu"), threads=1).run
     check_cases(folder, task, run, Limits())
-    sounds = [tone(letter, seconds) for letter, seconds in (("a", 0.2), ("c", 0.9), ("h", 0.5))]
-    decoded = [task.decode(wav(sound), Limits(), PARAMETERS) for sound in sounds]
-    assert [item.costs for item in decoded] == [(len(sound),) for sound in sounds]
+    recordings = [tone(letter, seconds) for letter, seconds in (("a", 0.2), ("c", 0.9), ("h", 0.5))]
+    decoded = [task.decode(wav(samples), Limits(), PARAMETERS) for samples in recordings]
+    assert [item.costs for item in decoded] == [(len(samples),) for samples in recordings]
     outputs = run(stack([item.parts[0] for item in decoded]))["probabilities"]
-    for row, sound in zip(outputs, sounds, strict=True):
-        assert row == pytest.approx(keyword_probabilities(sound), abs=1e-3)
+    for row, samples in zip(outputs, recordings, strict=True):
+        assert row == pytest.approx(keyword_probabilities(samples), abs=1e-3)
 
 
-def test_a_short_sound_is_filled_up_with_silence(task: AudioClassification) -> None:
+def test_a_short_recording_is_filled_up_with_silence(task: AudioClassification) -> None:
     (part,) = task.decode(wav(tone("a", 0.02)), Limits(), PARAMETERS).parts
     assert part["lengths"] == RATE // 10
     assert not part["audio"][RATE // 50 :].any()
 
 
-def test_a_sound_longer_than_the_graph_takes_is_refused_or_cut(task: AudioClassification) -> None:
+def test_a_recording_longer_than_the_graph_takes_is_refused_or_cut(task: AudioClassification) -> None:
     body = wav(tone("a", KEYWORD_SECONDS + 0.01))
     with pytest.raises(TooLarge, match=f"{KEYWORD_SECONDS:g} seconds"):
         task.decode(body, Limits(), PARAMETERS)
@@ -70,6 +70,6 @@ def test_a_sound_longer_than_the_graph_takes_is_refused_or_cut(task: AudioClassi
 def test_another_kind_of_input_is_refused(folder: Path, facts: VersionFacts) -> None:
     with pytest.raises(ModelRejected, match="audio-classification needs audio"):
         AudioClassification(folder, facts.model_copy(update={"input": SPEC}))
-    with pytest.raises(InvalidInput, match="sound file"):
+    with pytest.raises(InvalidInput, match="audio file"):
         AudioClassification.from_json(3)
     assert TASKS["audio-classification"] is AudioClassification

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.errors import ModelRejected
-from service.tasks.audio.ctc_decoding import best_path, mark_pauses, read_lines, read_tokens, spell
+from service.tasks.audio.ctc_decoding import best_path, decode_words, mark_pauses, read_lines, read_tokens
 
 TOKENS = ("_", "|", "a", "b", "c")
 
@@ -22,7 +22,7 @@ def even(frames: int, probability: float = 0.5) -> NDArray[np.float32]:
 
 def words(letters: str) -> list[tuple[str, int, int]]:
     path = path_of(letters)
-    return [(word.word, word.start, word.end) for word in spell(path, even(len(path)), TOKENS)]
+    return [(word.word, word.start, word.end) for word in decode_words(path, even(len(path)), TOKENS)]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_word_ends_in_a_long_pause(letters: str, expected: list[str]) -> None:
     log_probs[np.arange(len(path)), path] = -0.01
     before = log_probs.copy()
     marked = mark_pauses(log_probs, 1, 4)
-    assert [word.word for word in spell(best_path(marked), marked, TOKENS)] == expected
+    assert [word.word for word in decode_words(best_path(marked), marked, TOKENS)] == expected
     assert np.array_equal(log_probs, before)
 
 
@@ -71,13 +71,13 @@ def test_confidence_is_the_geometric_mean_over_letters() -> None:
     log_probs = even(4, 0.1)
     path = path_of("aab_")
     log_probs[0, 2], log_probs[1, 2], log_probs[2, 3] = np.log((0.4, 0.9, 0.4))
-    (word,) = spell(path, log_probs, TOKENS)
+    (word,) = decode_words(path, log_probs, TOKENS)
     assert (word.word, word.start, word.end) == ("ab", 0, 3)
     assert word.confidence == pytest.approx(0.6)
 
 
 def test_no_confidence_is_above_one() -> None:
-    (word,) = spell(path_of("a"), np.full((1, 5), 1e-3, dtype=np.float32), TOKENS)
+    (word,) = decode_words(path_of("a"), np.full((1, 5), 1e-3, dtype=np.float32), TOKENS)
     assert word.confidence == 1.0
 
 
@@ -90,11 +90,11 @@ def test_the_best_path_has_the_most_probable_token_of_every_frame() -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"_\na\nb\n", "further down"),
-        (b"|\na\n", "further down"),
-        (b"_\n", "further down"),
-        (b"_\n|\na\na\n", "all different"),
-        (b"_\n|\n\na\n", "one entry a line"),
+        (b"_\na\nb\n", "in the first line"),
+        (b"|\na\n", "in the first line"),
+        (b"_\n", "in the first line"),
+        (b"_\n|\na\na\n", "without duplicates"),
+        (b"_\n|\n\na\n", "one entry per line"),
         (b"\xff\xfe", "cannot be read"),
     ],
 )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.tasks.audio.ctc_decoding import best_path, spell
-from service.tasks.audio.segment_joining import Frames, find_seam, join
+from service.tasks.audio.ctc_decoding import best_path, decode_words
+from service.tasks.audio.segment_joining import SegmentOutput, choose_join_frame, join_segments
 from tests.tiny_speech_models import TOKENS
 
 SEPARATOR = TOKENS.index("|")
@@ -33,9 +33,9 @@ def scores(path: NDArray[np.int64], *, seed: int = 0, doubt: float = 1.0) -> NDA
     return log_probs
 
 
-def text(frames: Frames) -> str:
+def text(frames: SegmentOutput) -> str:
     path = best_path(frames.log_probs)
-    return " ".join(word.word for word in spell(path, frames.log_probs, TOKENS))
+    return " ".join(word.word for word in decode_words(path, frames.log_probs, TOKENS))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -44,9 +44,9 @@ def test_wherever_two_pieces_meet_no_word_is_lost_or_doubled(seed: int) -> None:
     whole = scores(path, seed=seed)
     other = scores(path, seed=seed + 100)
     for middle in range(40, len(path) - 40, 2):
-        left = Frames(0, whole[: middle + 16])
-        right = Frames(middle - 16, other[middle - 16 :])
-        (joined,) = join([(left, False), (right, True)], SEPARATOR)
+        left = SegmentOutput(0, whole[: middle + 16])
+        right = SegmentOutput(middle - 16, other[middle - 16 :])
+        (joined,) = join_segments([(left, False), (right, True)], SEPARATOR)
         assert joined.start == 0 and len(joined.log_probs) == len(path)
         assert text(joined) == " ".join(WORDS)
 
@@ -57,11 +57,11 @@ def test_letters_that_come_earlier_or_later_in_the_other_piece_are_not_doubled(s
     whole, shifted = scores(path), scores(np.roll(path, shift), seed=1)
     wrong = 0
     for middle in range(60, len(path) - 60, 2):
-        pieces = [
-            (Frames(0, whole[: middle + 30]), False),
-            (Frames(middle - 30, shifted[middle - 30 :]), True),
+        segments = [
+            (SegmentOutput(0, whole[: middle + 30]), False),
+            (SegmentOutput(middle - 30, shifted[middle - 30 :]), True),
         ]
-        wrong += text(join(pieces, SEPARATOR)[0]) != " ".join(WORDS)
+        wrong += text(join_segments(segments, SEPARATOR)[0]) != " ".join(WORDS)
     assert wrong == 0
 
 
@@ -72,32 +72,36 @@ def test_what_a_piece_makes_of_a_word_that_it_has_only_half_of_is_not_believed()
         left, right = whole[: middle + 30].copy(), whole[middle - 30 :].copy()
         left[-8:] = scores(np.full(8, TOKENS.index("h")), seed=3)  # a letter that is not there
         right[:8] = scores(np.full(8, TOKENS.index("f")), seed=4)
-        pieces = [(Frames(0, left), False), (Frames(middle - 30, right), True)]
-        assert text(join(pieces, SEPARATOR)[0]) == " ".join(WORDS)
+        segments = [(SegmentOutput(0, left), False), (SegmentOutput(middle - 30, right), True)]
+        assert text(join_segments(segments, SEPARATOR)[0]) == " ".join(WORDS)
 
 
 def test_many_pieces_become_one_stretch() -> None:
     path = spiky(seed=3)
     whole = scores(path)
     starts = range(0, len(path) - 30, 50)
-    pieces = [(Frames(start, whole[start : start + 80]), start > 0) for start in starts]
-    (joined,) = join(pieces, SEPARATOR)
+    segments = [(SegmentOutput(start, whole[start : start + 80]), start > 0) for start in starts]
+    (joined,) = join_segments(segments, SEPARATOR)
     assert text(joined) == " ".join(WORDS)
 
 
 def test_pieces_with_a_pause_between_them_stay_apart() -> None:
     log_probs = scores(np.zeros(10, dtype=np.int64))
-    pieces = [(Frames(0, log_probs), False), (Frames(50, log_probs), False), (Frames(60, log_probs), True)]
-    assert [(stretch.start, stretch.end) for stretch in join(pieces, SEPARATOR)] == [
+    segments = [
+        (SegmentOutput(0, log_probs), False),
+        (SegmentOutput(50, log_probs), False),
+        (SegmentOutput(60, log_probs), True),
+    ]
+    assert [(stretch.start, stretch.end) for stretch in join_segments(segments, SEPARATOR)] == [
         (0, 10),
         (50, 60),
         (60, 70),
     ]
-    assert join([], SEPARATOR) == []
+    assert join_segments([], SEPARATOR) == []
 
 
 def test_a_seam_lies_where_both_pieces_have_frames() -> None:
     for size in (1, 2, 3, 5, 20):
         log_probs = scores(np.arange(30) % len(TOKENS))
-        left, right = Frames(0, log_probs[:20]), Frames(20 - size, log_probs[:25])
-        assert 20 - size <= find_seam(left, right, SEPARATOR) <= 20
+        left, right = SegmentOutput(0, log_probs[:20]), SegmentOutput(20 - size, log_probs[:25])
+        assert 20 - size <= choose_join_frame(left, right, SEPARATOR) <= 20

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from service.errors import InvalidInput, RequestError, TooLarge, UnsupportedMedia
-from service.tasks.audio.audio_file import claimed_seconds
-from service.tasks.audio.waveform import SoundPart
-from tests.service.tasks.sounds import (
+from service.tasks.audio.audio_file import seconds_in_header
+from service.tasks.audio.waveform import AudioSegment
+from tests.service.tasks.audio_files import (
     SAID,
     claiming,
     endless_mp3,
@@ -29,11 +29,11 @@ SECONDS = len(speak(SAID, pauses=0.1)[0]) / RATE
 @pytest.mark.parametrize(("format", "subtype"), FORMATS)
 @pytest.mark.parametrize("channels", [1, 2])
 def test_every_format_says_the_same(format: str, subtype: str, channels: int) -> None:
-    sound = read(recording(16_000, format, subtype, channels))
-    assert heard(sound) == TEXT
-    assert sound.seconds == pytest.approx(SECONDS, abs=0.1)
-    assert sound.sample_rate == RATE
-    assert sound.samples.dtype == np.int16
+    waveform = read(recording(16_000, format, subtype, channels))
+    assert heard(waveform) == TEXT
+    assert waveform.seconds == pytest.approx(SECONDS, abs=0.1)
+    assert waveform.sample_rate == RATE
+    assert waveform.samples.dtype == np.int16
 
 
 @pytest.mark.parametrize("rate", [4000, 8000, 11_025, 22_050, 44_100, 96_000, 192_000])
@@ -66,7 +66,7 @@ def test_sixteen_bits_at_the_right_rate_come_through_unchanged() -> None:
     samples = np.random.default_rng(0).integers(-32768, 32768, 3 * RATE, dtype=np.int16)
     body = wav(samples)
     assert np.array_equal(read(body).samples, samples)
-    assert np.array_equal(SoundPart(read(body).samples)["audio"] * 32768, samples)
+    assert np.array_equal(AudioSegment(read(body).samples)["audio"] * 32768, samples)
 
 
 def test_what_is_louder_than_full_scale_is_clipped() -> None:
@@ -84,18 +84,18 @@ class TestLength:
             read(wav(samples), max_seconds=2.0)
 
     @pytest.mark.parametrize("rate", [4000, 8000, 44_100])
-    def test_a_long_sound_is_cut_where_the_limit_is(self, rate: int) -> None:
-        sound = read(wav(tone("a", 3.0, rate), rate), max_seconds=1.5, truncate=True)
-        assert sound.truncated
-        assert sound.seconds == pytest.approx(1.5, abs=1e-3)
+    def test_a_long_recording_is_cut_where_the_limit_is(self, rate: int) -> None:
+        waveform = read(wav(tone("a", 3.0, rate), rate), max_seconds=1.5, truncate=True)
+        assert waveform.truncated
+        assert waveform.seconds == pytest.approx(1.5, abs=1e-3)
 
     def test_three_hours_in_a_few_megabytes_are_refused_while_they_are_decoded(self) -> None:
         body = endless_mp3(3 * 3600)
         assert len(body) < 12e6
         with pytest.raises(TooLarge, match="longer than 60 seconds"):
             read(body)
-        sound = read(body, truncate=True)
-        assert sound.truncated and sound.seconds == 60.0
+        waveform = read(body, truncate=True)
+        assert waveform.truncated and waveform.seconds == 60.0
 
     def test_a_header_that_claims_too_little_hides_nothing(self) -> None:
         body = recording()
@@ -106,38 +106,40 @@ class TestLength:
 
     @pytest.mark.parametrize("size", [2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1])
     def test_a_header_that_claims_too_much_gets_what_is_there(self, size: int) -> None:
-        sound = read(claiming(recording(), size))
-        assert heard(sound) == TEXT
-        assert sound.seconds == pytest.approx(SECONDS, abs=0.01)
+        waveform = read(claiming(recording(), size))
+        assert heard(waveform) == TEXT
+        assert waveform.seconds == pytest.approx(SECONDS, abs=0.01)
 
     def test_what_went_through_a_pipe_counts_nothing_and_is_read_to_its_end(self) -> None:
         assert heard(read(piped_flac(recording(format="FLAC")))) == TEXT
-        sound = read(piped_mp3())  # whose size and first frame say that it is little more than half as long
-        assert heard(sound) == TEXT
-        assert sound.seconds == pytest.approx(SECONDS + 2.2, abs=0.15)
-        assert claimed_seconds(piped_mp3()) < 0.7 * sound.seconds
+        waveform = read(
+            piped_mp3()
+        )  # whose size and first frame say that it is little more than half as long
+        assert heard(waveform) == TEXT
+        assert waveform.seconds == pytest.approx(SECONDS + 2.2, abs=0.15)
+        assert seconds_in_header(piped_mp3()) < 0.7 * waveform.seconds
 
     @pytest.mark.parametrize(("format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "")])
-    def test_files_put_one_behind_the_other_are_one_sound(self, format: str, subtype: str) -> None:
+    def test_files_put_one_behind_the_other_are_one_recording(self, format: str, subtype: str) -> None:
         rates = (16_000, 16_000, 48_000 if format == "OGG" else 16_000)
-        sound = read(b"".join(recording(rate, format, subtype) for rate in rates))
-        assert heard(sound) == " ".join([TEXT] * 3)
-        assert sound.seconds == pytest.approx(3 * SECONDS, abs=0.3)
+        waveform = read(b"".join(recording(rate, format, subtype) for rate in rates))
+        assert heard(waveform) == " ".join([TEXT] * 3)
+        assert waveform.seconds == pytest.approx(3 * SECONDS, abs=0.3)
         with pytest.raises(TooLarge):
             read(recording(16_000, format, subtype) * 3, max_seconds=2.5 * SECONDS)
 
     def test_files_put_one_behind_the_other_claim_their_sum(self) -> None:
         body = recording(format="OGG", subtype="OPUS") * 3
-        assert claimed_seconds(body) == pytest.approx(3 * SECONDS, abs=0.1)
+        assert seconds_in_header(body) == pytest.approx(3 * SECONDS, abs=0.1)
 
     def test_a_thousand_streams_are_the_most(self) -> None:
         body = recording(format="OGG", subtype="OPUS")
         page = body[: body.index(b"OggS", 1)]
         with pytest.raises(InvalidInput, match="1001 streams"):
             read(body + (b"x" + page) * 1000)
-        assert claimed_seconds(body + (b"x" + page) * 1000) == 0
+        assert seconds_in_header(body + (b"x" + page) * 1000) == 0
 
-    def test_chunks_behind_the_samples_are_no_sound(self) -> None:
+    def test_chunks_behind_the_samples_are_not_audio(self) -> None:
         body = recording()
         tagged = body + b"LIST" + struct.pack("<I", 4) + b"INFO"
         assert np.array_equal(read(tagged).samples, read(body).samples)
@@ -145,11 +147,11 @@ class TestLength:
 
     @pytest.mark.parametrize(("format", "subtype"), FORMATS)
     def test_a_header_tells_about_how_long_a_file_is(self, format: str, subtype: str) -> None:
-        assert claimed_seconds(recording(16_000, format, subtype)) == pytest.approx(SECONDS, abs=0.1)
+        assert seconds_in_header(recording(16_000, format, subtype)) == pytest.approx(SECONDS, abs=0.1)
 
-    def test_nothing_is_claimed_by_what_is_no_sound(self) -> None:
+    def test_nothing_is_claimed_by_what_is_not_audio(self) -> None:
         for body in (b"", b"x", b"RIFF....WAVE", b"fLaC" + bytes(100), b"ID3", b"\x89PNG"):
-            assert claimed_seconds(body) == 0
+            assert seconds_in_header(body) == 0
 
 
 class TestDamage:
@@ -158,11 +160,11 @@ class TestDamage:
     def test_a_cut_file_is_what_is_left_or_an_error(self, format: str, subtype: str, kept: int) -> None:
         body = recording(16_000, format, subtype)
         try:
-            sound = read(body[:kept])
+            waveform = read(body[:kept])
         except InvalidInput as error:
             assert "damaged" in error.message or "no samples" in error.message, error.message
         else:
-            assert 0 < sound.seconds <= SECONDS + 0.1
+            assert 0 < waveform.seconds <= SECONDS + 0.1
 
     @pytest.mark.parametrize(("format", "subtype"), FORMATS)
     def test_changed_bytes_raise_nothing_but_our_errors(self, format: str, subtype: str) -> None:
@@ -199,7 +201,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("rate", [1, 3999, 192_001, 2**31 - 1])
     def test_rates_beyond_all_sense_are_refused(self, rate: int) -> None:
-        with pytest.raises(InvalidInput, match="samples a second"):
+        with pytest.raises(InvalidInput, match="samples per second"):
             read(wav(np.zeros(100, dtype=np.float32), rate))
 
     def test_too_many_channels_are_refused(self) -> None:
@@ -230,7 +232,7 @@ class TestOtherFiles:
     def test_a_declared_type_words_the_refusal(self) -> None:
         with pytest.raises(UnsupportedMedia, match="text/html"):
             read(b"<html>", declared_type="text/html")
-        with pytest.raises(InvalidInput, match="not a sound"):
+        with pytest.raises(InvalidInput, match="not a known audio format"):
             read(b"<html>", declared_type="audio/wav")
 
     def test_an_empty_file_is_refused(self) -> None:
@@ -240,7 +242,7 @@ class TestOtherFiles:
 
 class TestParts:
     def test_a_part_has_floats_and_its_length(self) -> None:
-        part = SoundPart(np.array([-32768, 0, 16384], dtype=np.int16))
+        part = AudioSegment(np.array([-32768, 0, 16384], dtype=np.int16))
         assert part["audio"].tolist() == [-1.0, 0.0, 0.5]
         assert part["audio"].dtype == np.float32
         assert part["lengths"].shape == () and part["lengths"] == 3
@@ -248,13 +250,7 @@ class TestParts:
         with pytest.raises(KeyError):
             part["pixels"]
 
-    def test_a_released_part_holds_no_samples(self) -> None:
-        part = SoundPart(np.ones(100, dtype=np.int16))
-        part.release()
-        assert part.size == 100
-        assert not part["audio"].any()
-
     def test_a_short_part_is_filled_up_with_silence(self) -> None:
-        part = SoundPart(np.array([16384], dtype=np.int16), least=3)
+        part = AudioSegment(np.array([16384], dtype=np.int16), min_size=3)
         assert part["audio"].tolist() == [0.5, 0.0, 0.0]
         assert part.size == part["lengths"] == 3

@@ -18,8 +18,8 @@ from service.errors import InvalidInput, ModelRejected, RequestError, TooLarge
 from service.repository.manifest import Provenance, Variant, VersionFacts
 from service.tasks import TASKS, Decoded, Limits, Task
 from service.tasks.classification import ClassificationParameters, classify
-from service.tasks.image.preprocessing import ImageClassification
-from tests.service.tasks.pictures import (
+from service.tasks.image.classification import ImageClassification
+from tests.service.tasks.image_files import (
     encode,
     noise,
     quickly,
@@ -90,7 +90,7 @@ def test_decoding_obeys_the_limits(task: ImageClassification) -> None:
         task.decode(encode(Image.new("L", (10, 10))), Limits(max_pixels=99), PARAMETERS)
 
 
-def test_text_instead_of_a_picture_is_refused(task: ImageClassification) -> None:
+def test_text_instead_of_an_image_is_refused(task: ImageClassification) -> None:
     with pytest.raises(RequestError):
         task.decode("a cat", Limits(), PARAMETERS)
 
@@ -185,7 +185,7 @@ def _outputs(rows: list[list[float]]) -> dict[str, NDArray[np.float32]]:
     return {"probabilities": np.array(rows, dtype=np.float32)}
 
 
-def test_one_probability_a_label_that_adds_up_to_one_is_sound(task: ImageClassification) -> None:
+def test_one_probability_a_label_that_adds_up_to_one_is_valid(task: ImageClassification) -> None:
     task.check_outputs(_outputs([[0.25, 0.25, 0.25, 0.25], [1, 0, 0, 0]]))
 
 

@@ -1,4 +1,4 @@
-"""Pictures that cannot be answered: too large, broken, or no pictures. All are typed errors."""
+"""Images that cannot be answered: too large, broken, or no images. All are typed errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from service.errors import InvalidInput, TooLarge, UnsupportedMedia
 from service.tasks.image.image_file import FORMATS
 from service.tasks.image.preprocessing import decode_image
-from tests.service.tasks.pictures import (
+from tests.service.tasks.image_files import (
     decode,
     encode,
     noise,
@@ -26,7 +26,7 @@ from tests.service.tasks.pictures import (
 # --- limits -----------------------------------------------------------------------------------
 
 
-def test_a_picture_that_unpacks_to_too_much_is_refused_before_it_is_decoded(
+def test_an_image_that_unpacks_to_too_much_is_refused_before_it_is_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     body = png(30_000, 30_000, colour=2, rows=bytes(10**6))
@@ -53,23 +53,23 @@ def test_a_side_beyond_what_formats_of_photos_allow_is_refused(width: int, heigh
         decode_image(png(width, height), spec(), max_pixels=50_000_000)
 
 
-@pytest.mark.parametrize("resize", ["fit", "crop", "letterbox"])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "letterbox"])
 @pytest.mark.parametrize(("width", "height"), [(65_535, 1), (1, 65_535)])
-def test_the_longest_and_thinnest_picture_is_resized(resize: str, width: int, height: int) -> None:
+def test_the_longest_and_thinnest_image_is_resized(resize: str, width: int, height: int) -> None:
     body = encode(Image.new("L", (width, height), 77))
     assert decode(body, spec(512, 512, resize=resize)).max() == 77
 
 
-# --- what is no picture -----------------------------------------------------------------------
+# --- what is no image -----------------------------------------------------------------------
 
 
-def test_nothing_is_no_picture() -> None:
+def test_nothing_is_no_image() -> None:
     with pytest.raises(InvalidInput, match="empty"):
         decode(b"")
 
 
 @pytest.mark.parametrize("body", [b"hello", b"\0", b"{}", "答え".encode(), b"\xff" * 300])
-def test_bytes_that_nobody_knows_are_no_picture(body: bytes) -> None:
+def test_bytes_that_nobody_knows_are_no_image(body: bytes) -> None:
     with pytest.raises(InvalidInput, match="PNG, JPEG, WebP, GIF or BMP"):
         decode(body)
 
@@ -86,7 +86,7 @@ _FILES["progressive JPEG"] = encode(_big, "JPEG", progressive=True)
 @example(share=0.002)
 @example(share=0.5)
 @settings(deadline=None, max_examples=25)
-def test_a_file_that_was_cut_off_is_damaged_and_not_a_grey_picture(name: str, share: float) -> None:
+def test_a_file_that_was_cut_off_is_damaged_and_not_a_grey_image(name: str, share: float) -> None:
     body = _FILES[name]
     with pytest.raises(InvalidInput):
         decode(body[: int(len(body) * share)])
@@ -159,12 +159,12 @@ def test_a_file_of_another_kind_is_refused_by_its_name(body: bytes, named: str) 
         decode(body)
 
 
-def test_unknown_bytes_that_claim_to_be_a_sound_are_refused_as_one() -> None:
+def test_unknown_bytes_that_claim_to_be_audio_are_refused_as_audio() -> None:
     with pytest.raises(UnsupportedMedia, match="audio/mpeg"):
         decode(b"hello", declared_type="audio/mpeg")
 
 
-def test_unknown_bytes_that_claim_to_be_a_picture_are_damaged() -> None:
+def test_unknown_bytes_that_claim_to_be_an_image_are_damaged() -> None:
     with pytest.raises(InvalidInput):
         decode(b"hello", declared_type="image/png")
 

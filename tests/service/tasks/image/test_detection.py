@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.errors import ModelRejected
 from service.repository.manifest import ImageInput
-from service.tasks.image.detection import ObjectDetection, overlap, unletterbox
+from service.tasks.image.detection import ObjectDetection, box_iou, unletterbox
 from service.tasks.image.preprocessing import letterbox
 from tests.tiny_models import finish_version, make_model
 
@@ -32,7 +32,7 @@ def detection_task(folder: Path, **fields: Any) -> ObjectDetection:
 
 
 def outputs(*rows: tuple[list[float], float, int]) -> dict[str, NDArray[Any]]:
-    """A batch of one picture."""
+    """A batch of one image."""
     return {
         "boxes": np.array([[row[0] for row in rows]], dtype=np.float32).reshape(1, -1, 4),
         "scores": np.array([[row[1] for row in rows]], dtype=np.float32),
@@ -65,14 +65,14 @@ def test_the_letterbox_is_inverted_exactly(width: int, height: int, across: int,
     whole = np.array([[left, top, left + inner_width, top + inner_height]], dtype=np.float64)
     shares = (whole / [spec.width, spec.height, spec.width, spec.height]).astype(np.float32)
     back = unletterbox(shares, (width, height), spec)
-    # Boxes are float32: an edge is off by at most half a step of that, stretched as the picture is.
+    # Boxes are float32: an edge is off by at most half a step of that, stretched as the image is.
     step = float(np.finfo(np.float32).eps) * max(spec.width, spec.height)
     stretch = max(width / inner_width, height / inner_height)
     np.testing.assert_allclose(back, [[0, 0, width, height]], rtol=0, atol=step * stretch)
 
 
 @given(st.lists(st.floats(-1, 2), min_size=4, max_size=4))
-def test_boxes_never_leave_the_picture(edges: list[float]) -> None:
+def test_boxes_never_leave_the_image(edges: list[float]) -> None:
     spec = ImageInput(width=64, height=64, resize="letterbox")
     (box,) = unletterbox(np.array([edges], dtype=np.float32), (200, 100), spec)
     assert ((box >= 0) & (box <= [200, 100, 200, 100])).all()
@@ -80,7 +80,7 @@ def test_boxes_never_leave_the_picture(edges: list[float]) -> None:
 
 def test_overlap_is_one_for_the_same_box_and_none_for_strangers() -> None:
     boxes = np.array([[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 6, 6], [1, 1, 1, 1]], dtype=np.float32)
-    assert overlap(boxes[0], boxes) == pytest.approx([1, 1 / 3, 0, 0])
+    assert box_iou(boxes[0], boxes) == pytest.approx([1, 1 / 3, 0, 0])
 
 
 def test_the_same_detections_in_another_order_and_slot_do_not_differ(task: ObjectDetection) -> None:
@@ -152,10 +152,10 @@ def test_a_golden_answer_that_is_none_is_refused(task: ObjectDetection) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"labels": np.zeros((1, 3), dtype=np.int64)}, "do not fit each other"),
-        ({"boxes": np.zeros((1, 2, 3), dtype=np.float32)}, "do not fit each other"),
-        ({"labels": np.array([[0, 9]])}, "reaches 9"),
-        ({"scores": np.array([[0.5, 1.5]], dtype=np.float32)}, "leaves 0 to 1"),
+        ({"labels": np.zeros((1, 3), dtype=np.int64)}, "do not match"),
+        ({"boxes": np.zeros((1, 2, 3), dtype=np.float32)}, "do not match"),
+        ({"labels": np.array([[0, 9]])}, "up to 9"),
+        ({"scores": np.array([[0.5, 1.5]], dtype=np.float32)}, "outside of 0 to 1"),
     ],
 )
 def test_outputs_that_do_not_fit_are_refused(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageColor, ImageFont
 
 from service.tasks.image.detection import Detection, Detections
-from service.tasks.image.drawing import COLOURS, draw
-from tests.service.tasks.pictures import Pixels, encode, noise, quickly
+from service.tasks.image.drawing import COLOURS, draw_detections
+from tests.service.tasks.image_files import Pixels, encode, noise, quickly
 
 Edges = tuple[float, float, float, float]
 
@@ -27,7 +27,7 @@ def found(label: str, *edges: float, score: float = 0.9) -> Detection:
 def drawn(pixels: Pixels, *detections: Detection) -> Pixels:
     height, width = pixels.shape[:2]
     result: Detections = {"width": width, "height": height, "detections": list(detections)}
-    return np.asarray(Image.open(BytesIO(draw(encode(Image.fromarray(pixels)), result, 10**7))))
+    return np.asarray(Image.open(BytesIO(draw_detections(encode(Image.fromarray(pixels)), result, 10**7))))
 
 
 def plain(width: int, height: int, level: int = 128) -> Pixels:
@@ -42,7 +42,7 @@ def is_colour_of_a_label(pixel: Pixels) -> bool:
     return pixel.tolist() in [colour(text) for text in COLOURS]
 
 
-def test_a_picture_of_nothing_stays_as_it_is() -> None:
+def test_an_image_of_nothing_stays_as_it_is() -> None:
     pixels = noise(50, 40)
     np.testing.assert_array_equal(drawn(pixels), pixels)
 
@@ -72,13 +72,13 @@ def test_edges_between_pixels_leave_in_whatever_the_box_touches() -> None:
     assert (got[50:90, 60:100] == 128).all()
 
 
-def test_a_box_as_large_as_the_picture_is_seen_at_its_border() -> None:
+def test_a_box_as_large_as_the_image_is_seen_at_its_border() -> None:
     got = drawn(plain(200, 150), found("3", 0, 0, 200, 150))
     for row, column in ((75, 0), (75, 199), (0, 150), (149, 100)):
         assert is_colour_of_a_label(got[row, column]), (row, column)
 
 
-def test_lines_are_wider_in_large_pictures() -> None:
+def test_lines_are_wider_in_large_images() -> None:
     got = drawn(plain(1600, 1600), found("3", 600, 500, 1000, 900))
     assert all(is_colour_of_a_label(pixel) for pixel in got[700, 592:600])
     assert got[700, 591].tolist() == [255] * 3
@@ -142,7 +142,7 @@ def test_letters_beyond_ascii_are_told_from_each_other() -> None:
 
 
 def test_letters_beyond_ascii_are_boxes_where_the_host_has_no_font(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.tasks.image.drawing._HOSTS_FONT", "no such font.ttf")
+    monkeypatch.setattr("service.tasks.image.drawing._SYSTEM_FONT", "no such font.ttf")
     assert drawn(plain(200, 150), found("jø", 60, 60, 90, 90))[50, 62].tolist() != [128] * 3
 
 
@@ -158,7 +158,7 @@ def test_white_text_can_be_read_on_every_colour(text: str) -> None:
 @pytest.mark.parametrize(
     "shares", [(0, 0, 1, 1), (1, 1, 1, 1), (0.5, 0.5, 0.5, 0.5), (1, 1, 0, 0), (0, 0, 0, 0)], ids=str
 )
-def test_no_box_and_no_picture_is_too_small_to_be_drawn(size: tuple[int, int], shares: Edges) -> None:
+def test_no_box_and_no_image_is_too_small_to_be_drawn(size: tuple[int, int], shares: Edges) -> None:
     width, height = size
     edges = shares[0] * width, shares[1] * height, shares[2] * width, shares[3] * height
     assert drawn(plain(width, height), found("3", *edges)).shape == (height, width, 3)
@@ -169,6 +169,6 @@ def test_what_was_sent_is_drawn_upright_and_in_colours() -> None:
     exif[0x0112] = 6
     body = encode(Image.new("L", (40, 90), 50), "JPEG", exif=exif)
     result: Detections = {"width": 90, "height": 40, "detections": [found("3", 40, 20, 50, 30)]}
-    with Image.open(BytesIO(draw(body, result, 10**7))) as picture:
-        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (90, 40))
-        assert 0x0112 not in picture.getexif()
+    with Image.open(BytesIO(draw_detections(body, result, 10**7))) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (90, 40))
+        assert 0x0112 not in image.getexif()

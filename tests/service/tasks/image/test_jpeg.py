@@ -17,19 +17,19 @@ from sklearn.datasets import load_sample_image
 from service.errors import InvalidInput, RequestError, TooLarge
 from service.repository.manifest import ImageInput
 from service.tasks.image import preprocessing, resizing
-from service.tasks.image.image_file import open_picture
+from service.tasks.image.image_file import open_image
 from service.tasks.image.jpeg import JpegHeader, choose_reduction, decode_jpeg, read_jpeg_header
-from service.tasks.image.preprocessing import Fitted, fit_picture, resize_image
+from service.tasks.image.preprocessing import ResizedImage, decode_and_resize, resize_image
 from service.tasks.image.resizing import scale_pixels
-from tests.service.tasks.pictures import MAX_PIXELS, encode, noise, quickly, spec
+from tests.service.tasks.image_files import MAX_PIXELS, encode, noise, quickly, spec
 
 PHOTOGRAPH = Image.fromarray(load_sample_image("china.jpg"))
 
 
 def jpeg(width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
     """A photograph as a JPEG file of a size."""
-    picture = PHOTOGRAPH.resize((width, height), Image.Resampling.LANCZOS).convert(mode)
-    return encode(picture, "JPEG", **{"quality": 90, **options})
+    image = PHOTOGRAPH.resize((width, height), Image.Resampling.LANCZOS).convert(mode)
+    return encode(image, "JPEG", **{"quality": 90, **options})
 
 
 def rotated(body: bytes, orientation: int) -> bytes:
@@ -38,13 +38,13 @@ def rotated(body: bytes, orientation: int) -> bytes:
     return encode(Image.open(BytesIO(body)), "JPEG", quality=95, exif=exif)
 
 
-def by_pillow(body: bytes, wanted: ImageInput, max_pixels: int = 10**8) -> Fitted:
+def by_pillow(body: bytes, wanted: ImageInput, max_pixels: int = 10**8) -> ResizedImage:
     """The full-size path."""
-    picture = open_picture(body, wanted.channels, max_pixels=max_pixels)
-    return Fitted(resize_image(picture, wanted), picture.size)
+    image = open_image(body, wanted.channels, max_pixels=max_pixels)
+    return ResizedImage(resize_image(image, wanted), image.size)
 
 
-def distance(a: Fitted, b: Fitted) -> float:
+def distance(a: ResizedImage, b: ResizedImage) -> float:
     """Mean difference of pixels, in levels."""
     return float(np.abs(a.pixels.astype(int) - b.pixels.astype(int)).mean())
 
@@ -64,7 +64,7 @@ def test_the_header_of_a_plain_file_gives_its_size(
     assert read_jpeg_header(jpeg(width, height, mode, **options)) == JpegHeader(width, height, False)
 
 
-def test_metadata_that_might_turn_the_picture_is_noticed() -> None:
+def test_metadata_that_might_turn_the_image_is_noticed() -> None:
     assert read_jpeg_header(rotated(jpeg(20, 10), 6)) == JpegHeader(20, 10, True)
 
 
@@ -105,7 +105,7 @@ def test_what_is_not_plain_is_left_to_pillow(body: bytes) -> None:
     "options", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}]
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_whole_picture_is_the_one_that_pillow_decodes(channels: int, options: dict[str, Any]) -> None:
+def test_a_whole_image_is_the_one_that_pillow_decodes(channels: int, options: dict[str, Any]) -> None:
     mode = "L" if channels == 1 else "RGB"
     body = jpeg(150, 101, mode, **options)
     header = read_jpeg_header(body)
@@ -117,8 +117,8 @@ def test_a_whole_picture_is_the_one_that_pillow_decodes(channels: int, options: 
 
 
 def test_of_a_colour_file_a_grey_graph_gets_the_luminance() -> None:
-    fitted = fit_picture(jpeg(64, 64, quality=95), spec(64, 64, 1), max_pixels=MAX_PIXELS)
-    assert distance(fitted, by_pillow(jpeg(64, 64, quality=95), spec(64, 64, 1))) < 1
+    resized = decode_and_resize(jpeg(64, 64, quality=95), spec(64, 64, 1), max_pixels=MAX_PIXELS)
+    assert distance(resized, by_pillow(jpeg(64, 64, quality=95), spec(64, 64, 1))) < 1
 
 
 @given(st.floats(1, 9000), st.floats(1, 9000), st.floats(0.5, 500), st.floats(0.5, 500))
@@ -133,7 +133,7 @@ def test_the_largest_reduction_is_chosen_that_leaves_enough(
 
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (65, 71), (201, 99)])
-def test_a_reduced_picture_has_its_share_of_the_pixels_rounded_up(
+def test_a_reduced_image_has_its_share_of_the_pixels_rounded_up(
     width: int, height: int, reduction: int
 ) -> None:
     body = jpeg(width, height)
@@ -144,38 +144,38 @@ def test_a_reduced_picture_has_its_share_of_the_pixels_rounded_up(
     assert pixels.shape == (math.ceil(height / reduction), math.ceil(width / reduction), 3)
 
 
-# --- the same picture as by the full-size path ------------------------------------------------
+# --- the same image as by the full-size path ------------------------------------------------
 
 _SIZES = [(500, 375), (1003, 777), (375, 1501)]
 _CLOSE = 2  # levels of 255, on average
 
 
-@pytest.mark.parametrize("resize", ["fit", "crop", "letterbox"])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "letterbox"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", _SIZES, ids=str)
 def test_a_photograph_is_the_same_but_for_a_level(size: tuple[int, int], channels: int, resize: Any) -> None:
     body, wanted = jpeg(*size), spec(96, 80, channels, resize=resize, pad_value=7)
-    fitted = fit_picture(body, wanted, max_pixels=10**8)
+    resized = decode_and_resize(body, wanted, max_pixels=10**8)
     expected = by_pillow(body, wanted)
-    assert fitted.size == expected.size == size
-    assert distance(fitted, expected) < _CLOSE
-    assert fitted.pixels.shape == expected.pixels.shape
-    assert fitted.pixels.flags.c_contiguous
-    assert fitted.pixels.flags.writeable
+    assert resized.original_size == expected.original_size == size
+    assert distance(resized, expected) < _CLOSE
+    assert resized.pixels.shape == expected.pixels.shape
+    assert resized.pixels.flags.c_contiguous
+    assert resized.pixels.flags.writeable
     if resize == "letterbox":
         margin = (expected.pixels == 7).all(axis=(0, 2)), (expected.pixels == 7).all(axis=(1, 2))
-        assert (fitted.pixels[:, margin[0]] == 7).all()
-        assert (fitted.pixels[margin[1]] == 7).all()
+        assert (resized.pixels[:, margin[0]] == 7).all()
+        assert (resized.pixels[margin[1]] == 7).all()
 
 
-@pytest.mark.parametrize("resize", ["fit", "crop", "letterbox"])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "letterbox"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_photograph_is_upright(orientation: int, resize: Any) -> None:
     body, wanted = rotated(jpeg(333, 201), orientation), spec(40, 28, resize=resize)
-    fitted = fit_picture(body, wanted, max_pixels=10**8)
+    resized = decode_and_resize(body, wanted, max_pixels=10**8)
     expected = by_pillow(body, wanted)
-    assert fitted.size == expected.size == ((201, 333) if orientation >= 5 else (333, 201))
-    assert distance(fitted, expected) < _CLOSE
+    assert resized.original_size == expected.original_size == ((201, 333) if orientation >= 5 else (333, 201))
+    assert distance(resized, expected) < _CLOSE
 
 
 @pytest.mark.parametrize(
@@ -184,16 +184,16 @@ def test_a_turned_photograph_is_upright(orientation: int, resize: Any) -> None:
 def test_every_filter_is_pillows(fields: dict[str, Any]) -> None:
     body, wanted = jpeg(150, 101), spec(96, 80, **fields)
     np.testing.assert_array_equal(
-        fit_picture(body, wanted, max_pixels=10**8).pixels, by_pillow(body, wanted).pixels
+        decode_and_resize(body, wanted, max_pixels=10**8).pixels, by_pillow(body, wanted).pixels
     )
 
 
-def test_a_line_stays_where_it_is_however_much_smaller_the_picture_is_decoded() -> None:
+def test_a_line_stays_where_it_is_however_much_smaller_the_image_is_decoded() -> None:
     pixels = np.zeros((1003, 1501), np.uint8)
     pixels[:, 1200:1208] = 255
     pixels[900:908] = 255
     body, wanted = encode(Image.fromarray(pixels), "JPEG", quality=95), spec(100, 100, 1)
-    seen = fit_picture(body, wanted, max_pixels=10**8).pixels[:, :, 0].astype(float)
+    seen = decode_and_resize(body, wanted, max_pixels=10**8).pixels[:, :, 0].astype(float)
     columns, rows = seen[:50].mean(axis=0), seen[:, :50].mean(axis=1)
     assert (columns @ np.arange(100) / columns.sum() + 0.5) * 15.01 == pytest.approx(1204, abs=1.5)
     assert (rows @ np.arange(100) / rows.sum() + 0.5) * 10.03 == pytest.approx(904, abs=1.5)
@@ -224,20 +224,20 @@ def test_the_fast_resizer_differs_from_pillow_by_rounding(
 
 
 @pytest.mark.parametrize("limit", [3199, 3200, 3201])
-def test_the_limit_of_pixels_counts_the_whole_picture_and_not_the_reduced_one(limit: int) -> None:
+def test_the_limit_of_pixels_counts_the_whole_image_and_not_the_reduced_one(limit: int) -> None:
     body = jpeg(80, 40)
     if limit >= 80 * 40:
-        assert fit_picture(body, spec(), max_pixels=limit).size == (80, 40)
+        assert decode_and_resize(body, spec(), max_pixels=limit).original_size == (80, 40)
     else:
         with pytest.raises(TooLarge, match=f"80 x 40 pixels; the limit is {limit}"):
-            fit_picture(body, spec(), max_pixels=limit)
+            decode_and_resize(body, spec(), max_pixels=limit)
 
 
-def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_too_large_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocessing, "decode_jpeg", lambda *_: pytest.fail("decoded"))
     huge = changed(changed(jpeg(9, 9), 5, 0xFF), 7, 0xFF)
     with pytest.raises(TooLarge, match="65289 x 65289"):
-        fit_picture(huge, spec(), max_pixels=10**6)
+        decode_and_resize(huge, spec(), max_pixels=10**6)
 
 
 _EXIF = Image.Exif()
@@ -273,9 +273,9 @@ def test_a_damaged_file_is_refused_or_accepted_just_as_pillow_does(
             case _:
                 del damaged[max(2, place) :]
     outcomes: list[object] = []
-    for read in (by_pillow, lambda *args: fit_picture(*args, max_pixels=10**8)):
+    for read in (by_pillow, lambda *args: decode_and_resize(*args, max_pixels=10**8)):
         try:
-            outcomes.append(read(bytes(damaged), spec(12, 12, channels)).size)
+            outcomes.append(read(bytes(damaged), spec(12, 12, channels)).original_size)
         except RequestError as error:
             outcomes.append((type(error).__name__, error.message))
     assert outcomes[0] == outcomes[1]
@@ -285,4 +285,4 @@ def test_a_damaged_file_is_refused_or_accepted_just_as_pillow_does(
 def test_a_large_file_that_was_cut_off_is_refused(share: float) -> None:
     body = jpeg(800, 600)
     with pytest.raises(InvalidInput, match="damaged"):
-        fit_picture(body[: int(len(body) * share)], spec(), max_pixels=10**8)
+        decode_and_resize(body[: int(len(body) * share)], spec(), max_pixels=10**8)

@@ -1,4 +1,4 @@
-"""Pictures: every file that a person has becomes the pixels that the person sees."""
+"""Images: every file that a person has becomes the pixels that the person sees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.tasks.image.image_file import FORMATS
-from tests.service.tasks.pictures import (
+from tests.service.tasks.image_files import (
     GREYS,
     Pixels,
     decode,
@@ -47,7 +47,7 @@ def test_a_lossless_file_of_the_right_size_gives_its_very_pixels(format: str, ch
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_every_format_shows_the_same_picture(format: str) -> None:
+def test_every_format_shows_the_same_image(format: str) -> None:
     pixels = decode(shape_of(64, 64, format), spec(2, 2, filter="nearest")).astype(int)
     expected = [[[255, 0, 0], [0, 255, 0]], [[255, 255, 255], [0, 0, 255]]]
     np.testing.assert_allclose(pixels, expected, atol=12)
@@ -81,8 +81,8 @@ def test_a_cmyk_jpeg_keeps_its_colours() -> None:
 @given(st.lists(st.integers(0, 65535), min_size=4, max_size=4))
 @quickly
 def test_16_bit_grey_is_scaled_and_not_clipped(values: list[int]) -> None:
-    picture = Image.fromarray(np.array(values, dtype=np.uint16).reshape(1, 4))
-    decoded = decode(encode(picture), spec(4, 1, 1)).ravel()
+    image = Image.fromarray(np.array(values, dtype=np.uint16).reshape(1, 4))
+    decoded = decode(encode(image), spec(4, 1, 1)).ravel()
     np.testing.assert_allclose(decoded, np.array(values) / 257, atol=0.51)
 
 
@@ -108,32 +108,32 @@ def test_what_is_half_transparent_is_mixed_with_white() -> None:
 
 @pytest.mark.parametrize("format", ["PNG", "GIF"])
 def test_a_transparent_colour_of_a_palette_shows_white(format: str) -> None:
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([0, 0, 0, 200, 0, 0])
-    picture.putdata([0, 1])
-    decoded = decode(encode(picture, format, transparency=0), spec(2, 1))
+    image = Image.new("P", (2, 1))
+    image.putpalette([0, 0, 0, 200, 0, 0])
+    image.putdata([0, 1])
+    decoded = decode(encode(image, format, transparency=0), spec(2, 1))
     np.testing.assert_array_equal(decoded[0], [[255, 255, 255], [200, 0, 0]])
 
 
 def test_a_transparency_for_every_colour_of_a_palette_is_obeyed() -> None:
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([0, 0, 0, 200, 0, 0])
-    picture.putdata([0, 1])
-    decoded = decode(encode(picture, transparency=bytes([255, 0])), spec(2, 1))
+    image = Image.new("P", (2, 1))
+    image.putpalette([0, 0, 0, 200, 0, 0])
+    image.putdata([0, 1])
+    decoded = decode(encode(image, transparency=bytes([255, 0])), spec(2, 1))
     np.testing.assert_array_equal(decoded[0], [[0, 0, 0], [255, 255, 255]])
 
 
 @pytest.mark.parametrize(("mode", "key"), [("L", 7), ("RGB", (7, 7, 7))])
 def test_a_transparent_colour_key_shows_white(mode: str, key: Any) -> None:
-    picture = Image.new(mode, (2, 1), key)
-    picture.putpixel((1, 0), 50 if mode == "L" else (50, 50, 50))
-    decoded = decode(encode(picture, transparency=key), spec(2, 1, 1))
+    image = Image.new(mode, (2, 1), key)
+    image.putpixel((1, 0), 50 if mode == "L" else (50, 50, 50))
+    decoded = decode(encode(image, transparency=key), spec(2, 1, 1))
     assert decoded.ravel().tolist() == [255, 50]
 
 
 # --- orientation and frames -------------------------------------------------------------------
 
-# Orientation -> what was done to the upright picture before it was stored.
+# Orientation -> what was done to the upright image before it was stored.
 _STORED: dict[int, Callable[[Pixels], Pixels]] = {
     1: lambda p: p,
     2: lambda p: p[:, ::-1],
@@ -148,7 +148,7 @@ _STORED: dict[int, Callable[[Pixels], Pixels]] = {
 
 @pytest.mark.parametrize("orientation", _STORED)
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
-def test_every_exif_orientation_gives_the_same_upright_picture(orientation: int, format: str) -> None:
+def test_every_exif_orientation_gives_the_same_upright_image(orientation: int, format: str) -> None:
     upright = noise(6, 4)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -177,15 +177,15 @@ def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
 @given(st.randoms(use_true_random=False))
 @quickly
-def test_damaged_exif_data_never_refuses_sound_pixels(chance: random.Random) -> None:
+def test_damaged_exif_data_never_refuses_intact_pixels(chance: random.Random) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E], exif[0x011A], exif[0x0213] = 6, "seen", (72, 1), 1
     exif.get_ifd(0x8769)[0x9286] = b"comment"
     block = bytearray(exif.tobytes())
     for _ in range(chance.randrange(1, 5)):
         block[chance.randrange(6, len(block))] = chance.choice([0, 1, 3, 5, 12, 255, chance.randrange(256)])
-    sound = encode(Image.fromarray(noise()), "JPEG")
-    body = sound[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + bytes(block) + sound[2:]
+    intact = encode(Image.fromarray(noise()), "JPEG")
+    body = intact[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + bytes(block) + intact[2:]
     assert decode(body).shape == (8, 8, 3)
 
 

@@ -1,4 +1,4 @@
-"""Resizing: any picture becomes exactly the size of the graph, and what is seen stays where it was."""
+"""Resizing: any image becomes exactly the size of the graph, and what is seen stays where it was."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.repository.manifest import ImageInput
 from service.tasks.image.preprocessing import (
     resize_image,
 )
-from tests.service.tasks.pictures import (
+from tests.service.tasks.image_files import (
     MAX_PIXELS,
     decode,
     encode,
@@ -29,7 +29,7 @@ _inputs = st.builds(
     width=st.integers(1, 40),
     height=st.integers(1, 40),
     channels=st.sampled_from([1, 3]),
-    resize=st.sampled_from(["fit", "crop", "letterbox"]),
+    resize=st.sampled_from(["stretch", "crop", "letterbox"]),
     filter=st.sampled_from(["nearest", "bilinear", "bicubic"]),
     antialias=st.booleans(),
     pad_value=st.integers(0, 255),
@@ -41,9 +41,7 @@ _sides = st.integers(1, 60) | st.sampled_from([1, 2, 999, 20_000])
 @example(ImageInput(width=3, height=7, resize="crop"), 20_000, 1)
 @example(ImageInput(width=3, height=7, resize="crop"), 1, 20_000)
 @settings(deadline=None, max_examples=200)
-def test_any_picture_becomes_exactly_the_size_of_the_graph(
-    wanted: ImageInput, width: int, height: int
-) -> None:
+def test_any_image_becomes_exactly_the_size_of_the_graph(wanted: ImageInput, width: int, height: int) -> None:
     assume(width * height <= MAX_PIXELS)
     decoded = decode(encode(Image.new("RGB", (width, height))), wanted)
     assert decoded.shape == (wanted.height, wanted.width, wanted.channels)
@@ -52,12 +50,12 @@ def test_any_picture_becomes_exactly_the_size_of_the_graph(
 
 @given(_inputs, _sides, _sides, st.integers(0, 255))
 @settings(deadline=None, max_examples=200)
-def test_a_picture_of_one_colour_stays_so_whatever_its_size(
+def test_an_image_of_one_colour_stays_so_whatever_its_size(
     wanted: ImageInput, width: int, height: int, grey: int
 ) -> None:
     assume(width * height <= MAX_PIXELS)
-    picture = Image.new("L" if wanted.channels == 1 else "RGB", (width, height), (grey,) * wanted.channels)
-    values = set(np.unique(resize_image(picture, wanted)).tolist())
+    image = Image.new("L" if wanted.channels == 1 else "RGB", (width, height), (grey,) * wanted.channels)
+    values = set(np.unique(resize_image(image, wanted)).tolist())
     allowed = {grey, wanted.pad_value} if wanted.resize == "letterbox" else {grey}
     assert values <= allowed
     assert grey in values
@@ -65,7 +63,7 @@ def test_a_picture_of_one_colour_stays_so_whatever_its_size(
 
 @given(_inputs, st.integers(0, 2**16))
 @quickly
-def test_a_picture_of_the_right_size_is_not_touched(wanted: ImageInput, seed: int) -> None:
+def test_an_image_of_the_right_size_is_not_touched(wanted: ImageInput, seed: int) -> None:
     pixels = noise(wanted.width, wanted.height, wanted.channels, seed)
     resized = resize_image(Image.fromarray(pixels), wanted)
     np.testing.assert_array_equal(resized, pixels.reshape(resized.shape))
@@ -73,7 +71,7 @@ def test_a_picture_of_the_right_size_is_not_touched(wanted: ImageInput, seed: in
 
 @given(_inputs, st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**16))
 @quickly
-def test_a_mirrored_picture_gives_the_mirrored_pixels(
+def test_a_mirrored_image_gives_the_mirrored_pixels(
     wanted: ImageInput, width: int, height: int, seed: int
 ) -> None:
     assume(wanted.filter != "nearest")  # between two pixels it has to choose a side
@@ -87,7 +85,7 @@ def test_a_mirrored_picture_gives_the_mirrored_pixels(
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 32), (32, 64), (64, 64), (640, 2)])
-def test_fit_stretches_the_whole_picture(width: int, height: int) -> None:
+def test_fit_stretches_the_whole_image(width: int, height: int) -> None:
     decoded = decode(shape_of(width, height), spec(2, 2, filter="nearest"))
     np.testing.assert_array_equal(decoded[0], [[255, 0, 0], [0, 255, 0]])
     np.testing.assert_array_equal(decoded[1], [[255, 255, 255], [0, 0, 255]])
@@ -125,8 +123,8 @@ def test_crop_scales_the_shorter_side_to_fit() -> None:
     ],
 )
 def test_letterbox_pads_around_the_middle(width: int, height: int, rows: slice, columns: slice) -> None:
-    picture = Image.new("RGB", (width, height), (200, 200, 200))
-    decoded = resize_image(picture, spec(resize="letterbox", pad_value=9))
+    image = Image.new("RGB", (width, height), (200, 200, 200))
+    decoded = resize_image(image, spec(resize="letterbox", pad_value=9))
     expected = np.full((8, 8, 3), 9, dtype=np.uint8)
     expected[rows, columns] = 200
     np.testing.assert_array_equal(decoded, expected)

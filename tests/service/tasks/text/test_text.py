@@ -13,13 +13,8 @@ from tokenizers.processors import TemplateProcessing
 from service.errors import InvalidInput, ModelRejected, TooLarge
 from service.repository.manifest import VERSION_FILE, TextInput, VersionFacts, read
 from service.tasks import Limits
-from service.tasks.text.text import (
-    EmbeddingParameters,
-    TextClassification,
-    TextClassificationParameters,
-    TextEmbedding,
-    shorten,
-)
+from service.tasks.text.classification import TextClassification, TextClassificationParameters
+from service.tasks.text.embedding import EmbeddingParameters, TextEmbedding, shorten_embedding
 from tests.tiny_models import finish_version, make_model
 from tests.tiny_text_models import MAX_TOKENS, byte_tokenizer, make_text_model
 
@@ -98,7 +93,7 @@ def test_a_tokenizer_that_does_not_load_is_refused(tmp_path: Path, content: str)
         TextClassification(version, read(version / VERSION_FILE, VersionFacts))
 
 
-def test_a_version_of_pictures_is_no_text_model(tmp_path: Path) -> None:
+def test_a_version_for_images_is_no_text_model(tmp_path: Path) -> None:
     version = make_model(tmp_path)
     with pytest.raises(ModelRejected, match="needs text"):
         TextClassification(version, read(version / VERSION_FILE, VersionFacts))
@@ -113,9 +108,9 @@ def test_a_classifier_without_labels_is_refused(tmp_path: Path) -> None:
 
 def test_fewer_dimensions_have_length_1_and_more_change_nothing() -> None:
     vector = np.array([0.6, 0.0, 0.8], dtype=np.float32)
-    assert shorten(vector, 1) == pytest.approx([1.0])
-    assert shorten(vector, None) is vector
-    assert shorten(np.zeros(3, dtype=np.float32), 2) == pytest.approx([0, 0])
+    assert shorten_embedding(vector, 1) == pytest.approx([1.0])
+    assert shorten_embedding(vector, None) is vector
+    assert shorten_embedding(np.zeros(3, dtype=np.float32), 2) == pytest.approx([0, 0])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A small HTTP server that does as it is told, on a thread of its own."""
+"""A small HTTP server with scripted answers, in a thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Respond = Callable[[int, asyncio.StreamWriter], Awaitable[None]]
 
 
 def answer(status: int = 200, body: bytes = b"{}", *headers: str) -> bytes:
-    """Write a response."""
+    """Return a response."""
     head = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}", *headers, "", ""]
     return "\r\n".join(head).encode() + body
 
@@ -65,7 +65,7 @@ def scripted(respond: Respond = says_ok) -> Iterator[ScriptedServer]:
     thread.start()
 
     async def end() -> None:
-        # A connection that is only just accepted belongs to nobody who could close it: let it get that far.
+        # A connection that was just accepted has no task yet that could be cancelled; wait until it has one.
         while asyncio.all_tasks() - scripted_server.serving - {asyncio.current_task()}:
             await asyncio.sleep(0)
         server.close()

@@ -45,7 +45,7 @@ def test_a_closed_loop_prints_tables(bench: Bench) -> None:
     assert "p99.9" in output
 
 
-def test_a_text_to_embed_is_sent_in_the_shape_of_its_route(bench: Bench) -> None:
+def test_a_text_to_embed_is_sent_as_json(bench: Bench) -> None:
     with scripted() as server:
         options = ["--task", "text-embedding", "--text", "hello", "--model", "m", "--seconds", 0.05]
         assert bench(f"http://127.0.0.1:{server.port}", *options)[0] == 0
@@ -70,7 +70,7 @@ def test_an_open_loop_prints_json_and_sends_deadline_priority_and_key(bench: Ben
         assert header in first
 
 
-def test_refusals_and_losses_are_told(bench: Bench) -> None:
+def test_refusals_and_broken_connections_are_printed(bench: Bench) -> None:
     async def misbehaves(number: int, writer: asyncio.StreamWriter) -> None:
         if number % 3 == 2:
             writer.close()
@@ -85,31 +85,31 @@ def test_refusals_and_losses_are_told(bench: Bench) -> None:
     assert "broken" in output
 
 
-def test_a_load_that_the_client_cannot_make_is_told(bench: Bench) -> None:
+def test_a_generator_that_is_too_slow_is_reported(bench: Bench) -> None:
     with scripted() as server:
         url = f"http://127.0.0.1:{server.port}/x"
         _, output, _ = bench(url, "--text", "a", "--seconds", 0.05, "--rate", 50_000)
-    assert "the load itself left up to" in output
+    assert "requests were sent up to" in output
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--text", "a"], "say what to ask"),
-        (["--task", "x"], "say what to send"),
+        (["--text", "a"], "name a route"),
+        (["--task", "x"], "name what to send"),
         (["--task", "x", "--route", "/y", "--text", "a"], "not both"),
         (["--task", "x", "--file", "/nowhere"], "cannot be read"),
         (["--task", "x", "--text", "a", "--clients", 1, "--rate", 1], "either a number of clients or a rate"),
         (["--task", "x", "--text", "a", "--clients", 10**6], "clients must lie between"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(bench: Bench, arguments: list[object], problem: str) -> None:
+def test_wrong_options_are_an_error_of_one_line(bench: Bench, arguments: list[object], problem: str) -> None:
     code, _, errors = bench("http://127.0.0.1:1", *arguments)
     assert code == 2
     assert problem in errors
 
 
-def test_a_request_that_is_wrong_is_not_sent_a_thousand_times(bench: Bench) -> None:
+def test_a_wrong_request_ends_the_command_after_one_answer(bench: Bench) -> None:
     async def refuses(_: int, writer: asyncio.StreamWriter) -> None:
         writer.write(answer(415, b"no picture"))
 

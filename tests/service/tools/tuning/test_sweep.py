@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.tools.tuning.choice import choose, front
-from service.tools.tuning.items import Sample
-from service.tools.tuning.sweep import Measured, Setting, SweepSetting, make_batches, placements, sizes, sweep
+from service.tools.tuning.choice import choose, pareto_front
+from service.tools.tuning.items import TuningItem
+from service.tools.tuning.sweep import Measurement, TuningSetting, make_batches, settings_for, sweep
 
 
-def items(*costs: int) -> list[Sample]:
-    return [Sample({"x": np.zeros(cost, dtype=np.float32)}, cost) for cost in costs]
+def items(*costs: int) -> list[TuningItem]:
+    return [TuningItem({"x": np.zeros(cost, dtype=np.float32)}, cost) for cost in costs]
 
 
-def measured(lanes: int, threads: int, max_items: int, rate: float, batch_ms: float) -> Measured:
-    return Measured(Setting(SweepSetting(lanes, threads), max_items), rate, batch_ms / 1000)
+def measured(lanes: int, threads: int, max_items: int, rate: float, batch_ms: float) -> Measurement:
+    return Measurement(TuningSetting(lanes, threads, max_items), rate, batch_ms / 1000)
 
 
 class Fake:
@@ -38,41 +38,44 @@ class Fake:
         return inputs
 
 
-def test_placements_never_take_more_threads_than_there_are_cpus() -> None:
-    assert placements(1) == [SweepSetting(1, 1)]
-    assert placements(2) == [SweepSetting(1, 1), SweepSetting(1, 2), SweepSetting(2, 1)]
+def lanes_and_threads(cpus: int) -> list[tuple[int, int]]:
+    return [(setting.lanes, setting.threads) for setting in settings_for(cpus, 1)]
+
+
+def test_settings_never_use_more_threads_than_there_are_cpus() -> None:
+    assert lanes_and_threads(1) == [(1, 1)]
+    assert lanes_and_threads(2) == [(1, 1), (1, 2), (2, 1)]
     for cpus in range(1, 70):
-        tried = placements(cpus)
-        assert max(place.lanes * place.threads for place in tried) <= cpus
-        assert {SweepSetting(1, 1), SweepSetting(1, cpus), SweepSetting(cpus, 1)} <= set(tried)
+        tried = lanes_and_threads(cpus)
+        assert max(lanes * threads for lanes, threads in tried) <= cpus
+        assert {(1, 1), (1, cpus), (cpus, 1)} <= set(tried)
 
 
-def test_sizes_double_up_to_the_most() -> None:
-    assert sizes(1) == [1]
-    assert sizes(8) == [1, 2, 4, 8]
-    assert sizes(12) == [1, 2, 4, 8, 12]
+@pytest.mark.parametrize(("most", "sizes"), [(1, [1]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])])
+def test_batch_sizes_double_up_to_the_largest(most: int, sizes: list[int]) -> None:
+    assert [setting.max_items for setting in settings_for(1, most)] == sizes
 
 
-def test_batches_keep_count_cost_and_padding() -> None:
+def test_batches_are_bounded_by_count_cost_and_padding() -> None:
     made = make_batches(items(1, 1, 1, 2, 2, 10, 11, 12, 30), max_items=3, max_cost=24)
-    assert [[sample.cost for sample in batch] for batch in made] == [[1, 1, 1], [2, 2], [10, 11], [12], [30]]
+    assert [[item.cost for item in batch] for batch in made] == [[1, 1, 1], [2, 2], [10, 11], [12], [30]]
 
 
 def test_every_setting_is_measured_in_every_round() -> None:
     log: list[tuple[int, ...]] = []
-    opened: Counter[SweepSetting] = Counter()
+    opened: Counter[tuple[int, int]] = Counter()
     ticks: list[int] = []
 
-    def open_runner(place: SweepSetting, lane: int) -> Fake:
-        assert lane < place.lanes
-        opened[place] += 1
+    def open_runner(setting: TuningSetting, lane: int) -> Fake:
+        assert lane < setting.lanes
+        opened[setting.lanes, setting.threads] += 1
         return Fake(log)
 
-    chosen = [Setting(place, size) for place in placements(2) for size in (1, 4)]
+    chosen = [setting for setting in settings_for(2, 4) if setting.max_items != 2]
     found = sweep(chosen, items(*[5] * 8), open_runner, seconds=0.01, rounds=3, tick=lambda: ticks.append(1))
     assert [one.setting for one in found] == chosen
     assert len(ticks) == 18
-    assert opened == {SweepSetting(1, 1): 3, SweepSetting(1, 2): 3, SweepSetting(2, 1): 6}
+    assert opened == {(1, 1): 3, (1, 2): 3, (2, 1): 6}
     assert {shape[0] for shape in log} == {1, 4}
     for one in found:
         assert one.items_per_second > 0
@@ -88,7 +91,7 @@ def test_lanes_run_at_the_same_time() -> None:
                 both.wait()
             return inputs
 
-    (one,) = sweep([Setting(SweepSetting(2, 1), 1)], items(1), lambda *_: Together([]), seconds=0, rounds=2)
+    (one,) = sweep([TuningSetting(2, 1)], items(1), lambda *_: Together([]), seconds=0, rounds=2)
     assert one.items_per_second > 0
 
 
@@ -100,7 +103,7 @@ def test_a_session_that_fails_ends_the_sweep() -> None:
             return inputs
 
     with pytest.raises(ValueError, match="no"):
-        sweep([Setting(SweepSetting(1, 1), 1)], items(1), lambda *_: FailsLater([]), seconds=0, rounds=1)
+        sweep([TuningSetting(1, 1)], items(1), lambda *_: FailsLater([]), seconds=0, rounds=1)
 
 
 ALL = [
@@ -113,8 +116,8 @@ ALL = [
 ]
 
 
-def test_the_front_holds_what_nothing_else_beats() -> None:
-    assert front(ALL) == [ALL[3], ALL[1], ALL[4], ALL[5]]
+def test_no_setting_beats_one_on_the_pareto_front() -> None:
+    assert pareto_front(ALL) == [ALL[3], ALL[1], ALL[4], ALL[5]]
 
 
 @pytest.mark.parametrize(
@@ -127,5 +130,5 @@ def test_the_front_holds_what_nothing_else_beats() -> None:
         (1000, 4),  # 16 at a time are not 3% faster than 8, and wait twice as long
     ],
 )
-def test_the_fastest_that_keeps_the_deadline_is_chosen(deadline_ms: float, best: int | None) -> None:
+def test_the_fastest_setting_that_meets_the_deadline_is_chosen(deadline_ms: float, best: int | None) -> None:
     assert choose(ALL, deadline_ms / 1000) == (None if best is None else ALL[best])

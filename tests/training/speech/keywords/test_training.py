@@ -158,7 +158,7 @@ def test_a_version_is_measured_on_all_of_a_users_recordings(
     recipe = recipe.measured_on(some_of(table, "measured.csv", ("do", "mi")))
     job = dataclasses.replace(steps.job, recipe=recipe)
     KeywordSteps(job).evaluate(None, built.parent, 0)
-    assert "| everything | 60 |" in told.getvalue() and "| speaker | files | right |" in told.getvalue()
+    assert "| everything | 60 |" in told.getvalue() and "| speaker | files | accuracy |" in told.getvalue()
     assert "| player 3 |" in told.getvalue() and "| so |" not in told.getvalue()
     other = some_of(table, "other.csv", ("do",), said="doh")
     with pytest.raises(DataRejected, match="doh is none of the model's labels, which are do, mi, "):
@@ -244,7 +244,7 @@ def test_figures_count_slices_mistakes_and_what_is_left_above_a_threshold() -> N
     tables = keyword_tables(figures)
     assert "| everything | 5 | 60.00% |" in tables
     assert "| 0 | 100.00% | 66.67% | 50.00% |\n| 0.5 | 100.00% | 66.67% | 50.00% |\n| 0.7 | 0.00% |" in tables
-    assert "unknown as no (1), yes as no (1)" in tables
+    assert "unknown → no (1), yes → no (1)" in tables
 
 
 def test_the_shipped_recipe_is_one_for_sounds_and_takes_a_users_table(table: Path, tmp_path: Path) -> None:

@@ -59,4 +59,4 @@ def test_tables_hold_every_slice() -> None:
     assert "| clean | 1 | 2 | 50.00% | 0.00% | 0.00% | 1 | 0 | 0 |" in told
     assert "| everything | 2 | 4 | 25.00% | 0.00% | 50.00% | 1 | 0 | 0 |" in told
     assert "| voice | files" in told and "| room | files" in told
-    assert "b as c (1)" in told
+    assert "b → c (1)" in told
