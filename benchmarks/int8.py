@@ -19,7 +19,7 @@ from benchmarks.pairs import Estimate, interleaved, ratios
 from benchmarks.reference_models import GRAPH_FILE, reference_folder
 from benchmarks.report import Report, parse
 from service.engine.runtime.session import Device, Session
-from training.int8 import Batch, quantize_graph
+from training.core.int8 import Batch, quantize_graph
 
 _LENGTHS = (8, 16, 32, 64, 128)  # tokens of the texts for calibration
 _IMAGES = 8

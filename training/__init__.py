@@ -1,1 +1,1 @@
-"""Training: data -> network -> fit -> evaluate -> export to a model folder that the service answers with."""
+"""Training: from data to a model folder that the service can serve."""

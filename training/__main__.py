@@ -8,15 +8,15 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from service.errors import KotaeError
 
 if TYPE_CHECKING:
-    from training.steps import Steps
-    from training.version_folder import Place
+    from training.core.steps import Steps
+    from training.core.version_folder import Destination
 
 app = typer.Typer(
     help="Train a model, measure it and export it for `kotae serve`.",
@@ -24,23 +24,25 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Fetch data to learn from.", no_args_is_help=True)
+data_app = typer.Typer(help="Fetch or make training data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe's name (digits, pictures) or a YAML file's path.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Learn from this folder or file of yours instead.")]
-Name = Annotated[str | None, typer.Option("--name", help="The model's name, if not the recipe's.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of weights, order and variation.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Train on this folder or file instead.")]
+Name = Annotated[str | None, typer.Option("--name", help="The model's name; the recipe's if not given.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, order and augmentation.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder for checkpoints, metrics and pictures.")]
 Models = Annotated[Path, typer.Option("--models", help="The model repository.")]
 Version = Annotated[
     int | None,
-    typer.Option("--version", min=1, help="Number of the version; else the next free one."),
+    typer.Option("--version", min=1, help="Number of the version; the next free one if not given."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the version if it is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the version if it exists.")]
 Start = Annotated[
     Path | None,
-    typer.Option("--from", help="Start from these weights: a model's folder, its version's or a checkpoint."),
+    typer.Option(
+        "--from", help="Start from these weights: a model folder, a version's folder or a checkpoint."
+    ),
 ]
 Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", help="The run's best one if not given.")]
 
@@ -62,7 +64,7 @@ def build(
     overwrite: Overwrite = False,
 ) -> None:
     """Fit, export and evaluate: from data to a model folder that can be served."""
-    _steps(recipe, data, name, seed, runs, start=start).build(_place(models, version, overwrite))
+    _steps(recipe, data, name, seed, runs, start=start).build(_destination(models, version, overwrite))
 
 
 @app.command()
@@ -74,7 +76,7 @@ def fit(
     seed: Seed = None,
     start: Start = None,
     runs: Runs = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last complete epoch.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue after the last complete epoch.")] = False,
 ) -> None:
     """Train a network; the best checkpoint stays in the run folder."""
     _steps(recipe, data, name, seed, runs, start=start).fit(resume=resume)
@@ -90,21 +92,21 @@ def evaluate(
     runs: Runs = Path("runs"),
     checkpoint: Checkpoint = None,
     model: Annotated[
-        Path | None, typer.Option("--model", help="Model folder whose newest version is measured.")
+        Path | None, typer.Option("--model", help="Model folder whose newest version is evaluated.")
     ] = None,
     blocks: Annotated[
-        int, typer.Option("--blocks", help="Instead, train anew for each of so many contiguous blocks.")
+        int, typer.Option("--blocks", help="Instead, train and evaluate once per contiguous block.")
     ] = 0,
     recordings: Annotated[
         Path | None,
         typer.Option(
             "--recordings",
-            help="Instead, measure a model for sound on all files of a CSV table with columns audio and text "
-            "(what is said, or the label); by speaker and kind too, where it has these columns.",
+            help="Instead, evaluate a model for sounds on all files of a CSV table with the columns audio "
+            "and text (transcript or label); also by speaker and kind if it has these columns.",
         ),
     ] = None,
 ) -> None:
-    """Measure a model's newest version, or a checkpoint, on the held-out part."""
+    """Evaluate a model's newest version, or a checkpoint, on the test part."""
     steps = _steps(recipe, data, name, seed, runs, recordings=recordings)
     steps.evaluate(checkpoint, model, blocks)
 
@@ -122,8 +124,8 @@ def export(
     version: Version = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a checkpoint into a version of a model folder, proven to answer as PyTorch does."""
-    _steps(recipe, data, name, seed, runs).export(checkpoint, _place(models, version, overwrite))
+    """Export a checkpoint as a version of a model folder, checked against PyTorch."""
+    _steps(recipe, data, name, seed, runs).export(checkpoint, _destination(models, version, overwrite))
 
 
 @app.command()
@@ -132,37 +134,37 @@ def quantize(
     *,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", help="Whose data it is; the one of the model's name if not given."),
+        typer.Option("--recipe", help="Recipe with the data; the one of the model's name if not given."),
     ] = None,
     data: Data = None,
     runs: Runs = Path("runs"),
-    precision: Annotated[Precision, typer.Option("--precision", help="Of the variant.")] = "int8",
+    precision: Annotated[Precision, typer.Option("--precision", help="Precision of the variant.")] = "int8",
     most_loss: Annotated[
-        float, typer.Option("--most-loss", min=0, help="Points that accuracy, or its like, may lose.")
+        float, typer.Option("--most-loss", min=0, help="Points that a metric may lose.")
     ] = 1.0,
     version: Version = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a version with a smaller variant, measure it, and refuse it if it loses too much.
+    """Write a version with a smaller variant, unless it loses too much accuracy.
 
-    int8 is for CPUs, fp16 for GPUs. Without a GPU here, fp16 is measured on the CPU, where it is slow.
+    int8 is for CPUs, fp16 for GPUs. Without a GPU, fp16 is measured on the CPU, where it is slow.
     """
     from rich.console import Console
 
-    from training.quantize import Order, quantize_model
+    from training.core.quantize import QuantizationRequest, quantize_model
 
     steps = _steps(recipe or model.resolve().name, data, None, None, runs)
-    place = _place(model.resolve().parent, version, overwrite)
-    order = Order(model, place, most_loss, _typed(), precision)
-    quantize_model(order, steps.subject(), Console())
+    destination = _destination(model.resolve().parent, version, overwrite)
+    request = QuantizationRequest(model, destination, most_loss, _command_line(), precision)
+    quantize_model(request, steps.quantization_data(), Console())
 
 
 @data_app.command()
 def wallpapers(
-    folder: Annotated[Path, typer.Argument(help="Where to save them; recipes look in runs/wallpapers.")],
+    folder: Annotated[Path, typer.Argument(help="Where to save them; recipes use runs/wallpapers.")],
 ) -> None:
-    """Fetch photographs out of Debian's wallpaper packages, to put behind composed scenes."""
-    from training.detection.wallpapers import fetch_wallpapers
+    """Fetch photographs from Debian's wallpaper packages, as backgrounds of composed scenes."""
+    from training.detection.scenes.wallpapers import fetch_wallpapers
 
     sys.stdout.write(f"{len(fetch_wallpapers(folder))} pictures in {folder}\n")
 
@@ -172,16 +174,17 @@ def package_descriptions(
     folder: Annotated[Path, typer.Argument(help="Where to write languages.jsonl and descriptions.jsonl.")],
     *,
     languages: Annotated[
-        str | None, typer.Option("--languages", help="ISO 639-1 codes, with commas; all if not given.")
+        str | None,
+        typer.Option("--languages", help="ISO 639-1 codes, separated by commas; all if not given."),
     ] = None,
     most: Annotated[int, typer.Option("--most", min=1, help="Most texts of one language.")] = 6000,
 ) -> None:
-    """Fetch Debian's package descriptions, in English and as people translated them.
+    """Fetch Debian's package descriptions in English and their translations.
 
-    Reads the Packages and Translation lists of this machine's apt sources, with apt and without any
-    privilege; apt's own state is not touched. Needs Debian or a relative of it, and the network.
+    Reads the Packages and Translation lists of this machine's apt sources with apt, without privileges and
+    without a change of apt's state. Needs Debian or a derivative, and the network.
     """
-    from training.data.package_descriptions import LANGUAGES, write_package_descriptions
+    from training.data.debian_descriptions import LANGUAGES, write_package_descriptions
 
     codes = languages.split(",") if languages else list(dict.fromkeys(LANGUAGES.values()))
     counts = write_package_descriptions(folder, codes, most)
@@ -192,12 +195,12 @@ def package_descriptions(
 def recorded_speech(
     folder: Annotated[Path, typer.Argument(help="Where to write the sounds, words.csv and sentences.csv.")],
 ) -> None:
-    """Fetch people's recordings out of Debian's packages, to measure the models for speech with.
+    """Fetch recordings of people from Debian's packages, to evaluate speech models.
 
-    `kotae-train evaluate keywords --recordings FOLDER/words.csv` and `evaluate spoken-commands --recordings
-    FOLDER/sentences.csv` do so. The sounds come with the packages' own licences.
+    Use them with `kotae-train evaluate keywords --recordings FOLDER/words.csv` and `evaluate spoken-commands
+    --recordings FOLDER/sentences.csv`. The sounds have the packages' licences.
     """
-    from training.speech.recorded_speech import write_recorded_speech
+    from training.speech.debian_recordings import write_recorded_speech
 
     counts = write_recorded_speech(folder)
     typer.echo("\n".join(f"{folder / name}\t{count}" for name, count in counts.items()))
@@ -205,14 +208,14 @@ def recorded_speech(
 
 @data_app.command()
 def speech(recipe: RecipeName, *, runs: Runs = Path("runs")) -> None:
-    """Speak what a recipe learns from ahead of training, with espeak-ng, flite and festival.
+    """Synthesize the training speech of a recipe in advance, with espeak-ng, flite and festival.
 
-    It can be stopped at any time and goes on where it was. Training does it too, where it was not done.
+    An interrupted run continues where it stopped. Training synthesizes what is missing.
     """
     from training.recipes.load import load_recipe
-    from training.speech.speak_ahead import speak_ahead
+    from training.speech.sources import synthesize_training_set
 
-    typer.echo(speak_ahead(load_recipe(recipe), runs))
+    typer.echo(synthesize_training_set(load_recipe(recipe), runs))
 
 
 def _steps(
@@ -224,35 +227,35 @@ def _steps(
     *,
     start: Path | None = None,
     recordings: Path | None = None,
-) -> Steps:
+) -> Steps[Any, Any, Any, Any]:
     from rich.console import Console
 
+    from training.core.registry import steps_for
     from training.recipes.load import load_recipe
-    from training.steps import steps_for
 
-    # Both set their own levels when they are imported, so this comes after it: Lightning tells of devices
-    # nobody asked for, and torch's exporter of torchvision, which is neither installed nor needed.
+    # After the imports, which set their own levels. Lightning logs about devices, and torch's exporter about
+    # torchvision, which is neither installed nor needed.
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     chosen = load_recipe(recipe).changed(data=data, name=name, seed=seed, start=start)
     if recordings:
         chosen = chosen.measured_on(recordings)
-    return steps_for(chosen, runs, Console(), _typed())
+    return steps_for(chosen, runs, Console(), _command_line())
 
 
-def _typed() -> str:
+def _command_line() -> str:
     return " ".join(["kotae-train", *sys.argv[1:]])
 
 
-def _place(models: Path, version: int | None, overwrite: bool) -> Place:
-    from training.version_folder import Place
+def _destination(models: Path, version: int | None, overwrite: bool) -> Destination:
+    from training.core.version_folder import Destination
 
-    return Place(models, version, overwrite)
+    return Destination(models, version, overwrite)
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is told in one line, without a traceback."""
+    """Run the command line; an error that the user can fix is printed in one line, without a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         app()

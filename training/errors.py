@@ -1,9 +1,9 @@
-"""What can go wrong in training, each with a text that says what to do about it.
+"""Errors of training; each text says what to do about it.
 
 KotaeError
 └── TrainingFailed
-├── DataRejected    the pictures or the recipe cannot be trained on
-└── ExportFailed    the exported graph is not the network; nothing was written
+    ├── DataRejected    the data or the recipe cannot be trained on
+    └── ExportFailed    the exported graph does not answer as the network does; nothing was written
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from service.errors import KotaeError
 
 
 class TrainingFailed(KotaeError):
-    """A step of training that cannot go on."""
+    """A step of training failed."""
 
 
 class DataRejected(TrainingFailed):

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from benchmarks import graphs
-from training.fp16 import halve_graph
+from training.core.fp16 import convert_to_fp16
 
 Arrays = dict[str, NDArray[Any]]
 PRECISIONS = ("fp32", "fp16")
@@ -81,5 +81,5 @@ def _random(seed: int) -> np.random.Generator:
 def _write(folder: Path, name: str, graph: onnx.ModelProto) -> dict[str, Path]:
     paths = {precision: folder / f"{name}.{precision}.onnx" for precision in PRECISIONS}
     onnx.save(graph, paths["fp32"])
-    halve_graph(paths["fp32"], paths["fp16"])
+    convert_to_fp16(paths["fp32"], paths["fp16"])
     return paths

@@ -23,16 +23,16 @@ import soundfile
 from numpy.typing import NDArray
 
 from tests.end_to_end.server import serving
-from training.job import newest_version
-from training.speech.language import COMMANDS, draw_sentence
-from training.speech.synthesis import Order, speak
-from training.speech.voices import Manner, Voice
+from training.core.job import newest_version
+from training.speech.synthetic.grammar import COMMANDS, draw_sentence
+from training.speech.synthetic.synthesis import SpeechRequest, synthesize
+from training.speech.synthetic.voices import Prosody, Voice
 
 MODEL = Path(__file__).parents[2] / "models" / "spoken-commands"
 RATE = 16_000
 SECONDS = 600
 VOICE = Voice("espeak", "en-us+f2")
-PACE = Manner(speed=0.9, lead_seconds=0.0, tail_seconds=0.0)
+PACE = Prosody(speed=0.9, lead_seconds=0.0, tail_seconds=0.0)
 PAUSE_SECONDS = 0.35  # between the words of a run
 WORDS_OF_A_RUN = 5
 NEAR_SECONDS = 0.2
@@ -135,7 +135,7 @@ def test_words_stand_where_they_were_placed(recording: Recording, transcript: di
 
 
 def _speak(texts: tuple[str, ...] | list[str]) -> list[NDArray[np.int16]]:
-    return speak([Order(text, VOICE, PACE) for text in texts], RATE)
+    return synthesize([SpeechRequest(text, VOICE, PACE) for text in texts], RATE)
 
 
 def _heard(samples: NDArray[np.int16], start: int) -> tuple[float, float]:

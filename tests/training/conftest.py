@@ -12,13 +12,15 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from service.repository.manifest import ImageInput, ModelManifest
-from training.build import Data, open_data, run_export, run_fit
-from training.evaluate import HeldOut, held_out
-from training.fit import load_checkpoint
-from training.job import Job
-from training.networks.learner import Learner
-from training.recipes.recipe import FolderData, NetworkSize, Optimisation, PictureRecipe, Split
-from training.version_folder import Place
+from training.core.job import Job
+from training.core.trainer import load_learner
+from training.core.version_folder import Destination
+from training.images.fit import ImageData
+from training.images.learner import ImageLearner
+from training.images.predict import HeldOut
+from training.images.steps import ImageSteps
+from training.recipes.image_recipe import FolderData, ImageRecipe, NetworkSize
+from training.recipes.recipe import Optimisation, Split
 
 COUNTS = {"cross": 36, "disc": 24, "stripe": 14}
 
@@ -59,10 +61,10 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tiny_recipe(folder: Path, **optimisation: float) -> PictureRecipe:
+def tiny_recipe(folder: Path, **optimisation: float) -> ImageRecipe:
     """A recipe that trains in a second or two."""
     wanted = {"epochs": 12, "passes": 3, "batch_size": 16, "learning_rate": 0.01, **optimisation}
-    return PictureRecipe(
+    return ImageRecipe(
         manifest=ModelManifest(name="shapes", task="image-classification", required=False),
         data=FolderData(path=folder, mirror=True),
         input=ImageInput(width=16, height=16, channels=3),
@@ -80,23 +82,30 @@ def silent_console() -> Console:
 class Trained:
     """A trained network and all it came from."""
 
-    job: Job[PictureRecipe]
-    data: Data
-    learner: Learner
-    pictures: HeldOut
+    steps: ImageSteps
+    data: ImageData
+    learner: ImageLearner
+
+    @property
+    def job(self) -> Job[ImageRecipe]:
+        return self.steps.job
+
+    @property
+    def pictures(self) -> HeldOut:
+        return self.data.held_out
 
 
 @pytest.fixture(scope="session")
 def trained(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     runs = tmp_path_factory.mktemp("runs")
     job = Job(tiny_recipe(picture_folder), runs, silent_console(), "kotae-train build shapes.yaml")
-    data = open_data(job.recipe)
-    learner = load_checkpoint(run_fit(job, data))
-    return Trained(job, data, learner, held_out(data.source, data.parts.test))
+    steps = ImageSteps(job)
+    data = steps.open()
+    return Trained(steps, data, load_learner(steps.train(data), ImageLearner))
 
 
 @pytest.fixture(scope="session")
 def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of version 1; not to be changed."""
-    place = Place(tmp_path_factory.mktemp("models"))
-    return run_export(trained.job, trained.data, trained.learner, trained.pictures, place)
+    destination = Destination(tmp_path_factory.mktemp("models"))
+    return trained.steps.publish(trained.learner, trained.data, destination)[0]

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from training.networks.learner import learning_rate_factor
-from training.networks.resnet import PictureClassifier
-from training.recipes.recipe import NetworkSize
+from training.core.optimizer import learning_rate_factor
+from training.networks.resnet import ImageClassifier
+from training.recipes.image_recipe import NetworkSize
 
 
 @pytest.fixture
-def network() -> PictureClassifier:
+def network() -> ImageClassifier:
     torch.manual_seed(0)
-    return PictureClassifier(3, 5, NetworkSize(widths=(4, 8, 8), blocks=2)).eval()
+    return ImageClassifier(3, 5, NetworkSize(widths=(4, 8, 8), blocks=2)).eval()
 
 
 def pictures(count: int, high: int = 256) -> torch.Tensor:
@@ -21,7 +21,7 @@ def pictures(count: int, high: int = 256) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def test_probabilities_are_positive_and_add_up_to_one(network: PictureClassifier) -> None:
+def test_probabilities_are_positive_and_add_up_to_one(network: ImageClassifier) -> None:
     probabilities = network(pictures(7))
     assert probabilities.shape == (7, 5)
     assert (probabilities > 0).all()
@@ -29,20 +29,20 @@ def test_probabilities_are_positive_and_add_up_to_one(network: PictureClassifier
 
 
 @torch.inference_mode()
-def test_a_picture_alone_gets_the_answer_it_gets_in_a_batch(network: PictureClassifier) -> None:
+def test_a_picture_alone_gets_the_answer_it_gets_in_a_batch(network: ImageClassifier) -> None:
     batch = pictures(6)
     alone = torch.cat([network(batch[i : i + 1]) for i in range(6)])
     torch.testing.assert_close(network(batch), alone, atol=1e-6, rtol=0)
 
 
 @torch.inference_mode()
-def test_exposure_and_contrast_do_not_matter(network: PictureClassifier) -> None:
+def test_exposure_and_contrast_do_not_matter(network: ImageClassifier) -> None:
     dim = pictures(4, high=100)
     torch.testing.assert_close(network(dim), network(dim * 2 + 40), atol=1e-4, rtol=0)
 
 
 @torch.inference_mode()
-def test_an_empty_picture_gets_a_finite_answer(network: PictureClassifier) -> None:
+def test_an_empty_picture_gets_a_finite_answer(network: ImageClassifier) -> None:
     for level in (0, 128, 255):
         assert network(torch.full((1, 20, 24, 3), level, dtype=torch.uint8)).isfinite().all()
 

@@ -4,8 +4,9 @@ import pytest
 import yaml
 
 from training.errors import DataRejected
+from training.recipes.image_recipe import FolderData, ImageRecipe
 from training.recipes.load import RECIPES_FOLDER, load_recipe
-from training.recipes.recipe import FolderData, Optimisation, PictureRecipe
+from training.recipes.recipe import Optimisation
 
 
 def test_shipped_recipes_load_under_their_file_names() -> None:
@@ -28,14 +29,14 @@ def test_an_unknown_recipe_is_told_with_the_known_ones() -> None:
 
 def test_the_command_line_changes_data_name_and_seed() -> None:
     recipe = load_recipe("digits").changed(data=Path("cats"), name="cats", seed=7)
-    assert isinstance(recipe, PictureRecipe)
+    assert isinstance(recipe, ImageRecipe)
     assert isinstance(recipe.data, FolderData)
     assert (recipe.data.path, recipe.name, recipe.seed) == (Path("cats"), "cats", 7)
 
 
 def test_another_folder_keeps_the_recipes_other_data_settings() -> None:
     recipe = load_recipe("pictures").changed(data=Path("cats"), name=None, seed=None)
-    assert isinstance(recipe, PictureRecipe)
+    assert isinstance(recipe, ImageRecipe)
     assert isinstance(recipe.data, FolderData)
     assert recipe.data.mirror
 

@@ -1,1 +1,1 @@
-"""Pictures to learn from: where they come from, how they are divided, how they are varied."""
+"""Data that several modalities use: splits, tables, Debian packages, drawn digits."""

@@ -1,9 +1,9 @@
-"""Digits drawn from pen strokes, for habits of hand that the bundled digits lack.
+"""Digits drawn from pen strokes, for writing habits that the bundled digits lack.
 
-Their 13 writers all cross the 7, and hardly any gives the 1 a flag and a foot at once or closes the
-6 as print does. Each form here is a line of pen points; every drawing moves them a little and chooses
-width, slant and pen anew, then is scaled and counted into 8 × 8 levels as the bundled digits were.
-They are only ever learnt from: no figure is measured on them.
+The 13 writers of the bundled digits all cross the 7, and hardly any writes the 1 with both flag and foot or
+closes the 6 as in print. Each form here is a list of pen points. Every drawing moves the points a little,
+chooses width, slant and pen, and is reduced to 8 × 8 levels like the bundled digits. The drawings are only
+used for training, never for evaluation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Stroke:
 
     Attributes:
         points: x to the right and y downwards, 0–1 over the digit's box.
-        curved: Whether the pen goes through the points in a curve.
+        curved: Whether the pen follows a curve through the points.
     """
 
     points: tuple[Point, ...]
@@ -107,7 +107,7 @@ def draw_digits(per_class: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[n
 
     Args:
         per_class: Drawings of each digit.
-        seed: Of all that is moved and chosen.
+        seed: Seed of all random choices.
 
     Returns:
         u8 [10 × `per_class`, 8, 8, 1], light ink on dark, and i64 labels.
@@ -142,7 +142,7 @@ def _draw(form: Form, random: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _moved(stroke: Stroke, width: float, slant: float, random: np.random.Generator) -> NDArray[np.float64]:
-    """Move a stroke's points a little and follow the pen: f64 [points, 2]."""
+    """Return a stroke's points, shifted at random and joined by a curve: f64 [points, 2]."""
     points = np.array(stroke.points, dtype=np.float64)
     points += random.normal(0, 0.035, points.shape)
     points[:, 0] = points[:, 0] * width + slant * (0.5 - points[:, 1])
@@ -150,7 +150,7 @@ def _moved(stroke: Stroke, width: float, slant: float, random: np.random.Generat
 
 
 def _through(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Follow a Catmull-Rom spline (Catmull and Rom, A class of local interpolating splines, 1974)."""
+    """Return points on a Catmull-Rom spline (Catmull and Rom, 1974)."""
     padded = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
     t = np.linspace(0, 1, _CURVE_STEPS)[:, None]
     pieces = []

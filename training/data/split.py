@@ -1,9 +1,9 @@
-"""Training, validation and test parts: which picture belongs where, by a fixed seed.
+"""Divide items into training, validation and test part, by a fixed seed.
 
-The test part is for the one look at the end. Contiguous blocks are the second way to hold out:
-neighbours in a data set often come from the same writer, so a block is nearer to unseen writers.
+The test part is used once, at the end. Contiguous blocks are a second way to hold out items: neighbours in a
+data set often come from the same writer, so a block is more like unseen writers.
 
-Letters in shapes: `N` pictures, `K` classes.
+Letters in shapes: `N` items, `K` classes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Disjoint indices of pictures, each i64 and ascending."""
+    """Disjoint indices of items, each i64 and ascending."""
 
     train: Indices
     validation: Indices
@@ -31,7 +31,7 @@ class Parts:
 
     @property
     def description(self) -> str:
-        """How many are in which part, for people."""
+        """The number of items in each part, for people."""
         return (
             f"{len(self.train)} to learn from, {len(self.validation)} for validation, "
             f"{len(self.test)} held out"
@@ -39,14 +39,14 @@ class Parts:
 
 
 def stratified_parts(labels: NDArray[np.int64], split: Split) -> Parts:
-    """Divide pictures so that every part has every class in the same mix.
+    """Divide items so that every part has the same mix of classes.
 
     Args:
         labels: i64 [N], 0 to K-1.
         split: Shares and seed.
 
     Raises:
-        DataRejected: A class has too few pictures to be in every part.
+        DataRejected: A class has too few items to be in every part.
     """
     everything = np.arange(len(labels))
     rest, test = _divide(everything, labels, split.test, split.seed)
@@ -54,12 +54,12 @@ def stratified_parts(labels: NDArray[np.int64], split: Split) -> Parts:
 
 
 def contiguous_parts(labels: NDArray[np.int64], split: Split, blocks: int) -> list[Parts]:
-    """Hold out one contiguous block of the data set after the other.
+    """Return one division per contiguous block of the data set; the block is the test part.
 
     Args:
         labels: i64 [N].
-        split: The share of validation, within what is not held out, and its seed.
-        blocks: How many blocks; each is the test part once.
+        split: The share of the validation part, and its seed.
+        blocks: Number of blocks.
     """
     everything = np.arange(len(labels))
     return [
@@ -69,14 +69,17 @@ def contiguous_parts(labels: NDArray[np.int64], split: Split, blocks: int) -> li
 
 
 def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """Weigh classes against their imbalance.
+    """Return weights of classes that compensate their imbalance.
 
     Args:
         labels: i64 [N] of the training part.
         classes: K.
 
     Returns:
-        f32 [K]: the inverse of each class's share, scaled so that a picture's mean weight is 1.
+        f32 [K]: the inverse of each class's share, scaled so that the mean weight of an item is 1.
+
+    Raises:
+        DataRejected: A class has no item.
     """
     counts = np.bincount(labels, minlength=classes)
     if not counts.all():
@@ -103,12 +106,12 @@ def _divide(indices: Indices, labels: NDArray[np.int64], share: float, seed: int
 
 
 def grouped_parts(groups: Sequence[str], split: Split) -> Parts:
-    """Divide items so that a group is in one part only.
+    """Divide items so that each group is in one part only.
 
     Args:
         groups: N names.
-        split: Shares of the items, reached within one group, but every part has one; and the seed of the
-            groups' order.
+        split: Shares of the items, approximated to within one group, where every part has at least one group;
+            and the seed of the groups' order.
 
     Raises:
         DataRejected: There are too few groups for three parts.
@@ -116,7 +119,7 @@ def grouped_parts(groups: Sequence[str], split: Split) -> Parts:
     names, members = np.unique(np.array(groups), return_inverse=True)
     order = np.random.default_rng(split.seed).permutation(len(names))
     counts = np.bincount(members, minlength=len(names))[order]
-    done = np.cumsum(counts) - counts / 2  # items up to the middle of each group
+    done = np.cumsum(counts) - counts / 2  # number of items before the middle of each group
     tests = max(1, int((done < split.test * len(groups)).sum()))
     held_out = max(tests + 1, int((done < (split.test + split.validation) * len(groups)).sum()))
     if held_out >= len(names):

@@ -1,1 +1,1 @@
-"""Finding things in pictures: scenes, COCO folders, targets and losses, figures, the exported version."""
+"""The task `object-detection`: data, training, evaluation and export."""

@@ -1,4 +1,4 @@
-"""The worst misses on one sheet: what was answered surely and wrongly, and what was not found."""
+"""Draw the worst errors on one sheet: false detections with high scores, and missed objects."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from training.detection.annotated import AnnotatedFile
-from training.detection.answers import Found
-from training.detection.figures import THRESHOLD, matches
+from training.detection.dataset import AnnotatedImage
+from training.detection.metrics import THRESHOLD, matches
+from training.detection.predict import Predicted
 
 _TILE, _CAPTION = 120, 16  # pixels
 _COLUMNS, _MOST = 8, 32
@@ -21,16 +21,16 @@ _THERE, _ANSWERED = (40, 200, 60), (255, 40, 40)
 
 
 @dataclass(frozen=True, slots=True)
-class Miss:
-    """Something answered wrongly, or not at all.
+class DetectionError:
+    """A false detection or a missed object.
 
     Attributes:
-        weight: The surer the wrong answer, the larger; what was not found counts 0.5 and less.
-        box_xyxy: Where, in pixels of the picture.
-        caption: Label that is there, then label and score that were answered, with a dash for none.
+        weight: Score of a false detection; 0.5 or less for a missed object.
+        box_xyxy: Position in pixels of the image.
+        caption: The right label, then the detected label and its score, with a dash for none.
     """
 
-    file: AnnotatedFile
+    file: AnnotatedImage
     weight: float
     box_xyxy: NDArray[np.float64]
     there_xyxy: NDArray[np.float64] | None
@@ -39,9 +39,9 @@ class Miss:
 
 
 def find_misses(
-    files: Sequence[AnnotatedFile], found: Sequence[Found], classes: tuple[str, ...]
-) -> list[Miss]:
-    """List misses at the default threshold, the worst first."""
+    files: Sequence[AnnotatedImage], found: Sequence[Predicted], classes: tuple[str, ...]
+) -> list[DetectionError]:
+    """Return the errors at the default threshold, the worst first."""
     misses = []
     for file, one in zip(files, found, strict=True):
         sure = one.scores >= THRESHOLD
@@ -57,7 +57,7 @@ def find_misses(
                 lost.remove(place)
                 there = classes[file.labels[place]]
             misses.append(
-                Miss(
+                DetectionError(
                     file,
                     score,
                     box,
@@ -68,14 +68,14 @@ def find_misses(
             )
         for j in lost:
             height = float(file.boxes_xyxy[j, 3] - file.boxes_xyxy[j, 1])
-            weight = 0.5 * height / (height + 50)  # the larger, the worse
+            weight = 0.5 * height / (height + 50)  # larger objects are worse to miss
             caption = f"{classes[file.labels[j]]} > -"
-            misses.append(Miss(file, weight, file.boxes_xyxy[j], file.boxes_xyxy[j], None, caption))
+            misses.append(DetectionError(file, weight, file.boxes_xyxy[j], file.boxes_xyxy[j], None, caption))
     return sorted(misses, key=lambda miss: -miss.weight)
 
 
-def draw_misses(misses: Sequence[Miss], path: Path) -> None:
-    """Draw the worst: what is there framed in green, what was answered in red."""
+def draw_misses(misses: Sequence[DetectionError], path: Path) -> None:
+    """Draw the worst errors: annotations in green frames, detections in red ones."""
     shown = list(misses)[:_MOST]
     rows = max(1, -(-len(shown) // _COLUMNS))
     sheet = Image.new("RGB", (_COLUMNS * _TILE, rows * (_TILE + _CAPTION)), "white")
@@ -87,7 +87,7 @@ def draw_misses(misses: Sequence[Miss], path: Path) -> None:
     sheet.save(path, quality=85)
 
 
-def _tile(miss: Miss) -> Image.Image:
+def _tile(miss: DetectionError) -> Image.Image:
     with Image.open(BytesIO(miss.file.file)) as picture:
         centre = (miss.box_xyxy[:2] + miss.box_xyxy[2:]) / 2
         reach = max(24.0, 0.8 * float((miss.box_xyxy[2:] - miss.box_xyxy[:2]).max()))
@@ -104,8 +104,8 @@ def _tile(miss: Miss) -> Image.Image:
     return tile
 
 
-def _nearest(box: NDArray[np.float64], file: AnnotatedFile, lost: Sequence[int]) -> int | None:
-    """Find the thing that a wrong answer is probably about: one that was not found, whose centre it holds."""
+def _nearest(box: NDArray[np.float64], file: AnnotatedImage, lost: Sequence[int]) -> int | None:
+    """Return the missed object that a false detection probably means: one whose centre it contains."""
     for j in lost:
         centre = (file.boxes_xyxy[j, :2] + file.boxes_xyxy[j, 2:]) / 2
         if (box[:2] <= centre).all() and (centre <= box[2:]).all():

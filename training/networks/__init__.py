@@ -1,1 +1,1 @@
-"""Networks: `uint8` pictures in, probabilities out, the whole way as PyTorch modules."""
+"""The networks as PyTorch modules, from raw inputs to final outputs."""

@@ -1,12 +1,12 @@
 """A small network over the bytes of a text, from token ids to probabilities.
 
-Every position looks up the byte n-grams that end there, in tables of hashed n-grams: bags of hashed
-n-grams are P. Bojanowski et al., Enriching Word Vectors with Subword Information, 2016
-(arXiv:1607.04606, section 3.2); their sum at each byte, as input of a further network, is A. Pagnoni et
-al., Byte Latent Transformer, 2024 (arXiv:2412.09871, section 3.2.1). Two convolutions and pooling follow.
+Every position looks up the byte n-grams that end there, in tables of hashed n-grams: bags of hashed n-grams
+are from P. Bojanowski et al., Enriching Word Vectors with Subword Information, 2016 (arXiv:1607.04606,
+section 3.2); their sum at each byte as input of a further network is from A. Pagnoni et al., Byte Latent
+Transformer, 2024 (arXiv:2412.09871, section 3.2.1). Two convolutions and pooling follow.
 
-Token 0 is padding, and so is whatever the mask marks with 0: ids there count as 0, and features are set
-to 0 before every convolution and left out of the pooling, so that padding never changes an answer.
+Token 0 is padding, and so is every position that the mask marks with 0: ids there count as 0, and features
+are set to 0 before every convolution and left out of the pooling, so that padding never changes an answer.
 
 Letters in shapes: `N` batch, `T` bytes, `D` width, `C` channels, `K` classes.
 """
@@ -17,12 +17,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.recipes.text_recipes import ByteNetworkSize
+from training.recipes.text_recipe import ByteNetworkSize
 
 BYTE_TOKENS = 257  # padding, then one token a byte
-_MULTIPLIERS = (1, 1_000_003, 65_599, 2_654_435, 40_503, 7_368_787)  # of the hash; any odd numbers would do
+_MULTIPLIERS = (1, 1_000_003, 65_599, 2_654_435, 40_503, 7_368_787)  # of the hash; any odd numbers work
 _LONGEST = len(_MULTIPLIERS)
-_NEVER = -1e4  # below every feature
+_NEVER = -1e4  # lower than every feature
 
 
 class ByteNGrams(nn.Module):
@@ -37,11 +37,11 @@ class ByteNGrams(nn.Module):
             nn.init.normal_(weight, std=0.3)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Embed i64 [N, T], 0 where there is no byte; returns f32 [N, T, D]."""
+        """Embed i64 [N, T], 0 for padding; return f32 [N, T, D]."""
         total = self.bytes(ids)
         key = ids
         for back, (table, rows) in enumerate(zip(self.n_grams, self.buckets, strict=True), start=1):
-            earlier = functional.pad(ids, (back, 0))[:, : ids.shape[1]]  # the byte `back` places before
+            earlier = functional.pad(ids, (back, 0))[:, : ids.shape[1]]  # the byte `back` positions before
             key = key + earlier * _MULTIPLIERS[back % _LONGEST]
             total = total + table(key % rows)
         summed: torch.Tensor = total
@@ -49,11 +49,11 @@ class ByteNGrams(nn.Module):
 
 
 class ByteClassifier(nn.Module):
-    """The whole graph that is exported: ids and mask in, probabilities out.
+    """The exported graph: ids and mask in, probabilities out.
 
     Attributes:
-        temperature: f32 scalar that scores are divided by, so that a probability of 0.9 is right nine
-            times in ten (C. Guo et al. 2017, arXiv:1706.04599, section 4.2); found after the training.
+        temperature: f32 scalar by which logits are divided to calibrate the probabilities (C. Guo et al.
+            2017, arXiv:1706.04599, section 4.2); found after the training.
     """
 
     def __init__(self, classes: int, size: ByteNetworkSize) -> None:
@@ -67,7 +67,7 @@ class ByteClassifier(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
 
     def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Score texts.
+        """Return the logits.
 
         Args:
             input_ids: i64 [N, T].
@@ -87,6 +87,6 @@ class ByteClassifier(nn.Module):
         return scores
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Classify i64 [N, T] and i64 [N, T]; returns probabilities f32 [N, K]."""
+        """Classify i64 [N, T] and i64 [N, T]; return probabilities f32 [N, K]."""
         scores = self.logits(input_ids, attention_mask)
         return (scores / self.get_buffer("temperature")).softmax(dim=1)

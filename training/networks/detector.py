@@ -1,11 +1,10 @@
 """An anchor-free detector, with everything from `uint8` pixels to final boxes inside the graph.
 
-After X. Zhou, D. Wang, P. Krähenbühl, Objects as Points, 2019 (arXiv:1904.07850): a heat map a class, whose
-peaks are the things' centres; a peak is a point that is the highest of its 3 × 3 neighbours, so there is no
-non-maximum suppression. Boxes are distances from the point to the four edges as in Z. Tian et al., FCOS, 2019
-(arXiv:1904.01355, equation 1), and beside them stands how well the box is expected to overlap. Features of
-four sizes are added from coarse to fine as in T.-Y. Lin et al., Feature Pyramid Networks, 2016
-(arXiv:1612.03144).
+After X. Zhou, D. Wang, P. Krähenbühl, Objects as Points, 2019 (arXiv:1904.07850): one heat map per class,
+whose peaks are the objects' centres; a peak is the highest of its 3 × 3 neighbours, so there is no non-
+maximum suppression. Boxes are distances from the point to the four edges as in Z. Tian et al., FCOS, 2019
+(arXiv:1904.01355, equation 1), with a prediction of their overlap. Features of four sizes are added from
+coarse to fine as in T.-Y. Lin et al., Feature Pyramid Networks, 2016 (arXiv:1612.03144).
 
 Letters in shapes: `N` batch, `H` `W` the input's size, `h` `w` a quarter of it, `K` classes, `M` slots.
 """
@@ -29,13 +28,13 @@ _LONGEST = math.log(512)  # strides
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
-    """What the network says about every point.
+class DetectorOutputs:
+    """The network's outputs for every point.
 
     Attributes:
         heat: f32 [N, K, h, w], logits.
         distances: f32 [N, 4, h, w], input pixels from the point to the left, top, right and bottom edge.
-        quality: f32 [N, 1, h, w], logits of the overlap expected between box and thing.
+        quality: f32 [N, 1, h, w], logits of the expected overlap of box and object.
     """
 
     heat: torch.Tensor
@@ -44,7 +43,7 @@ class Heads:
 
 
 class Detector(nn.Module):
-    """The whole graph that is exported: pixels in, boxes, scores and labels out."""
+    """The exported graph: pixels in, boxes, scores and labels out."""
 
     def __init__(self, classes: int, size: DetectorSize) -> None:
         super().__init__()
@@ -81,8 +80,8 @@ class Detector(nn.Module):
             self.box.bias[:4] = math.log(_TYPICAL_DISTANCE / STRIDE)
             self.box.bias[4] = 0.0
 
-    def heads(self, image: torch.Tensor) -> Heads:
-        """Say everything about every point of u8 [N, H, W, 3], or f32 of the same range."""
+    def heads(self, image: torch.Tensor) -> DetectorOutputs:
+        """Return the outputs for every point of u8 [N, H, W, 3], or f32 of the same range."""
         features = self.stem((image.permute(0, 3, 1, 2).float() - 127.5) / 64)
         levels = []
         for stage in self.stages:
@@ -98,28 +97,28 @@ class Detector(nn.Module):
         with torch.autocast("cpu", enabled=False):  # bfloat16 would round distances to whole pixels
             heat, box = self.heat(what.float()), self.box(where.float())
         distances = STRIDE * box[:, :4].clamp(max=_LONGEST).exp()
-        return Heads(heat, distances, box[:, 4:])
+        return DetectorOutputs(heat, distances, box[:, 4:])
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Find things in u8 [N, H, W, 3].
+        """Detect objects in u8 [N, H, W, 3].
 
         Returns:
-            Boxes f32 [N, M, 4], left, top, right and bottom edge in shares 0–1 of the input; scores
+            Boxes f32 [N, M, 4], left, top, right and bottom edge as shares 0–1 of the input; scores
             f32 [N, M], falling; labels i64 [N, M].
         """
         return pick_peaks(self.heads(image), self.slots, self.score_power)
 
 
 def pick_peaks(
-    heads: Heads, slots: int, power: torch.Tensor
+    heads: DetectorOutputs, slots: int, power: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Turn heads into detections; see `Detector.forward`.
+    """Return the detections of some outputs; see `Detector.forward`.
 
-    A score is the heat times the square root of the expected overlap, to the given power. Slots that no
-    peak fills have score 0.
+    A score is the heat times the square root of the expected overlap, raised to the given power. Slots
+    without a peak have score 0.
     """
     classes, height, width = heads.heat.shape[1:]
-    # Logits and not their sigmoid, of which large ones would all be 1.
+    # Logits instead of their sigmoid, which is 1 for all large logits.
     highest = functional.max_pool2d(heads.heat, 3, stride=1, padding=1)
     scores = (heads.heat.sigmoid() * heads.quality.sigmoid().sqrt()) ** power
     peaks = torch.where(heads.heat == highest, scores, torch.zeros_like(scores))

@@ -1,8 +1,8 @@
 """Log-mel features as a convolution, so that they are part of the exported graph.
 
-Each frame is a windowed Fourier transform whose basis is a convolution's fixed weights; its power is added up
-in triangles that are evenly spaced on the mel scale (S. Stevens, J. Volkmann, E. Newman 1937; the formula is
-D. O'Shaughnessy's, Speech Communication, 1987: mel = 2595 log10(1 + f / 700)).
+Each frame is a windowed Fourier transform, whose basis is the fixed weights of a convolution. Its power is
+summed in triangles that are evenly spaced on the mel scale (S. Stevens, J. Volkmann, E. Newman 1937; formula
+of D. O'Shaughnessy, Speech Communication, 1987: mel = 2595 log10(1 + f / 700)).
 
 Letters in shapes: `N` batch, `T` samples, `M` frames of the features, `B` mel bands.
 """
@@ -19,17 +19,17 @@ from torch.nn import functional
 
 WINDOW_SECONDS = 0.025
 _LOWEST_HERTZ = 60.0
-_FLOOR = 1e-6  # power below is as good as silence: 16-bit rounding is about there
-_LEAST_DEVIATION = 0.1  # nepers; silence must not be blown up to noise
+_FLOOR = 1e-6  # lower power counts as silence; 16-bit rounding is about there
+_LEAST_DEVIATION = 0.1  # nepers; silence must not be amplified to noise
 
 
 class LogMel(nn.Module):
-    """Sound to features of mean 0 and deviation 1 an utterance.
+    """Log-mel features with mean 0 and deviation 1 per utterance.
 
     Args:
-        sample_rate: Samples a second.
+        sample_rate: Samples per second.
         bands: B.
-        hop_seconds: Between frames.
+        hop_seconds: Time between frames.
     """
 
     def __init__(self, sample_rate: int, bands: int, hop_seconds: float) -> None:
@@ -44,20 +44,20 @@ class LogMel(nn.Module):
         first, last = int(used[0]), int(used[-1]) + 1
         self.basis: torch.Tensor
         self.filters: torch.Tensor
-        # They are known from the recipe: no checkpoint needs them.
+        # Known from the recipe, so not stored in a checkpoint.
         basis = torch.from_numpy(fourier_basis(window, points, first, last)).unsqueeze(1)
         self.register_buffer("basis", basis, persistent=False)
         self.register_buffer("filters", torch.from_numpy(filters[:, first:last]), persistent=False)
 
     def frames(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Count the frames of so many samples."""
+        """Return the number of frames for a number of samples."""
         return torch.div(lengths + self.hop - 1, self.hop, rounding_mode="floor")
 
     def forward(self, audio: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn sound into features.
+        """Compute features.
 
         Args:
-            audio: f32 [N, T], -1 to 1; what stands beyond an item's length is ignored.
+            audio: f32 [N, T], -1 to 1; values beyond an item's length are ignored.
             lengths: i64 [N], samples.
 
         Returns:
@@ -74,14 +74,14 @@ class LogMel(nn.Module):
 
 
 def normalised(logs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Take each band's mean from it, and divide by the deviation of all bands together.
+    """Subtract each band's mean, and divide by the deviation of all bands together.
 
     Args:
         logs: f32 [N, B, M].
         mask: f32 [N, 1, M], 1 for frames that count.
 
     Returns:
-        f32 [N, B, M], 0 where the mask is.
+        f32 [N, B, M], 0 where the mask is 0.
     """
     count = mask.sum(dim=2, keepdim=True).clamp(min=1)
     mean = (logs * mask).sum(dim=2, keepdim=True) / count  # [N, B, 1]
@@ -91,18 +91,18 @@ def normalised(logs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def mask_of(lengths: torch.Tensor, size: int) -> torch.Tensor:
-    """Mark what is no padding: bool [N, size] of i64 [N]."""
+    """Return a mask, True before each length: bool [N, size] for i64 [N]."""
     return torch.arange(size, device=lengths.device).unsqueeze(0) < lengths.unsqueeze(1)
 
 
 def fourier_basis(window: int, points: int, first: int, last: int) -> NDArray[np.float32]:
-    """Give Hann-windowed cosines, then sines, of some of the frequencies of a Fourier transform.
+    """Return Hann-windowed cosines, then sines, of some frequencies of a Fourier transform.
 
     Args:
         window: Samples of the window.
-        points: Of the transform.
-        first: Number of the lowest frequency.
-        last: One more than the number of the highest one.
+        points: Points of the transform.
+        first: Index of the lowest frequency.
+        last: One more than the index of the highest frequency.
 
     Returns:
         f32 [2 × (last - first), window].
@@ -114,14 +114,14 @@ def fourier_basis(window: int, points: int, first: int, last: int) -> NDArray[np
 
 
 def mel_filters(sample_rate: int, points: int, bands: int) -> NDArray[np.float32]:
-    """Give triangles, evenly spaced on the mel scale, up to half of the sample rate.
+    """Return triangular filters, evenly spaced on the mel scale, up to half of the sample rate.
 
     Returns:
-        f32 [bands, points / 2 + 1], one row a band; each row adds up to 1.
+        f32 [bands, points / 2 + 1], one row per band; the sum of each row is 1.
     """
     edges = _hertz(np.linspace(_mel(_LOWEST_HERTZ), _mel(sample_rate / 2), bands + 2))
     frequencies = np.arange(points // 2 + 1) * sample_rate / points
-    # Low bands are narrower than the distance of two frequencies: none may fall between them.
+    # Low bands are narrower than the distance of two frequencies; each needs at least one.
     spacing = sample_rate / points
     centres = edges[1:-1, None]
     lower = np.minimum(edges[:-2, None], centres - spacing)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.recipes.recipe import NetworkSize
+from training.recipes.image_recipe import NetworkSize
 
-_SMALLEST_DEVIATION = 2 / 255  # an empty picture stays empty instead of becoming noise
+_SMALLEST_DEVIATION = 2 / 255  # an empty image must not be amplified to noise
 
 
 class ResidualBlock(nn.Module):
@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualNetwork(nn.Module):
-    """A stem that halves the picture, residual stages, and one score a class."""
+    """A stem that halves the image, residual stages, and one logit per class."""
 
     def __init__(self, channels: int, classes: int, size: NetworkSize) -> None:
         super().__init__()
@@ -54,16 +54,15 @@ class ResidualNetwork(nn.Module):
         )
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Score f32 [N, C, H, W]; returns logits f32 [N, K]."""
+        """Return logits f32 [N, K] of f32 [N, C, H, W]."""
         logits: torch.Tensor = self.head(self.features(pictures))
         return logits
 
 
-class PictureClassifier(nn.Module):
-    """The whole graph that is exported: pixels in, probabilities out.
+class ImageClassifier(nn.Module):
+    """The exported graph: pixels in, probabilities out.
 
-    Each picture is brought to mean 0 and deviation 1 by itself, so that neither the exposure nor the
-    contrast of a photograph matters.
+    Each image is normalised to mean 0 and deviation 1 by itself, so that exposure and contrast do not matter.
     """
 
     def __init__(self, channels: int, classes: int, size: NetworkSize) -> None:
@@ -71,7 +70,7 @@ class PictureClassifier(nn.Module):
         self.network = ResidualNetwork(channels, classes, size)
 
     def logits(self, image: torch.Tensor) -> torch.Tensor:
-        """Score pictures.
+        """Return the logits.
 
         Args:
             image: u8 [N, H, W, C], or f32 of the same range, 0–255.
@@ -86,7 +85,7 @@ class PictureClassifier(nn.Module):
         return scores
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Classify u8 [N, H, W, C]; returns probabilities f32 [N, K]."""
+        """Classify u8 [N, H, W, C]; return probabilities f32 [N, K]."""
         return self.logits(image).softmax(dim=1)
 
 

@@ -1,9 +1,9 @@
-"""A small convolution network that tells short sounds apart, from samples to probabilities.
+"""A small convolutional network that classifies short sounds, from samples to probabilities.
 
 Log-mel features; convolutions over bands and time, each of which halves the bands and the first two of which
-halve the time, so that a voice that is higher or a vowel that is further up looks alike; then residual
-convolutions over time alone. What was heard at any moment, on average and at most, decides (a time-channel
-split as in B. Kim et al., Broadcasted Residual Learning, 2021, arXiv:2106.04140, but simpler).
+halve the time, so that pitch and formant shifts matter little; then residual convolutions over time alone,
+and average and maximum pooling over time. It is a simpler form of the split between frequency and time in B.
+Kim et al., Broadcasted Residual Learning, 2021 (arXiv:2106.04140).
 
 Padding is masked before every convolution and left out of both pools, so that it never changes an answer.
 
@@ -29,12 +29,12 @@ _HALVINGS_OF_TIME = 2
 
 @dataclass(frozen=True, slots=True)
 class SoundFront:
-    """What sound is turned into features with.
+    """Settings of the log-mel features.
 
     Attributes:
-        sample_rate: Samples a second.
+        sample_rate: Samples per second.
         mels: B.
-        hop_seconds: Between frames.
+        hop_seconds: Time between frames.
     """
 
     sample_rate: int
@@ -43,13 +43,13 @@ class SoundFront:
 
 
 class SoundClassifier(nn.Module):
-    """The whole graph that is exported.
+    """The exported graph: samples in, probabilities out.
 
     Args:
-        front: Of the log-mel features.
+        front: Settings of the log-mel features.
         widths: Channels of the convolutions over bands and time; the last number is the width of those over
             time alone.
-        dropout: Share dropped before the last layer while training.
+        dropout: Share dropped before the last layer in training.
         classes: K.
     """
 
@@ -58,7 +58,7 @@ class SoundClassifier(nn.Module):
         *channels, width = widths
         self.log_mel = LogMel(front.sample_rate, front.mels, front.hop_seconds)
         self.planes = nn.ModuleList(
-            Plane(before, after, 2 if number < _HALVINGS_OF_TIME else 1)
+            BandBlock(before, after, 2 if number < _HALVINGS_OF_TIME else 1)
             for number, (before, after) in enumerate(zip((1, *channels), channels, strict=False))
         )
         bands = front.mels
@@ -71,10 +71,10 @@ class SoundClassifier(nn.Module):
         self.head = nn.Linear(2 * width, classes)
 
     def forward(self, audio: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Tell what is heard.
+        """Classify sounds.
 
         Args:
-            audio: f32 [N, T], -1 to 1; what stands beyond an item's length is ignored.
+            audio: f32 [N, T], -1 to 1; values beyond an item's length are ignored.
             lengths: i64 [N], samples.
 
         Returns:
@@ -83,7 +83,7 @@ class SoundClassifier(nn.Module):
         return functional.softmax(self.logits(*self.log_mel(audio, lengths)), dim=1)
 
     def logits(self, features: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-        """Turn features f32 [N, B, M], 0 beyond the frames i64 [N], into logits f32 [N, K]."""
+        """Return logits f32 [N, K] of features f32 [N, B, M], 0 beyond the frames i64 [N]."""
         hidden = features.unsqueeze(1)  # [N, 1, B, M]
         for plane in self.planes:
             hidden, frames = plane(hidden, frames)
@@ -98,7 +98,7 @@ class SoundClassifier(nn.Module):
         return logits.float()
 
 
-class Plane(nn.Module):
+class BandBlock(nn.Module):
     """A convolution over bands and time that halves the bands."""
 
     def __init__(self, before: int, after: int, time_stride: int) -> None:
@@ -108,7 +108,7 @@ class Plane(nn.Module):
         self.norm = nn.BatchNorm2d(after)
 
     def forward(self, hidden: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn [N, C, B, M], 0 beyond the frames i64 [N], into [N, C', B / 2, M'] and its frames."""
+        """Transform [N, C, B, M], 0 beyond the frames i64 [N]; return [N, C', B / 2, M'] and its frames."""
         hidden = functional.relu(self.norm(self.convolution(hidden)))
         if self._time_stride == 2:
             frames = torch.div(frames + 1, 2, rounding_mode="floor")
@@ -116,7 +116,7 @@ class Plane(nn.Module):
 
 
 class TimeBlock(nn.Module):
-    """A convolution over time beside a shortcut."""
+    """A residual convolution over time."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -124,5 +124,5 @@ class TimeBlock(nn.Module):
         self.norm = nn.BatchNorm1d(width)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Transform [N, W, F], 0 where the mask [N, 1, F] is."""
+        """Transform [N, W, F], 0 where the mask [N, 1, F] is 0."""
         return functional.relu(hidden + self.norm(self.convolution(hidden))) * mask

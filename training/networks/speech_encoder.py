@@ -1,11 +1,11 @@
-"""The speech network, from samples to log probabilities of letters, made to learn on a CPU in hours.
+"""The speech network, from samples to log probabilities of letters, small enough to train on a CPU in hours.
 
 Log-mel features, two strided convolutions and blocks after A. Gulati et al., Conformer, 2020
 (arXiv:2005.08100): half a feed-forward layer, self-attention, a convolution over time and the other half,
-each beside a shortcut. Differences: LayerNorm stands in the convolution where the paper has BatchNorm, so
-that an item knows nothing of its batch, and there are no relative positions: convolutions tell enough of
-them. For connectionist temporal classification (A. Graves et al. 2006) over letters; while learning, what a
-middle block already hears counts too (J. Lee, S. Watanabe 2021, arXiv:2102.03216).
+each with a residual connection. Differences: LayerNorm replaces BatchNorm in the convolution, so that an item
+does not depend on its batch, and there are no relative positions, because convolutions provide them. The loss
+is connectionist temporal classification (A. Graves et al. 2006) over letters, in training also for a middle
+block (J. Lee, S. Watanabe 2021, arXiv:2102.03216).
 
 Padding is masked before every convolution and in attention, so that it never changes an answer.
 
@@ -15,32 +15,28 @@ Letters in shapes: `N` batch, `T` samples, `M` feature frames, `B` mel bands, `F
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 from torch.nn import functional
 
 from training.networks.log_mel import LogMel, mask_of
-from training.recipes.speech_recipes import EncoderSize
+from training.recipes.speech_recipe import SpeechEncoderSize
 
 SUBSAMPLING = 4
-_NEVER = -1e4  # added to the attention to padding
+_NEVER = -1e4  # added to attention scores of padding
 _FIRST_CHANNELS = 32
-
-Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # features and frames to masked features
 
 
 class SpeechEncoder(nn.Module):
-    """The whole graph that is exported.
+    """The exported graph: samples in, log probabilities out.
 
     Args:
-        size: Of the network.
-        sample_rate: Samples a second of what it hears.
+        size: Size of the network.
+        sample_rate: Samples per second.
         tokens: V, the blank included.
     """
 
-    def __init__(self, size: EncoderSize, sample_rate: int, tokens: int) -> None:
+    def __init__(self, size: SpeechEncoderSize, sample_rate: int, tokens: int) -> None:
         super().__init__()
         self.log_mel = LogMel(sample_rate, size.mels, size.hop_seconds)
         self.subsample = Subsampling(size)
@@ -49,24 +45,24 @@ class SpeechEncoder(nn.Module):
         self.frame_seconds = SUBSAMPLING * self.log_mel.hop / sample_rate
 
     def forward(self, audio: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hear letters.
+        """Return log probabilities of tokens.
 
         Args:
-            audio: f32 [N, T], -1 to 1; what stands beyond an item's length is ignored.
+            audio: f32 [N, T], -1 to 1; values beyond an item's length are ignored.
             lengths: i64 [N], samples.
 
         Returns:
-            Log probabilities f32 [N, F, V], and the frames i64 [N] of each item; beyond them stands nothing
-            of use.
+            Log probabilities f32 [N, F, V], and the frames i64 [N] of each item; values beyond them are
+            undefined.
         """
         features, frames = self.log_mel(audio, lengths)
-        logits, _, frames = self.heard(features, frames)
+        logits, _, frames = self.logits(features, frames)
         return functional.log_softmax(logits, dim=2), frames
 
-    def heard(
+    def logits(
         self, features: torch.Tensor, frames: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Turn features f32 [N, B, M] and frames i64 [N] into logits.
+        """Return the logits of features f32 [N, B, M] and frames i64 [N].
 
         Returns:
             Logits f32 [N, F, V] of the last block, those of the middle one, and the frames i64 [N].
@@ -85,9 +81,9 @@ class SpeechEncoder(nn.Module):
 
 
 class Subsampling(nn.Module):
-    """Two convolutions over bands and time, each of stride 2 in both."""
+    """Two convolutions over bands and time, each with stride 2 in both."""
 
-    def __init__(self, size: EncoderSize) -> None:
+    def __init__(self, size: SpeechEncoderSize) -> None:
         super().__init__()
         self.first = nn.Conv2d(1, _FIRST_CHANNELS, 3, 2, padding=1)
         self.second = nn.Conv2d(_FIRST_CHANNELS, _FIRST_CHANNELS, 3, 2, padding=1)
@@ -95,7 +91,7 @@ class Subsampling(nn.Module):
         self.norm = nn.LayerNorm(size.width)
 
     def forward(self, features: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn f32 [N, B, M], 0 where there is padding, and frames i64 [N] into [N, F, W] and frames."""
+        """Transform f32 [N, B, M], 0 for padding, and frames i64 [N]; return [N, F, W] and frames."""
         hidden = functional.relu(self.first(features.unsqueeze(1)))  # [N, C, B / 2, M / 2]
         frames = halved(frames)
         hidden = hidden * mask_of(frames, hidden.shape[3]).to(hidden.dtype)[:, None, None, :]
@@ -104,14 +100,14 @@ class Subsampling(nn.Module):
 
 
 def halved(frames: torch.Tensor) -> torch.Tensor:
-    """Count the frames after a convolution of stride 2."""
+    """Return the number of frames after a convolution with stride 2."""
     return torch.div(frames + 1, 2, rounding_mode="floor")
 
 
 class ConformerBlock(nn.Module):
-    """A block; see the module."""
+    """A Conformer block; see the module."""
 
-    def __init__(self, size: EncoderSize) -> None:
+    def __init__(self, size: SpeechEncoderSize) -> None:
         super().__init__()
         self.before = FeedForward(size)
         self.attention = Attention(size)
@@ -120,7 +116,7 @@ class ConformerBlock(nn.Module):
         self.norm = nn.LayerNorm(size.width)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Transform [N, F, W]; `mask` [N, F, 1] is 0, `bias` [N, 1, 1, F] far below 0 where padding is."""
+        """Transform [N, F, W]; for padding `mask` [N, F, 1] is 0 and `bias` [N, 1, 1, F] far below 0."""
         hidden = hidden + 0.5 * self.before(hidden)
         hidden = hidden + self.attention(hidden, bias)
         hidden = hidden + self.convolution(hidden, mask)
@@ -130,14 +126,14 @@ class ConformerBlock(nn.Module):
 
 
 class SharedDropout(nn.Module):
-    """Dropout that drops the same of every item of a batch: on a CPU, drawing for each takes long."""
+    """Dropout with the same mask for all items of a batch: on a CPU, drawing one for each is slow."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Drop from [N, F, W] while learning."""
+        """Apply dropout to [N, F, W] in training."""
         if not self.training or not self.share:
             return hidden
         kept = torch.rand(hidden.shape[1:], device=hidden.device) >= self.share
@@ -145,9 +141,9 @@ class SharedDropout(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Wider, and narrow again."""
+    """A feed-forward layer with expansion."""
 
-    def __init__(self, size: EncoderSize) -> None:
+    def __init__(self, size: SpeechEncoderSize) -> None:
         super().__init__(
             nn.LayerNorm(size.width),
             nn.Linear(size.width, size.expansion * size.width),
@@ -160,7 +156,7 @@ class FeedForward(nn.Sequential):
 class Attention(nn.Module):
     """Self-attention over all frames of an item."""
 
-    def __init__(self, size: EncoderSize) -> None:
+    def __init__(self, size: SpeechEncoderSize) -> None:
         super().__init__()
         self.heads = size.heads
         self.norm = nn.LayerNorm(size.width)
@@ -175,7 +171,7 @@ class Attention(nn.Module):
             items, frames, 3, self.heads, width // self.heads
         )
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # [N, heads, F, W / heads] each
-        # Written out: on a CPU, PyTorch's own attention takes four times as long to learn with.
+        # Explicit, because PyTorch's own attention trains four times slower on a CPU.
         scores = torch.matmul(query * (width // self.heads) ** -0.5, key.transpose(2, 3)) + bias
         mixed = torch.matmul(scores.softmax(dim=3).to(value.dtype), value)
         out: torch.Tensor = self.dropout(self.mix(mixed.transpose(1, 2).reshape(items, frames, width)))
@@ -183,9 +179,9 @@ class Attention(nn.Module):
 
 
 class Convolution(nn.Module):
-    """A gate, a convolution of each number over time and a mix of all."""
+    """A gated depthwise convolution over time."""
 
-    def __init__(self, size: EncoderSize) -> None:
+    def __init__(self, size: SpeechEncoderSize) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(size.width)
         self.gate = nn.Linear(size.width, 2 * size.width)

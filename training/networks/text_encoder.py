@@ -1,13 +1,13 @@
-"""A small text encoder, from token ids to a vector of length 1, made to learn on a CPU in minutes.
+"""A small text encoder, from token ids to a vector of length 1, trainable on a CPU in minutes.
 
-The vector of a text is the weighted mean of its tokens' vectors, as in TF-IDF but with learnt vectors
-instead of one axis a token. A token's weight starts as its inverse document frequency, and one that stands
-there c times counts 1 + log c times (C. Manning, P. Raghavan, H. Schütze, Introduction to Information
+The vector of a text is the weighted mean of its tokens' vectors, as in TF-IDF but with trained vectors
+instead of one axis per token. A token's weight starts as its inverse document frequency, and a token that
+occurs c times counts 1 + log c times (C. Manning, P. Raghavan, H. Schütze, Introduction to Information
 Retrieval, 2008, sections 6.2.1 and 6.4.1). A narrow Transformer encoder (A. Vaswani et al. 2017,
-arXiv:1706.03762; normalisation before each part as in R. Xiong et al. 2020, arXiv:2002.04745) reads the
-tokens in their context; it changes their weights and adds what it understood.
+arXiv:1706.03762; normalisation first as in R. Xiong et al. 2020, arXiv:2002.04745) reads the tokens in
+context; it changes their weights and adds a vector.
 
-The mask is honoured in attention, counts and means, so that padding never changes an answer.
+The mask is used in attention, counts and means, so that padding never changes an answer.
 
 Letters in shapes: `N` batch, `T` tokens, `V` vocabulary, `W` width of the Transformer, `D` dimensions.
 """
@@ -18,14 +18,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.recipes.text_recipes import EncoderSize
+from training.recipes.text_recipe import TextEncoderSize
 
-LONGEST = 512  # positions; later tokens share the last one
+LONGEST = 512  # positions; later tokens share the last
 _NEVER = -1e9
 
 
 class Table(nn.Module):
-    """Rows to look up, as floats while learning and as bytes with one scale a row after `quantise`."""
+    """A lookup table: floats in training, and int8 with one scale per row after `quantise`."""
 
     def __init__(self, rows: int, width: int, deviation: float) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Table(nn.Module):
         self.register_buffer("scales", None)
 
     def quantise(self) -> None:
-        """Round each row to 255 steps, as the exported graph has them."""
+        """Round each row to 255 steps, as in the exported graph."""
         assert self.weight is not None, "quantised once"
         rows = self.weight.detach()
         scales = rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-8) / 127
@@ -43,23 +43,23 @@ class Table(nn.Module):
         self.weight = None
 
     def forward(self, index: torch.Tensor) -> torch.Tensor:
-        """Look up i64 [N, T]; returns f32 [N, T, width]."""
+        """Look up i64 [N, T]; return f32 [N, T, width]."""
         if self.weight is not None:
             return functional.embedding(index, self.weight)
         return self.get_buffer("bytes")[index].to(torch.float32) * self.get_buffer("scales")[index]
 
     def weighted_sum(self, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Add up rows: i64 [N, T] and f32 [N, T] to f32 [N, width]."""
+        """Return the weighted sum of rows: i64 [N, T] and f32 [N, T] to f32 [N, width]."""
         if self.weight is not None:
-            # The same without the [N, T, width] in between; the exporter does not know it.
+            # The same without an intermediate [N, T, width]; the exporter does not support it.
             return functional.embedding_bag(index, self.weight, per_sample_weights=weights, mode="sum")
         return torch.matmul(weights.unsqueeze(1), self(index)).squeeze(1)
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward network, each beside a shortcut and after a normalisation."""
+    """Self-attention and a feed-forward network, each with residual connection and normalisation first."""
 
-    def __init__(self, size: EncoderSize) -> None:
+    def __init__(self, size: TextEncoderSize) -> None:
         super().__init__()
         self.heads = size.heads
         self.before_attention = nn.LayerNorm(size.width)
@@ -88,14 +88,14 @@ class EncoderLayer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """The whole graph that is exported: ids and mask in, a vector of length 1 out.
+    """The exported graph: ids and mask in, a vector of length 1 out.
 
     Args:
-        size: Of the network.
+        size: Size of the network.
         vocabulary: V, padding included.
     """
 
-    def __init__(self, size: EncoderSize, vocabulary: int) -> None:
+    def __init__(self, size: TextEncoderSize, vocabulary: int) -> None:
         super().__init__()
         self.dropped = size.dropout
         self.vectors = Table(vocabulary, size.dimensions, 2 * size.dimensions**-0.5)
@@ -114,16 +114,16 @@ class TextEncoder(nn.Module):
             nn.init.zeros_(weights)
         nn.init.normal_(self.add.weight, std=1e-3)
         nn.init.zeros_(self.add.bias)
-        with torch.no_grad():  # what stands first says more
+        with torch.no_grad():  # the beginning of a text matters more
             self.position_weight.weight.copy_(-0.006 * torch.arange(LONGEST).unsqueeze(1))
 
     def start_weights(self, frequencies: torch.Tensor) -> None:
-        """Start with inverse document frequencies f32 [V], all above 0, scaled to a mean of 1."""
+        """Initialise token weights with inverse document frequencies f32 [V], scaled to a mean of 1."""
         with torch.no_grad():
             self.token_weight.weight.copy_((frequencies / frequencies.mean()).log().unsqueeze(1))
 
     def quantise(self) -> TextEncoder:
-        """Round all tables to bytes; nothing can be learnt after that."""
+        """Round all tables to int8; the network cannot be trained after that."""
         for module in self.modules():
             if isinstance(module, Table):
                 module.quantise()
@@ -146,7 +146,7 @@ class TextEncoder(nn.Module):
             kept[:, 0] = True
             mask = mask * kept
         places = torch.arange(ids.shape[1], device=ids.device)
-        # What a text ends with can say as much as what it begins with.
+        # The end of a text can matter as much as its beginning.
         from_end = (attention_mask.sum(dim=1, keepdim=True) - 1 - places).clamp(0, LONGEST - 1)  # [N, T]
         places = places.clamp(max=LONGEST - 1)
         tokens = self.token(ids) + self.position(places) + self.end(from_end)
@@ -167,14 +167,14 @@ class TextEncoder(nn.Module):
 
 
 def share_of_repeated(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Make a token that stands in a text c times count 1 + log c times, shared by its places.
+    """Return factors with which a token that occurs c times in a text counts 1 + log c times in all.
 
     Args:
         ids: i64 [N, T].
         mask: f32 [N, T].
 
     Returns:
-        f32 [N, T], 1 where a token stands once.
+        f32 [N, T], 1 for a token that occurs once.
     """
     same = (ids.unsqueeze(2) == ids.unsqueeze(1)).to(torch.float32)  # [N, T, T]
     count = torch.matmul(same, mask.unsqueeze(2)).squeeze(2).clamp(min=1)

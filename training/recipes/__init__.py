@@ -1,1 +1,1 @@
-"""Recipes: one readable YAML file says everything that a training run depends on."""
+"""Recipes: YAML files with all settings of a training."""

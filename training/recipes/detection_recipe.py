@@ -1,4 +1,4 @@
-"""Recipes that learn to find things: composed scenes of digits, or a folder in COCO's format."""
+"""Recipes for object detection: composed scenes of digits, or a folder in COCO's format."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ STEPS_OF_STRIDE = 32  # the network halves its input five times
 
 
 class ScenesData(Strict):
-    """Scenes composed of the bundled digits.
+    """Scenes composed from the bundled digits.
 
     Attributes:
-        train: Scenes to learn from; they are composed once and kept in the runs folder.
-        validation: Scenes to stop by.
-        test: Scenes held out.
-        drawn: Drawings of each digit that scenes to learn from may show beside the training digits.
-        wallpapers: Folder of photographs to put behind scenes that are learnt from or stopped by, used if it
-            is there; without, there is only the one that scikit-learn bundles. `kotae-train data wallpapers`
-            fetches some. Held-out scenes never show any of them.
+        train: Training scenes; they are composed once and kept in the runs folder.
+        validation: Validation scenes.
+        test: Test scenes.
+        drawn: Drawings of each digit that are added to the training digits.
+        wallpapers: Folder of photographs as backgrounds of training and validation scenes, if it exists; else
+            there is only the one that scikit-learn bundles. `kotae-train data wallpapers` fetches some. Test
+            scenes never have them.
     """
 
     kind: Literal["scenes"] = "scenes"
@@ -35,15 +35,15 @@ class ScenesData(Strict):
 
 
 class CocoData(Strict):
-    """Pictures with boxes in COCO's format.
+    """Images with boxes in COCO's format.
 
     Attributes:
-        path: The data set's folder, in one of the layouts that `training.detection.coco_files` knows, or its
-            JSON file; relative to where the command runs.
-        images: What the names of pictures to learn from are relative to; None looks for it.
-        validation: JSON file of the pictures to stop by; None takes the folder's own, or else a share.
-        test: JSON file of the held-out pictures; likewise.
-        mirror: Whether a mirrored picture still shows the same things.
+        path: The data set's folder, in a layout that `training.detection.coco_layout` knows, or its JSON
+            file; relative to the current folder.
+        images: Folder of the training images; None searches for it.
+        validation: JSON file of the validation part; None takes the folder's own, or else a share.
+        test: JSON file of the test part; None as for validation.
+        mirror: Whether a mirrored image still shows the same objects.
     """
 
     kind: Literal["coco"] = "coco"
@@ -60,9 +60,9 @@ class DetectorSize(Strict):
     Attributes:
         stem: Channels at half the input's size.
         widths: Channels at a quarter, an eighth, a sixteenth and a thirty-second of it.
-        blocks: Residual blocks of each of them.
-        neck: Channels of the features that the heads read.
-        slots: Most detections in a picture.
+        blocks: Residual blocks at each of these sizes.
+        neck: Channels of the features before the heads.
+        slots: Most detections per image.
     """
 
     stem: Annotated[int, Field(ge=1)] = 24
@@ -73,13 +73,13 @@ class DetectorSize(Strict):
 
 
 class DetectionRecipe(Recipe):
-    """A recipe for finding things in pictures.
+    """A recipe for object detection.
 
     Attributes:
-        input: What `version.yaml` will say about the graph's input.
-        train_size: Pixels a side of the pictures that are learnt from. Scenes are then composed smaller,
-            not scaled down, so that digits keep their size; pictures of a folder are scaled to it.
-        bfloat16: Whether convolutions learn in bfloat16; the weights stay float32.
+        input: The graph's input, as in `version.yaml`.
+        train_size: Side of the training images in pixels. Scenes are composed smaller, not scaled down, so
+            that digits keep their size; images of a folder are scaled.
+        bfloat16: Whether convolutions are trained in bfloat16; the weights stay float32.
     """
 
     data: Annotated[ScenesData | CocoData, Field(discriminator="kind")]
@@ -100,11 +100,11 @@ class DetectionRecipe(Recipe):
         return self
 
     def data_at(self, path: Path) -> dict[str, object]:
-        """Learn from a folder or a JSON file in COCO's format."""
+        """Return data of a folder or a JSON file in COCO's format."""
         mirror = self.data.kind == "coco" and self.data.mirror
         return {"kind": "coco", "path": str(path), "mirror": mirror}
 
     @property
     def training_input(self) -> ImageInput:
-        """The input that pictures to learn from are brought to."""
+        """The input for training images."""
         return self.input.model_copy(update={"width": self.train_size, "height": self.train_size})

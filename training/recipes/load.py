@@ -1,4 +1,4 @@
-"""Reading a recipe: its task tells which class it is of."""
+"""Load a recipe; its task determines its class."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from service.errors import ModelRejected
 from service.repository.manifest import TaskName, read
 from training.errors import DataRejected
 from training.recipes.detection_recipe import DetectionRecipe
-from training.recipes.recipe import PictureRecipe, Recipe
-from training.recipes.speech_recipes import KeywordsRecipe, SpeechRecipe
-from training.recipes.text_recipes import TextEmbeddingRecipe, TextLabelsRecipe
+from training.recipes.image_recipe import ImageRecipe
+from training.recipes.recipe import Recipe
+from training.recipes.speech_recipe import KeywordsRecipe, SpeechRecipe
+from training.recipes.text_recipe import TextClassificationRecipe, TextEmbeddingRecipe
 
 RECIPES_FOLDER = Path(__file__).parent
 RECIPES: Mapping[TaskName, type[Recipe]] = {
     "audio-classification": KeywordsRecipe,
-    "image-classification": PictureRecipe,
+    "image-classification": ImageRecipe,
     "object-detection": DetectionRecipe,
     "speech-recognition": SpeechRecipe,
-    "text-classification": TextLabelsRecipe,
+    "text-classification": TextClassificationRecipe,
     "text-embedding": TextEmbeddingRecipe,
 }
 
@@ -39,7 +40,7 @@ class _Headed(BaseModel):
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """Read a recipe by its name, or by the path of its YAML file.
+    """Load a recipe by its name, or by the path of its YAML file.
 
     Raises:
         DataRejected: There is no such recipe, or a key in it is unknown, missing or out of range.

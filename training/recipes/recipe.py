@@ -1,85 +1,43 @@
-"""A recipe as typed classes: everything that a training run depends on, in one YAML file.
+"""The classes of recipes: all settings of a training run, in one YAML file.
 
-A key that is not in a class is an error. The parts `manifest` and `input` are the service's own
-classes, so what a recipe says is what the model folder will say.
+An unknown key is an error. The parts `manifest` and `input` are classes of the service and go into the model
+folder unchanged.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.repository.manifest import ImageInput, ModelManifest
+from service.repository.manifest import ModelManifest
 from training.errors import DataRejected
 
 
 class Strict(BaseModel):
-    """Values that do not change, with no key but the known ones."""
+    """Immutable values without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DigitsData(Strict):
-    """The handwritten digits that scikit-learn bundles.
-
-    Attributes:
-        redrawings: How many redrawn pictures of each held-out digit are evaluated.
-        drawn: How many drawings of each digit are learnt from beside the training part.
-    """
-
-    kind: Literal["digits"] = "digits"
-    redrawings: Annotated[int, Field(ge=1, le=100)] = 5
-    drawn: Annotated[int, Field(ge=0, le=1000)] = 0
-
-
-class FolderData(Strict):
-    """A folder of picture files, one sub-folder a class.
-
-    Attributes:
-        path: The folder; relative to where the command runs.
-        unreadable: What a file that does not decode does: stop with its name, or be left out and counted.
-        mirror: Whether a mirrored picture still shows its class.
-    """
-
-    kind: Literal["folder"] = "folder"
-    path: Path
-    unreadable: Literal["error", "skip"] = "error"
-    mirror: bool = False
-
-
 class Split(Strict):
-    """Shares of the held-out parts, drawn class by class with a seed of their own."""
+    """Shares of validation and test part, and the seed of their choice."""
 
     test: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
     validation: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
     seed: int = 0
 
 
-class NetworkSize(Strict):
-    """Size of the residual network.
-
-    Attributes:
-        widths: Channels of each stage; every stage halves height and width of the one before.
-        blocks: Residual blocks a stage.
-        dropout: Share of features dropped before the last layer while training.
-    """
-
-    widths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (24, 48, 96)
-    blocks: Annotated[int, Field(ge=1)] = 1
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-
-
 class Optimisation(Strict):
-    """How the weights are found: AdamW, a warm-up, then a cosine down to nothing.
+    """Settings of the optimizer: AdamW, a warm-up, then cosine decay.
 
     Attributes:
-        passes: Times that an epoch goes through the training part, varied anew each time.
-        least_steps: Optimiser steps that an epoch has at least: small training parts are repeated for it.
-        learning_rate: The highest, reached after the warm-up.
-        warm_up: Share of all steps over which the learning rate rises.
+        passes: Passes over the training part in an epoch, with a new augmentation in each.
+        least_steps: Fewest optimizer steps of an epoch: small training parts are repeated.
+        learning_rate: The highest one, reached after the warm-up.
+        warm_up: Share of all steps in which the learning rate rises.
         gradient_clip: Largest norm of the gradient.
         patience: Epochs without a better validation loss after which training stops.
     """
@@ -96,17 +54,17 @@ class Optimisation(Strict):
     patience: Annotated[int, Field(ge=1)] = 10
 
     def passes_over(self, pictures: int) -> int:
-        """Tell how often an epoch goes through so many training pictures."""
+        """Return the passes of an epoch over so many training items."""
         return max(self.passes, math.ceil(self.least_steps * self.batch_size / pictures))
 
 
 class Recipe(Strict):
-    """What every recipe says; the rest differs by what is learnt from.
+    """The settings that every recipe has.
 
     Attributes:
-        manifest: What `model.yaml` will say.
-        seed: Of weights, order and variation; the split has its own.
-        start: Checkpoint, model folder or version to take the first weights from; None starts from scratch.
+        manifest: The content of `model.yaml`.
+        seed: Seed of weights, order and augmentation; the split has its own.
+        start: Checkpoint, model folder or version with pretrained weights; None trains from scratch.
     """
 
     manifest: ModelManifest
@@ -128,12 +86,12 @@ class Recipe(Strict):
         seed: int | None = None,
         start: Path | None = None,
     ) -> Self:
-        """Apply what a command line says over the file; None leaves things as they are.
+        """Return the recipe with options of the command line; None keeps a setting.
 
-        A model of another name is not the one that answers its task by default and that is waited for.
+        A model with another name is neither its task's default nor required.
 
         Raises:
-            DataRejected: The name cannot be a model's name, or the task's training starts from scratch only.
+            DataRejected: The name cannot be a model's name, or the task cannot start from pretrained weights.
         """
         content = self.model_dump(mode="json")
         if data is not None:
@@ -151,30 +109,13 @@ class Recipe(Strict):
             raise DataRejected(f"the recipe does not allow this: {error.errors()[0]['msg']}") from error
 
     def data_at(self, path: Path) -> dict[str, object]:
-        """Give the key `data` for learning from `path` instead."""
+        """Return the key `data` for training on `path` instead."""
         raise NotImplementedError
 
     def measured_on(self, recordings: Path) -> Self:
-        """Measure on all recordings of a table instead of on a held-out part.
+        """Return the recipe for an evaluation on all recordings of a table.
 
         Raises:
-            DataRejected: The model does not hear.
+            DataRejected: The model does not take sounds.
         """
         raise DataRejected(f"{self.manifest.task} has no use for recordings")
-
-
-class PictureRecipe(Recipe):
-    """A recipe for classifying pictures.
-
-    Attributes:
-        input: What `version.yaml` will say about the graph's input.
-    """
-
-    data: Annotated[DigitsData | FolderData, Field(discriminator="kind")]
-    input: ImageInput
-    network: NetworkSize = NetworkSize()
-
-    def data_at(self, path: Path) -> dict[str, object]:
-        """Learn from another folder of pictures."""
-        kept = self.data.model_dump(mode="json") if self.data.kind == "folder" else {}
-        return {**kept, "kind": "folder", "path": str(path)}

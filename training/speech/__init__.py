@@ -1,1 +1,1 @@
-"""Speech: synthetic voices and users' recordings -> recognition and keywords."""
+"""The tasks for sounds: recordings, synthetic speech, keyword classification and speech recognition."""

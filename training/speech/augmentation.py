@@ -1,7 +1,7 @@
-"""Variation of spoken utterances while a network learns: a whole padded batch at once.
+"""Augmentation of utterances, a whole padded batch at once.
 
-Speed, silence around, room, noise, microphone, telephone, loudness. All that is linear is one product of
-spectra, so that a batch costs one transform forth and one back, and little beside the network.
+Speed, silence, room, noise, microphone, telephone, loudness. All linear steps are one product of spectra, so
+a batch needs one Fourier transform and one inverse, which is cheap beside the network.
 
 Letters in shapes: `N` utterances, `T` samples, `B` frequencies, `F` frames, `M` mel bands.
 """
@@ -15,26 +15,26 @@ import torch
 _SPEEDS = (0.88, 1.14)
 _SNR_DECIBELS = (0.0, 30.0)
 _ROOM_SECONDS = 0.6  # of an impulse response that is kept
-_STEP = 4096  # transforms are as long as a multiple of this, which makes them fast
+_STEP = 4096  # transform lengths are multiples of this, which is fast
 _TELEPHONE = (300.0, 3400.0)
 _MU = 255.0
 
 Tensor = torch.Tensor
 
 
-def vary(
+def augment(
     audio: Tensor, lengths: Tensor, generator: torch.Generator, sample_rate: int = 16_000
 ) -> tuple[Tensor, Tensor]:
-    """Vary a batch of utterances.
+    """Augment a batch of utterances.
 
     Args:
-        audio: f32 [N, T], -1 to 1, with zeros beyond each length.
+        audio: f32 [N, T], -1 to 1, zeros beyond each length.
         lengths: i64 [N], in samples.
-        generator: Where every random number comes from.
-        sample_rate: Samples a second.
+        generator: Source of all random numbers.
+        sample_rate: Samples per second.
 
     Returns:
-        f32 [N, T'] and i64 [N]: lengths change with speed and with silence before and behind.
+        f32 [N, T'] and i64 [N]: speed and added silence change the lengths.
     """
     audio, lengths = change_speed(audio, lengths, generator, sample_rate)
     samples = audio.shape[1]
@@ -51,15 +51,15 @@ def vary(
 
 
 def mask_features(features: Tensor, frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Hide bands and spans of time, as SpecAugment does (Park et al. 2019, arXiv:1904.08779).
+    """Mask bands and spans of time, as SpecAugment does (Park et al. 2019, arXiv:1904.08779).
 
     Args:
         features: f32 [N, F, M] log-mels.
         frames: i64 [N], frames that are not padding.
-        generator: Where every random number comes from.
+        generator: Source of all random numbers.
 
     Returns:
-        f32 [N, F, M], where what is hidden holds its utterance's mean.
+        f32 [N, F, M], where masked values are their utterance's mean.
     """
     count, times, bands = features.shape
     hidden = torch.zeros(count, times, bands, dtype=torch.bool)
@@ -78,9 +78,9 @@ def mask_features(features: Tensor, frames: Tensor, generator: torch.Generator) 
 def change_speed(
     audio: Tensor, lengths: Tensor, generator: torch.Generator, sample_rate: int
 ) -> tuple[Tensor, Tensor]:
-    """Speak faster and higher, or slower and lower; put silence before and behind some.
+    """Resample utterances, which changes speed and pitch; add silence before and after some.
 
-    A batch has one speed, of which each utterance differs a little: that keeps lengths alike.
+    A batch has one speed, from which each utterance differs a little: so lengths stay similar.
     """
     count, samples = audio.shape
     speeds = _uniform(1, *_SPEEDS, generator) * _uniform(count, 0.96, 1.04, generator)
@@ -101,9 +101,9 @@ def change_speed(
 
 
 def _rooms(count: int, size: int, generator: torch.Generator, sample_rate: int) -> Tensor:
-    """Draw rooms: c64 [N, B], 1 where there is none.
+    """Draw room responses as spectra: c64 [N, B], 1 without a room.
 
-    A room is the sound itself, a few early reflections, and noise that dies away.
+    A room is the direct sound, a few early reflections, and decaying noise.
     """
     reverberant = _chosen(count, 0.35, generator)
     rooms = int(reverberant.sum())
@@ -125,7 +125,7 @@ def _rooms(count: int, size: int, generator: torch.Generator, sample_rate: int) 
 
 
 def _noise(clean: Tensor, heard: Tensor, generator: torch.Generator, sample_rate: int) -> Tensor:
-    """Draw noise for about two of three utterances, c64 [N, B], as loud as a drawn ratio to `heard` says."""
+    """Draw noise for about two of three utterances, c64 [N, B], at a random signal-to-noise ratio."""
     count, bins = clean.shape
     noisy = _chosen(count, 0.62, generator).nonzero()[:, 0]
     noise = torch.zeros_like(clean)
@@ -138,7 +138,7 @@ def _noise(clean: Tensor, heard: Tensor, generator: torch.Generator, sample_rate
     humming = (kinds > 0.25) & (kinds < 0.4)
     made[humming] += _hum(int(humming.sum()), bins, generator, sample_rate)
     clicking = kinds > 0.88
-    if clicking.any():  # a transform of nothing is an error
+    if clicking.any():  # a transform of an empty tensor is an error
         made[clicking] += _clicks(int(clicking.sum()), bins, generator)
     ratio = 10 ** (-_uniform(len(noisy), *_SNR_DECIBELS, generator) / 20)
     scale = ratio * _loudness(heard[noisy]) / _loudness(made).clamp(min=1e-9)
@@ -147,7 +147,7 @@ def _noise(clean: Tensor, heard: Tensor, generator: torch.Generator, sample_rate
 
 
 def _coloured(count: int, bins: int, generator: torch.Generator, sample_rate: int) -> Tensor:
-    """Noise whose power falls or rises with frequency, with a broad hump somewhere: c64, loudness 1."""
+    """Return noise whose power falls or rises with frequency, with one broad peak: c64, loudness 1."""
     hertz = torch.linspace(0, sample_rate / 2, bins).clamp(min=40)
     steep = _uniform(count, -0.3, 1.2, generator)[:, None]
     centre = _uniform(count, 5, 9, generator)[:, None]
@@ -160,7 +160,7 @@ def _coloured(count: int, bins: int, generator: torch.Generator, sample_rate: in
 
 
 def _babble(clean: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Three to six other utterances of the batch at once: c64, loudness about 1."""
+    """Return the sum of three to six other utterances of the batch: c64, loudness about 1."""
     made = torch.zeros(count, clean.shape[1], dtype=clean.dtype)
     for number in range(6):
         others = clean[torch.randint(len(clean), (count,), generator=generator)]
@@ -170,7 +170,7 @@ def _babble(clean: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _hum(count: int, bins: int, generator: torch.Generator, sample_rate: int) -> Tensor:
-    """Mains or a motor: a low tone and its overtones, each weaker: c64, loudness about 1."""
+    """Return mains or motor hum, a low tone with weaker overtones: c64, loudness about 1."""
     made = torch.zeros(count, bins, dtype=torch.complex64)
     base = _uniform(count, 45, 220, generator) / (sample_rate / 2) * (bins - 1)
     for overtone in range(1, 9):
@@ -181,7 +181,7 @@ def _hum(count: int, bins: int, generator: torch.Generator, sample_rate: int) ->
 
 
 def _clicks(count: int, bins: int, generator: torch.Generator) -> Tensor:
-    """Short knocks at random moments: c64, loudness about 1."""
+    """Return short clicks at random times: c64, loudness about 1."""
     size = (bins - 1) * 2
     train = torch.zeros(count, size)
     places = torch.randint(size, (count, 12), generator=generator)
@@ -191,7 +191,7 @@ def _clicks(count: int, bins: int, generator: torch.Generator) -> Tensor:
 
 
 def _microphones(spectrum: Tensor, telephone: Tensor, generator: torch.Generator, sample_rate: int) -> Tensor:
-    """Draw what microphones and lines let through: f32 [N, B]."""
+    """Draw frequency responses of microphones and lines: f32 [N, B]."""
     count, bins = spectrum.shape
     hertz = torch.linspace(0, sample_rate / 2, bins)[None]
     octaves = torch.log2(hertz.clamp(min=60) / 1000)
@@ -204,7 +204,7 @@ def _microphones(spectrum: Tensor, telephone: Tensor, generator: torch.Generator
 
 
 def _at_loudness(sound: Tensor, generator: torch.Generator) -> Tensor:
-    """Let each utterance peak between -28 and 0 decibels of full scale; overload a few, others are faint."""
+    """Scale each utterance to a random peak between -28 and 0 dBFS; some clip, others are faint."""
     count = len(sound)
     decibels = _uniform(count, -28, 0, generator)
     decibels += _chosen(count, 0.07, generator) * _uniform(count, 3, 14, generator)
@@ -214,19 +214,19 @@ def _at_loudness(sound: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _companded(sound: Tensor) -> Tensor:
-    """Round as 8 bits of mu-law do (ITU-T G.711's curve)."""
+    """Round to 8 bits of mu-law (ITU-T G.711)."""
     pressed = torch.log1p(_MU * sound.abs()) / math.log1p(_MU)
     opened = torch.expm1(torch.round(pressed * 127) / 127 * math.log1p(_MU)) / _MU
     return torch.sign(sound) * opened
 
 
 def _loudness(spectrum: Tensor) -> Tensor:
-    """Root of the mean square of what spectra c64 [N, B] are of, up to one factor: f32 [N]."""
+    """Return the root mean square of spectra c64 [N, B], up to a common factor: f32 [N]."""
     return torch.view_as_real(spectrum).square().mean((1, 2)).sqrt()
 
 
 def _between(count: int, first: Tensor, last: Tensor) -> Tensor:
-    """Mark the numbers from `first` to below `last`: bool [N, count]."""
+    """Return the mask of the numbers from `first` to below `last`: bool [N, count]."""
     numbers = torch.arange(count)
     return (numbers >= first.floor()[:, None]) & (numbers < last.floor()[:, None])
 

@@ -1,7 +1,7 @@
-"""Users' recordings as a source: files with what is said in them, or with labels.
+"""A user's recordings as a source: sound files with transcripts or labels.
 
-Files are decoded once, as the service decodes them, into one array in memory or in the cache; held-out files
-stay as they are.
+Training files are decoded once, as the service decodes them, into one array in memory or in the cache.
+Validation and test files stay as they are.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from service.repository.manifest import AudioInput
 from service.tasks import Limits
 from training.data.split import Parts
 from training.errors import DataRejected
-from training.speech.sounds import decoded
-from training.speech.utterances import SpokenFile, SpokenSet
+from training.speech.dataset import SpeechFile, SpeechTrainingSet
+from training.speech.decoding import decode_sound
 
-_UNSPOKEN = set('.,;:!?"“”„…()')  # punctuation that nobody pronounces
-_APART = "-\u2013\u2014/"  # hyphens, dashes and strokes stand between words
+_UNSPOKEN = set('.,;:!?"“”„…()')  # punctuation
+_APART = "-\u2013\u2014/"  # hyphens, dashes and slashes separate words
 _APOSTROPHES = "\u2019\u02bc`"
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A sound file, what is said in it, and the group, such as a speaker, that is kept together.
+    """A sound file, its transcript or label, and its group, such as a speaker, that a split keeps together.
 
     Attributes:
-        traits: What is notable about it, as `kind: value`, for figures by slice.
+        traits: Properties as `kind: value`, for metrics by slice.
     """
 
     path: Path
@@ -45,14 +45,14 @@ class Recording:
 
 
 class Recordings:
-    """Recordings, divided into parts.
+    """Recordings and their parts; see `SpeechSource`.
 
     Args:
-        recordings: All of them.
-        parts: Which are learnt from, and which are held out.
-        spec: The graph's input; what is learnt from is at most as long as it takes.
-        cache: Folder that decoded samples are kept in; in memory if None.
-        told: What they are, for people.
+        recordings: All recordings.
+        parts: Indices of each part.
+        spec: The graph's input, whose maximum length is also that of training sounds.
+        cache: Folder for decoded samples; None keeps them in memory.
+        about: Description and split.
     """
 
     def __init__(
@@ -61,21 +61,21 @@ class Recordings:
         parts: Parts,
         spec: AudioInput,
         cache: Path | None,
-        told: tuple[str, str],
+        about: tuple[str, str],
     ) -> None:
         self._recordings, self._parts, self._spec, self._cache = recordings, parts, spec, cache
-        self.description, self.split = told
+        self.description, self.split = about
 
-    def training_set(self) -> SpokenSet:
-        """Give what is learnt from; what is longer than the graph takes is left out and counted.
+    def training_set(self) -> SpeechTrainingSet:
+        """Return the training part without sounds that are too long for the graph.
 
         Raises:
-            DataRejected: A file cannot be read, which the text names, or all are too long.
+            DataRejected: A file is not readable, which the text names, or all are too long.
         """
         every = [self._recordings[number] for number in self._parts.train]
         samples, offsets = self._decoded(every)
         fitting = np.flatnonzero(np.diff(offsets))
-        return SpokenSet(
+        return SpeechTrainingSet(
             samples,
             np.append(offsets[fitting], offsets[-1]),
             [every[number].text for number in fitting.tolist()],
@@ -83,21 +83,21 @@ class Recordings:
             too_long=len(every) - len(fitting),
         )
 
-    def validation_files(self) -> list[SpokenFile]:
-        """Give the files to stop by."""
+    def validation_files(self) -> list[SpeechFile]:
+        """Return the validation part."""
         return [self._file(self._recordings[number]) for number in self._parts.validation]
 
-    def held_out_files(self) -> list[SpokenFile]:
-        """Give the test part."""
+    def held_out_files(self) -> list[SpeechFile]:
+        """Return the test part."""
         return [self._file(self._recordings[number]) for number in self._parts.test]
 
-    def _file(self, one: Recording) -> SpokenFile:
+    def _file(self, one: Recording) -> SpeechFile:
         content = one.path.read_bytes()
-        _sound(one.path, content, self._spec, Limits().max_audio_seconds)  # raises if it is none
-        return SpokenFile(one.path.name, content, one.text, one.traits)
+        _sound(one.path, content, self._spec, Limits().max_audio_seconds)  # raises if it is not readable
+        return SpeechFile(one.path.name, content, one.text, one.traits)
 
     def _decoded(self, every: Sequence[Recording]) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
-        """Decode files one behind the other, nothing of those too long: i16 [S], and offsets i64 [N + 1]."""
+        """Decode files one after another; return i16 [S] and offsets i64 [N + 1]; too long ones are empty."""
         folder = self._folder(every)
         if folder is None:
             buffer = BytesIO()
@@ -107,7 +107,7 @@ class Recordings:
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / "samples.i16").open("wb") as file:
                 offsets = self._write(every, file)
-            np.save(folder / "offsets.npy", offsets)  # last: it says that all is there
+            np.save(folder / "offsets.npy", offsets)  # written last, as the mark of a complete cache
         return np.memmap(folder / "samples.i16", np.int16, "r"), np.load(folder / "offsets.npy")
 
     def _write(self, every: Sequence[Recording], file: BinaryIO) -> NDArray[np.int64]:
@@ -125,27 +125,25 @@ class Recordings:
         return np.array(offsets, dtype=np.int64)
 
     def _folder(self, chosen: Sequence[Recording]) -> Path | None:
-        """Name the cache of these files as they are now."""
+        """Return the cache folder for these files in their present state."""
         if self._cache is None:
             return None
-        told = hashlib.sha256(f"{self._spec}\n".encode())
+        key = hashlib.sha256(f"{self._spec}\n".encode())
         for one in chosen:
-            about = one.path.stat()
-            told.update(f"{one.path.resolve()} {about.st_size} {about.st_mtime_ns}\n".encode())
-        return self._cache / f"recordings-{told.hexdigest()[:16]}"
+            status = one.path.stat()
+            key.update(f"{one.path.resolve()} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return self._cache / f"recordings-{key.hexdigest()[:16]}"
 
 
 def transcript_of(text: str, where: str) -> str:
-    """Write a transcript as it is learnt: lower-case letters and apostrophes, single spaces.
-
-    Punctuation that nobody pronounces is left out.
+    """Normalize a transcript: lower-case letters and apostrophes, single spaces, no punctuation.
 
     Args:
-        text: As the user wrote it.
+        text: The user's transcript.
         where: File and line, for the message.
 
     Raises:
-        DataRejected: It has no words, or characters that say nothing about how they are spoken.
+        DataRejected: It has no words, or characters whose pronunciation is unknown.
     """
     composed = unicodedata.normalize("NFC", text).lower()
     for mark in _APART:
@@ -163,6 +161,6 @@ def transcript_of(text: str, where: str) -> str:
 
 def _sound(path: Path, content: bytes, spec: AudioInput, max_seconds: float) -> NDArray[np.int16]:
     try:
-        return decoded(content, spec, max_seconds)
+        return decode_sound(content, spec, max_seconds)
     except (InvalidInput, UnsupportedMedia) as error:
         raise DataRejected(f"{path}: {error}") from error

@@ -1,4 +1,4 @@
-"""A folder as LibriSpeech has it: `*.trans.txt` beside the sound files, names that begin with the speaker."""
+"""A folder in LibriSpeech's format: `*.trans.txt` beside sound files whose names begin with the speaker."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 from training.data.split import grouped_parts
 from training.errors import DataRejected
-from training.recipes.speech_recipes import SpeechFolderData, SpeechRecipe
+from training.recipes.speech_recipe import SpeechFolderData, SpeechRecipe
 from training.speech.recordings import Recording, Recordings, transcript_of
 
 _ENDINGS = (".flac", ".wav", ".ogg", ".opus", ".mp3")
 
 
 class SpeechFolder(Recordings):
-    """The recordings of a folder; no speaker is in two parts.
+    """The recordings of a folder; each speaker is in one part only.
 
     Args:
         recipe: The folder, the split and the graph's input.
-        cache: Folder that decoded samples are kept in; in memory if None.
+        cache: Folder for decoded samples; None keeps them in memory.
 
     Raises:
         DataRejected: There is no transcript, or a line or a sound file is wrong; the text names it.
@@ -30,16 +30,16 @@ class SpeechFolder(Recordings):
         recordings = read_folder(path)
         speakers = [one.group for one in recordings]
         parts = grouped_parts(speakers, recipe.split)
-        told = (
+        about = (
             f"folder {path.name} of {len(recordings)} utterances by {len(set(speakers))} speakers",
             f"by speaker, {recipe.split.test:.0%} for testing, {recipe.split.validation:.0%} for validation, "
             f"seed {recipe.split.seed}",
         )
-        super().__init__(recordings, parts, recipe.input, cache, told)
+        super().__init__(recordings, parts, recipe.input, cache, about)
 
 
 def read_folder(folder: Path) -> list[Recording]:
-    """Read all transcripts below a folder.
+    """Read all transcripts in a folder and its sub-folders.
 
     Raises:
         DataRejected: There are none, or one is wrong; the text names file and line.

@@ -1,4 +1,4 @@
-"""A table of sound files with what is said in them, or with labels."""
+"""A table of sound files with transcripts or labels."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from training.data.split import Parts, grouped_parts, stratified_parts
+from training.data.table import read_columns, read_rows
 from training.errors import DataRejected
 from training.recipes.recipe import Split
-from training.recipes.speech_recipes import KeywordsRecipe, SpeechRecipe, SpeechTableData
+from training.recipes.speech_recipe import KeywordsRecipe, SpeechRecipe, SpeechTableData
 from training.speech.recordings import Recording, Recordings, transcript_of
-from training.text.table import columns_of, read_rows
 
-_LEAST = 3  # sound files of a label
-SPEAKER = "speaker"  # the column that keeps speakers apart where the recipe names none
+_LEAST = 3  # sound files per label
+SPEAKER = "speaker"  # group column if the recipe names none
 
 
 class SpeechTable(Recordings):
-    """The recordings of a table; no group is in two parts.
+    """The recordings of a table; each group is in one part only.
 
-    For a recipe for keywords, texts are labels and stay as they are; else they are transcripts.
+    For a recipe for keywords, texts are labels and not changed; for others, they are transcripts.
 
     Args:
         recipe: The table, the split and the graph's input.
-        cache: Folder that decoded samples are kept in; in memory if None.
+        cache: Folder for decoded samples; None keeps them in memory.
 
     Raises:
         DataRejected: The table, a line or a sound file is wrong; the text names it.
@@ -35,7 +35,7 @@ class SpeechTable(Recordings):
         assert isinstance(recipe.data, SpeechTableData), "a recipe without a table of speech"
         data, split = recipe.data, recipe.split
         labelled = isinstance(recipe, KeywordsRecipe)
-        group = data.group or (SPEAKER if SPEAKER in columns_of(data.path) else None)
+        group = data.group or (SPEAKER if SPEAKER in read_columns(data.path) else None)
         recordings = read_table(data, group, labelled=labelled)
         if data.whole:
             nothing = np.zeros(0, dtype=np.int64)
@@ -45,11 +45,11 @@ class SpeechTable(Recordings):
         else:
             parts = _parts_by_group(recordings, split, labelled=labelled)
         kept = f"by {group}" if group else "by file"
-        told = (
+        about = (
             f"{data.path.name} of {len(recordings)} sound files",
             f"{kept}, {split.test:.0%} for testing, {split.validation:.0%} for validation, seed {split.seed}",
         )
-        super().__init__(recordings, parts, recipe.input, cache, told)
+        super().__init__(recordings, parts, recipe.input, cache, about)
 
 
 def read_table(data: SpeechTableData, group: str | None, *, labelled: bool) -> list[Recording]:
@@ -57,31 +57,33 @@ def read_table(data: SpeechTableData, group: str | None, *, labelled: bool) -> l
 
     Args:
         data: The table.
-        group: Column of what a split keeps together; None makes every row its own.
-        labelled: Whether texts are labels and not transcripts.
+        group: Column of the groups that a split keeps together; None makes each row its own group.
+        labelled: Whether texts are labels instead of transcripts.
 
     Raises:
-        DataRejected: It is missing or a row is wrong; the text names file and row.
+        DataRejected: The table is missing or a row is wrong; the text names file and row.
     """
     rows = read_rows(data.path, (data.audio, data.text), group)
-    told = [name for name in dict.fromkeys([group, SPEAKER, "kind"]) if name in columns_of(data.path)]
-    values = [[value for _, _, value in read_rows(data.path, (data.audio, data.text), name)] for name in told]
+    columns = [name for name in dict.fromkeys([group, SPEAKER, "kind"]) if name in read_columns(data.path)]
+    values = [
+        [value for _, _, value in read_rows(data.path, (data.audio, data.text), name)] for name in columns
+    ]
     recordings = []
     for number, (file, text, together) in enumerate(rows):
         where, path = f"{data.path}, row {number + 1}", data.path.parent / file
         if not path.is_file():
             raise DataRejected(f"{where}: there is no sound file {path}")
         said = text.strip() if labelled else transcript_of(text, where)
-        traits = tuple(f"{name}: {column[number]}" for name, column in zip(told, values, strict=True))
+        traits = tuple(f"{name}: {column[number]}" for name, column in zip(columns, values, strict=True))
         recordings.append(Recording(path, said, together, traits))
     return recordings
 
 
 def _parts_by_group(recordings: list[Recording], split: Split, *, labelled: bool) -> Parts:
     parts = grouped_parts([one.group for one in recordings], split)
-    learnt = {recordings[number].text for number in parts.train}
+    trained = {recordings[number].text for number in parts.train}
     for number in (*parts.validation, *parts.test) if labelled else ():
-        if recordings[number].text not in learnt:
+        if recordings[number].text not in trained:
             raise DataRejected(
                 f"label {recordings[number].text} is held out only: no group that is learnt from has it"
             )

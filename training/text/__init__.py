@@ -1,1 +1,1 @@
-"""What is learnt from texts: reading tables, batches, learners, figures, versions."""
+"""The tasks for texts: classification and embedding."""

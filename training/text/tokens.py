@@ -1,4 +1,4 @@
-"""Tokenizers as the service loads them, and batches of their ids.
+"""Tokenizers in the service's format, and batches of their ids.
 
 Letters in shapes: `N` batch, `T` tokens of the longest text.
 """
@@ -18,7 +18,7 @@ Ids = NDArray[np.int64]
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Make a tokenizer with one token a byte of the text's UTF-8: 1 to 256, in the order of the alphabet."""
+    """Return a tokenizer with one token per UTF-8 byte: 1 to 256, in the order of the alphabet."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {PADDING: 0, **{letter: number for number, letter in enumerate(letters, start=1)}}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
@@ -28,11 +28,11 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Learn byte pairs of lower-cased words (R. Sennrich et al. 2016, arXiv:1508.07909).
+    """Train byte-pair encoding on lower-cased words (R. Sennrich et al. 2016, arXiv:1508.07909).
 
     Args:
-        texts: The training part's.
-        vocabulary: Most tokens. All bytes are among them, so every text has tokens.
+        texts: The texts of the training part.
+        vocabulary: Most tokens. They include all bytes, so every text has tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -55,7 +55,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def _with_padding(tokenizer: Tokenizer) -> Tokenizer:
-    """Move every token up by one, so that 0 is free for padding, which no text can give."""
+    """Increase every token id by one, so that 0 is free for padding."""
     import json  # noqa: PLC0415
 
     content = json.loads(tokenizer.to_str())
@@ -66,14 +66,14 @@ def _with_padding(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def pad(rows: Sequence[Sequence[int] | Ids], most: int | None = None) -> tuple[Ids, Ids]:
-    """Put ids of several texts side by side.
+    """Return a padded batch of token ids.
 
     Args:
         rows: The ids of each text, not empty.
-        most: Cut each text after so many.
+        most: Most tokens of a text; the rest is cut.
 
     Returns:
-        `input_ids` i64 [N, T], 0 where a text has ended, and `attention_mask` i64 [N, T].
+        `input_ids` i64 [N, T], 0 after the end of a text, and `attention_mask` i64 [N, T].
     """
     cut = [row[:most] for row in rows]
     longest = max(len(row) for row in cut)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.speech.synthesis import Order
-from training.speech.voices import Voice
+from training.speech.synthetic.synthesis import SpeechRequest
+from training.speech.synthetic.voices import Voice
 
 INSTALLED = (
     *[Voice("espeak", f"{accent}+{name}") for accent in ("en-gb", "en-us") for name in ("f1", "f2", "m3")],
@@ -26,7 +26,7 @@ def need_synthesisers() -> None:
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
 
 
-def hum(orders: Sequence[Order], sample_rate: int) -> list[NDArray[np.int16]]:
+def hum(orders: Sequence[SpeechRequest], sample_rate: int) -> list[NDArray[np.int16]]:
     """Speak as `speak` does, but a tone of 0.05 seconds a letter."""
     sounds = []
     for order in orders:

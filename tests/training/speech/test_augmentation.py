@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.speech.augmentation import change_speed, mask_features, vary
+from training.speech.augmentation import augment, change_speed, mask_features
 
 RATE = 16_000
 
@@ -20,14 +20,14 @@ def generator(seed: int) -> torch.Generator:
 
 def test_the_same_generator_gives_the_same_sounds_and_another_gives_others() -> None:
     audio, lengths = batch()
-    first, again, other = (vary(audio, lengths, generator(seed))[0] for seed in (3, 3, 4))
+    first, again, other = (augment(audio, lengths, generator(seed))[0] for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_varied_sounds_stay_in_range_with_nothing_beyond_their_lengths(seed: int) -> None:
-    audio, lengths = vary(*batch(), generator(seed))
+    audio, lengths = augment(*batch(), generator(seed))
     assert audio.dtype == torch.float32
     assert audio.abs().max() <= 1 and audio.isfinite().all()
     assert audio.shape[1] == lengths.max()
@@ -38,15 +38,15 @@ def test_varied_sounds_stay_in_range_with_nothing_beyond_their_lengths(seed: int
 def test_the_given_batch_is_not_changed() -> None:
     audio, lengths = batch()
     before = audio.clone()
-    vary(audio, lengths, generator(1))
+    augment(audio, lengths, generator(1))
     assert torch.equal(audio, before)
 
 
 def test_complete_silence_and_a_single_utterance_can_be_varied() -> None:
     for seed in range(8):
-        audio, _ = vary(torch.zeros(2, 4000), torch.tensor([4000, 100]), generator(seed))
+        audio, _ = augment(torch.zeros(2, 4000), torch.tensor([4000, 100]), generator(seed))
         assert audio.isfinite().all()
-        assert vary(torch.ones(1, 500), torch.tensor([500]), generator(seed))[0].isfinite().all()
+        assert augment(torch.ones(1, 500), torch.tensor([500]), generator(seed))[0].isfinite().all()
 
 
 def test_a_tone_spoken_faster_is_higher_by_as_much_as_it_is_shorter() -> None:

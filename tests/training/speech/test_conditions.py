@@ -5,7 +5,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from training.speech.conditions import CONDITIONS, heard_file
+from training.speech.synthetic.conditions import CONDITIONS, file_in_condition
 
 RATE = 16_000
 
@@ -20,7 +20,7 @@ def spoken(hertz: float = 440.0) -> NDArray[np.int16]:
 def heard(condition: str, seed: int = 0, sound: NDArray[np.int16] | None = None) -> bytes:
     sound = spoken() if sound is None else sound
     talkers = [spoken(131), spoken(187)]
-    return heard_file(sound, RATE, condition, talkers, np.random.default_rng(seed))
+    return file_in_condition(sound, RATE, condition, talkers, np.random.default_rng(seed))
 
 
 def test_a_clean_file_is_what_was_spoken_but_for_its_loudness() -> None:

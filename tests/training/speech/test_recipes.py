@@ -4,7 +4,7 @@ import pytest
 
 from training.errors import DataRejected
 from training.recipes.load import load_recipe
-from training.recipes.speech_recipes import (
+from training.recipes.speech_recipe import (
     KeywordsRecipe,
     SpeechFolderData,
     SpeechRecipe,

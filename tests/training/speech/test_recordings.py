@@ -8,14 +8,14 @@ import soundfile
 from service.repository.manifest import AudioInput, ModelManifest
 from training.errors import DataRejected
 from training.recipes.recipe import Split
-from training.recipes.speech_recipes import (
+from training.recipes.speech_recipe import (
     KeywordsRecipe,
     SpeechFolderData,
     SpeechRecipe,
     SpeechTableData,
 )
+from training.speech.decoding import decode_sound
 from training.speech.recordings import transcript_of
-from training.speech.sounds import decoded
 from training.speech.speech_folder import SpeechFolder
 from training.speech.speech_table import SpeechTable
 
@@ -217,7 +217,7 @@ def test_what_is_learnt_from_is_decoded_as_the_service_does(folder: Path) -> Non
     for number, name in enumerate(learnt.voices):
         file = f"{name}-7-0001.ogg" if learnt.texts[number].endswith("one") else f"{name}-7-0000.flac"
         (path,) = folder.rglob(file)
-        assert np.array_equal(learnt.utterance(number), decoded(path.read_bytes(), SPEC))
+        assert np.array_equal(learnt.utterance(number), decode_sound(path.read_bytes(), SPEC))
 
 
 def test_a_row_whose_file_is_missing_or_whose_text_is_empty_is_named(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import soundfile
 from service.repository.manifest import AudioInput, ModelManifest
 from tests.training.speech.synthesisers import INSTALLED, hum
 from training.recipes.load import load_recipe
-from training.recipes.speech_recipes import SpeechRecipe, SpokenCommandsData, SpokenVoices
-from training.speech import corpus, spoken_commands, voices
-from training.speech.conditions import CONDITIONS
-from training.speech.spoken_commands import SpokenCommands
+from training.recipes.speech_recipe import SpeechRecipe, SpokenCommandsData, SpokenVoices
+from training.speech.synthetic import corpus, spoken_commands, voices
+from training.speech.synthetic.conditions import CONDITIONS
+from training.speech.synthetic.spoken_commands import SpokenCommands
 
 
 def recipe(train: int = 40, test: int = 9) -> SpeechRecipe:
@@ -26,8 +26,8 @@ def recipe(train: int = 40, test: int = 9) -> SpeechRecipe:
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SpokenCommands:
     monkeypatch.setattr(voices, "installed_voices", lambda: INSTALLED)
-    monkeypatch.setattr(corpus, "speak", hum)
-    monkeypatch.setattr(spoken_commands, "speak", hum)
+    monkeypatch.setattr(corpus, "synthesize", hum)
+    monkeypatch.setattr(spoken_commands, "synthesize", hum)
     return SpokenCommands(recipe(), tmp_path)
 
 

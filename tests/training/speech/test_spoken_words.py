@@ -8,10 +8,10 @@ import soundfile
 
 from service.repository.manifest import AudioInput, ModelManifest
 from tests.training.speech.synthesisers import INSTALLED, hum
-from training.recipes.speech_recipes import KeywordsRecipe, SpokenVoices, SpokenWordsData
-from training.speech import corpus, spoken_words, voices
-from training.speech.spoken_words import LABELS, SILENCE, UNKNOWN, SpokenWords
-from training.speech.utterances import SpokenFile
+from training.recipes.speech_recipe import KeywordsRecipe, SpokenVoices, SpokenWordsData
+from training.speech.dataset import SpeechFile
+from training.speech.synthetic import corpus, spoken_words, voices
+from training.speech.synthetic.spoken_words import LABELS, SILENCE, UNKNOWN, SpokenWords
 
 TEST = len(LABELS) * 2 * 3  # labels, voices, conditions
 
@@ -19,8 +19,8 @@ TEST = len(LABELS) * 2 * 3  # labels, voices, conditions
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SpokenWords:
     monkeypatch.setattr(voices, "installed_voices", lambda: INSTALLED)
-    monkeypatch.setattr(corpus, "speak", hum)
-    monkeypatch.setattr(spoken_words, "speak", hum)
+    monkeypatch.setattr(corpus, "synthesize", hum)
+    monkeypatch.setattr(spoken_words, "synthesize", hum)
     speakers = SpokenVoices(validation=("espeak:en-us+f1",), test=("flite:rms", "espeak:en-gb+m3"))
     recipe = KeywordsRecipe(
         manifest=ModelManifest(name="words", task="audio-classification", license="Apache-2.0"),
@@ -30,7 +30,7 @@ def source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SpokenWords:
     return SpokenWords(recipe, tmp_path)
 
 
-def sound_of(file: SpokenFile) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], int]:
+def sound_of(file: SpeechFile) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], int]:
     sound, rate = soundfile.read(BytesIO(file.content))
     return sound, rate
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from training.errors import DataRejected
-from training.recipes.speech_recipes import SpokenVoices
-from training.speech import voices
-from training.speech.voices import Voice, cast, draw_held_out_manner, draw_manner, draw_voice
+from training.recipes.speech_recipe import SpokenVoices
+from training.speech.synthetic import voices
+from training.speech.synthetic.voices import Voice, draw_prosody, draw_test_prosody, draw_voice, split_voices
 
 INSTALLED = (
     *[Voice("espeak", f"{accent}+{variant}") for accent in ("en-gb", "en-us") for variant in
@@ -21,8 +21,8 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voices, "installed_voices", lambda: INSTALLED)
 
 
-def divided(validation: tuple[str, ...], test: tuple[str, ...]) -> voices.Cast:
-    return cast(SpokenVoices(validation=validation, test=test))
+def divided(validation: tuple[str, ...], test: tuple[str, ...]) -> voices.VoiceSplit:
+    return split_voices(SpokenVoices(validation=validation, test=test))
 
 
 def test_no_speaker_is_in_two_parts() -> None:
@@ -86,6 +86,6 @@ def test_most_is_spoken_by_espeak_and_the_rest_by_each_recorded_person_alike() -
 
 def test_only_recorded_voices_that_are_learnt_from_are_shifted() -> None:
     random = np.random.default_rng(0)
-    assert all(draw_held_out_manner(random).shift == 1 for _ in range(50))
-    assert all(draw_manner(Voice("espeak", "en-us+f1"), random).shift == 1 for _ in range(50))
-    assert len({draw_manner(Voice("flite", "slt"), random).shift for _ in range(50)}) > 40
+    assert all(draw_test_prosody(random).shift == 1 for _ in range(50))
+    assert all(draw_prosody(Voice("espeak", "en-us+f1"), random).shift == 1 for _ in range(50))
+    assert len({draw_prosody(Voice("flite", "slt"), random).shift for _ in range(50)}) > 40

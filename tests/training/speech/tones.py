@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.repository.manifest import AudioInput, ModelManifest
 from training.recipes.recipe import Optimisation, Split
-from training.recipes.speech_recipes import EncoderSize, SpeechRecipe, SpeechTableData, WordSearch
+from training.recipes.speech_recipe import SpeechEncoderSize, SpeechRecipe, SpeechTableData, WordSearch
 
 RATE = 8000
 WORDS = {"do": 250.0, "mi": 800.0, "so": 2400.0}  # hertz
@@ -51,7 +51,7 @@ def tiny_speech_recipe(table: Path, search: WordSearch | None = None, **optimisa
         data=SpeechTableData(path=table, group="player"),
         input=AudioInput(sample_rate=RATE, max_seconds=5),
         split=Split(test=0.15, validation=0.15, seed=1),
-        network=EncoderSize(
+        network=SpeechEncoderSize(
             mels=16, hop_seconds=0.016, width=24, blocks=2, heads=2, kernel=5, expansion=2, dropout=0.0
         ),
         batch_seconds=12,

@@ -13,21 +13,21 @@ import pytest
 from rich.console import Console
 
 from service.repository.manifest import ModelManifest, TextInput
-from training.job import Job, RecipeKind
+from training.core.job import Job, RecipeKind
+from training.core.version_folder import Destination
 from training.recipes.recipe import Optimisation, Split
-from training.recipes.text_recipes import (
+from training.recipes.text_recipe import (
     ByteNetworkSize,
     Contrast,
-    EncoderSize,
+    TextClassificationRecipe,
     TextEmbeddingRecipe,
-    TextLabelsRecipe,
+    TextEncoderSize,
     TextPairsData,
     TextTableData,
     Windows,
 )
-from training.text.label_steps import LabelSteps
-from training.text.pair_steps import PairSteps
-from training.version_folder import Place
+from training.text.classification.steps import TextClassificationSteps
+from training.text.embedding.steps import TextEmbeddingSteps
 
 WORDS = {
     "de": "und nicht auch wieder schön über Straße können möchte jetzt heute Haus Wetter sprechen ganz",
@@ -85,9 +85,9 @@ def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lines(tmp_path_factory.mktemp("texts") / "things.jsonl", rows)
 
 
-def label_recipe(path: Path, **optimisation: float) -> TextLabelsRecipe:
+def label_recipe(path: Path, **optimisation: float) -> TextClassificationRecipe:
     wanted = {"epochs": 3, "passes": 4, "batch_size": 16, "learning_rate": 0.01, **optimisation}
-    return TextLabelsRecipe(
+    return TextClassificationRecipe(
         manifest=ModelManifest(name="words", task="text-classification", required=False),
         data=TextTableData(path=path, group="group", unknown="unknown"),
         input=TextInput(max_tokens=200),
@@ -105,7 +105,7 @@ def pair_recipe(path: Path, **optimisation: float) -> TextEmbeddingRecipe:
         data=TextPairsData(path=path, group="group"),
         input=TextInput(max_tokens=64),
         split=Split(test=0.25, validation=0.3, seed=1),
-        network=EncoderSize(vocabulary=400, width=8, heads=2, dimensions=32, prefixes=(8,)),
+        network=TextEncoderSize(vocabulary=400, width=8, heads=2, dimensions=32, prefixes=(8,)),
         contrast=Contrast(query_tokens=16, document_tokens=48),
         optimisation=Optimisation.model_validate(wanted),
         candidates=20,
@@ -137,7 +137,7 @@ def words_model(label_file: Path, tmp_path_factory: pytest.TempPathFactory) -> S
     """A text classifier; not to be changed."""
     folder = tmp_path_factory.mktemp("words")
     job = job_in(folder, label_recipe(label_file))
-    LabelSteps(job).build(Place(folder / "models"))
+    TextClassificationSteps(job).build(Destination(folder / "models"))
     return Shipped(folder / "models" / "words" / "1", folder)
 
 
@@ -146,5 +146,5 @@ def things_model(pair_file: Path, tmp_path_factory: pytest.TempPathFactory) -> S
     """A text encoder; not to be changed."""
     folder = tmp_path_factory.mktemp("things")
     job = job_in(folder, pair_recipe(pair_file))
-    PairSteps(job).build(Place(folder / "models"))
+    TextEmbeddingSteps(job).build(Destination(folder / "models"))
     return Shipped(folder / "models" / "things" / "1", folder)

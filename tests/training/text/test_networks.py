@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from training.networks.byte_classifier import BYTE_TOKENS, ByteClassifier
 from training.networks.text_encoder import LONGEST, Table, TextEncoder, share_of_repeated
-from training.recipes.text_recipes import ByteNetworkSize, EncoderSize
-from training.text.tokens import pad
-from training.text.version import extreme_rows, network_answers
+from training.recipes.text_recipe import ByteNetworkSize, TextEncoderSize
+from training.text.tokens import Ids, pad
+from training.text.version import extreme_rows
 
-SIZE = EncoderSize(vocabulary=400, width=16, heads=2, layers=2, dimensions=32, prefixes=(8,))
+SIZE = TextEncoderSize(vocabulary=400, width=16, heads=2, layers=2, dimensions=32, prefixes=(8,))
+
+
+def network_answers(network: nn.Module, ids: Ids, mask: Ids) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        return cast(NDArray[np.float32], network(torch.from_numpy(ids), torch.from_numpy(mask)).numpy())
 
 
 def byte_classifier() -> nn.Module:

@@ -9,22 +9,26 @@ import pytest
 
 from service.repository.manifest import VERSION_FILE, VersionFacts, read
 from tests.training.text.conftest import Shipped, job_in, label_recipe, pair_recipe
-from training.quantize import Order, Subject, quantize_model
-from training.text.label_steps import LabelSteps
-from training.text.pair_steps import PairSteps
-from training.version_folder import Place
+from training.core.quantize import QuantizationData, QuantizationRequest, quantize_model
+from training.core.version_folder import Destination
+from training.text.classification.steps import TextClassificationSteps
+from training.text.embedding.steps import TextEmbeddingSteps
 
 
-def quantised(shipped: Shipped, subject: Subject, folder: Path) -> VersionFacts:
+def quantised(shipped: Shipped, subject: QuantizationData, folder: Path) -> VersionFacts:
     """Quantise a copy of a model, whatever it loses."""
     model = shutil.copytree(shipped.version.parent, folder / shipped.version.parent.name)
     job = job_in(folder, label_recipe(Path()))
-    version = quantize_model(Order(model, Place(folder), 100, "kotae-train quantize"), subject, job.console)
+    version = quantize_model(
+        QuantizationRequest(model, Destination(folder), 100, "kotae-train quantize"), subject, job.console
+    )
     return read(version / VERSION_FILE, VersionFacts)
 
 
 def test_a_text_classifier_is_quantised(words_model: Shipped, label_file: Path, tmp_path: Path) -> None:
-    subject = LabelSteps(job_in(words_model.folder, label_recipe(label_file))).subject()
+    subject = TextClassificationSteps(
+        job_in(words_model.folder, label_recipe(label_file))
+    ).quantization_data()
     facts = quantised(words_model, subject, tmp_path)
     small, plain = sorted(facts.variants, key=lambda variant: variant.precision, reverse=True)
     assert (small.precision, plain.precision) == ("int8", "fp32")
@@ -33,7 +37,7 @@ def test_a_text_classifier_is_quantised(words_model: Shipped, label_file: Path, 
 
 
 def test_a_text_encoder_is_quantised(things_model: Shipped, pair_file: Path, tmp_path: Path) -> None:
-    subject = PairSteps(job_in(things_model.folder, pair_recipe(pair_file))).subject()
+    subject = TextEmbeddingSteps(job_in(things_model.folder, pair_recipe(pair_file))).quantization_data()
     facts = quantised(things_model, subject, tmp_path)
     assert {variant.precision for variant in facts.variants} == {"fp32", "int8"}
     assert all(subject.guarded.keys() <= variant.metrics.keys() for variant in facts.variants)

@@ -14,11 +14,11 @@ from service.engine.runtime.session import Device, Session
 from service.repository.golden import check_arrays, check_cases, check_files
 from service.repository.manifest import MANIFEST_FILE, VERSION_FILE, ModelManifest, VersionFacts, read
 from service.tasks import TASKS, Limits, answer_one
-from training.card import figures_of_card
-from training.job import newest_version
+from training.core.card import metrics_of_card
+from training.core.job import newest_version
 from training.recipes.load import RECIPES_FOLDER, load_recipe
-from training.text.answers import answer_texts
-from training.text.pair_figures import embed, ranks_of
+from training.text.embedding.metrics import embed, ranks_of
+from training.text.predict import answer_texts
 
 MODELS = Path(__file__).parents[3] / "models"
 NAMES = ("languages", "descriptions")
@@ -73,13 +73,13 @@ def test_the_shipped_manifest_is_the_recipes_and_the_folder_is_small(folder: Pat
 
 
 def test_the_card_names_the_figures_of_the_version() -> None:
-    card = figures_of_card((MODELS / "languages" / "README.md").read_text(encoding="utf-8"))
+    card = metrics_of_card((MODELS / "languages" / "README.md").read_text(encoding="utf-8"))
     metrics = metrics_of("languages")
     shown = [float(number) / 100 for number in re.findall(r"(\d+\.\d+)%", card)]
     assert min(abs(number - float(metrics["accuracy"])) for number in shown) <= 1e-4
     for name in ("window20_accuracy", "window20_coverage"):
         assert f"{float(metrics[name]):.2%}" in card
-    card = figures_of_card((MODELS / "descriptions" / "README.md").read_text(encoding="utf-8"))
+    card = metrics_of_card((MODELS / "descriptions" / "README.md").read_text(encoding="utf-8"))
     metrics = metrics_of("descriptions")
     for name in ("recall_at_1", "recall_at_10", "recall_at_1_first64", "char_tfidf_recall_at_1"):
         assert f"{float(metrics[name]):.3f}" in card

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from training.errors import DataRejected
-from training.recipes.text_recipes import TextPairsData, TextTableData
-from training.text.table import read_labelled, read_pairs
+from training.recipes.text_recipe import TextPairsData, TextTableData
+from training.text.dataset import read_labelled, read_pairs
 
 
 def test_a_csv_file_and_json_lines_give_the_same_table(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The task `audio-classification`, trained: which of a few words or sounds a short recording is."""
+"""The task `audio-classification`: training, evaluation and export."""

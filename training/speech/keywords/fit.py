@@ -1,83 +1,61 @@
-"""Fit a classifier of short sounds: a source and a recipe -> the best checkpoint."""
+"""The training of the keyword classifier: data and recipe become batches and a network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
+from training.core.curves import Panels
+from training.core.fit import TrainingSetup
 from training.errors import DataRejected
-from training.job import Job
-from training.recipes.speech_recipes import KeywordsRecipe
-from training.speech.curves import LEARNING_RATE, Panels, draw_curves
-from training.speech.keywords.batches import Batch, KeywordBatches, batch_of, labels_of
+from training.recipes.speech_recipe import KeywordsRecipe
+from training.speech.batches import SoundBatch
+from training.speech.dataset import SpeechFile, SpeechSource
+from training.speech.decoding import decode_sound
+from training.speech.fit import set_up_sounds
+from training.speech.keywords.batches import KeywordBatches, batch_of, labels_of
 from training.speech.keywords.learner import KeywordLearner
-from training.speech.recognition.learner import FULL_SCALE
-from training.speech.sounds import decoded
-from training.speech.utterances import SpeechSource, SpokenFile
-from training.start import open_start, settle_norms, take_weights
-from training.text.windows import StepNumbers
-from training.trainer import begin, train
 
-_VALIDATED_TOGETHER = 64
+_VALIDATION_BATCH = 64
 _PANELS: Panels = (
-    ("loss", {"train_loss_epoch": "learnt from", "validation_loss": "validation"}),
-    ("share of right answers", {"validation_accuracy": "validation"}),
-    LEARNING_RATE,
+    ("loss", {"train_loss_epoch": "training", "validation_loss": "validation"}),
+    ("accuracy", {"validation_accuracy": "validation"}),
 )
 
 
-def fit_keywords(job: Job[KeywordsRecipe], source: SpeechSource, *, resume: bool) -> Path:
-    """Train, from scratch or from weights of ours.
+def set_up_training(recipe: KeywordsRecipe, source: SpeechSource) -> TrainingSetup:
+    """Return network and batches for a training.
 
     Raises:
-        DataRejected: There is nothing to resume or to start from, or nothing to tell apart.
+        DataRejected: All sounds have the same label, or there is none.
     """
-    recipe, wanted = job.recipe, job.recipe.optimisation
-    start = open_start(recipe.start) if recipe.start and not resume else None
-    begin(job.run, recipe.seed, resume=resume)
-    torch.set_num_threads(max(1, torch.get_num_threads() // recipe.processes))
-    spoken = source.training_set()
-    classes = sorted(set(spoken.texts))
+    sounds = source.training_set()
+    classes = sorted(set(sounds.texts))
     if len(classes) < 2:
         raise DataRejected("there is nothing to tell apart: every sound has the same label")
-    batches = KeywordBatches(spoken, classes, wanted.batch_size, recipe.seed)
-    steps = max(wanted.least_steps, wanted.passes * batches.steps)
-    learner = KeywordLearner(recipe.model_dump(mode="json"), classes, wanted.epochs * steps)
-    training = DataLoader(batches, batch_size=None, sampler=StepNumbers(steps))
-    if start:
-        said = take_weights(learner.graph, start, learner.classes, "head")
-        job.console.print(said, highlight=False, soft_wrap=True)
-        settle_norms(
-            learner.graph, training, lambda batch: learner.graph(batch[0].float() / FULL_SCALE, batch[1])
-        )
-    learner.graph.planes.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
-    files = source.validation_files()
-    job.console.print(
-        f"{spoken.description} of {len(classes)} labels to learn from, {len(files)} for validation; "
-        f"{wanted.epochs} epochs of {steps} steps",
-        highlight=False,
-        soft_wrap=True,
+
+    def make_learner(steps: int) -> KeywordLearner:
+        learner = KeywordLearner(recipe.model_dump(mode="json"), classes, steps)
+        learner.graph.planes.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
+        return learner
+
+    return set_up_sounds(
+        recipe,
+        source,
+        KeywordBatches(sounds, classes, recipe.optimisation.batch_size, recipe.seed),
+        learner=make_learner,
+        validation=lambda files: _validation(files, classes, recipe),
+        panels=_PANELS,
     )
-    loaders = training, _validation(files, classes, recipe)
-    best = train(learner, loaders, recipe, job.run, job.console, resume=resume, processes=recipe.processes)
-    draw_curves(job.run.folder, _PANELS)
-    return best
 
 
 def _validation(
-    files: Sequence[SpokenFile], classes: Sequence[str], recipe: KeywordsRecipe
-) -> DataLoader[Batch]:
-    """Make batches of the validation part, those of like length together."""
+    files: Sequence[SpeechFile], classes: Sequence[str], recipe: KeywordsRecipe
+) -> list[SoundBatch]:
+    """Return batches of the validation part, sorted by length."""
     labels = labels_of([file.text for file in files], classes)
-    sounds = [decoded(file.content, recipe.input) for file in files]
+    sounds = [decode_sound(file.content, recipe.input) for file in files]
     order = sorted(range(len(sounds)), key=lambda place: len(sounds[place]))
-    batches = [
-        batch_of([sounds[place] for place in chosen], labels[chosen])
-        for chosen in (
-            order[first : first + _VALIDATED_TOGETHER] for first in range(0, len(order), _VALIDATED_TOGETHER)
-        )
-    ]
-    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    chunks = (order[first : first + _VALIDATION_BATCH] for first in range(0, len(order), _VALIDATION_BATCH))
+    return [batch_of([sounds[place] for place in chunk], labels[chunk]) for chunk in chunks]

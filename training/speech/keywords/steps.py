@@ -1,81 +1,66 @@
-"""The commands of a recipe that tells short sounds apart."""
+"""The steps of a recipe for keyword classification."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
-from service.repository.manifest import VersionFacts
+from service.repository.manifest import Baseline, Provenance, VersionFacts
 from service.tasks.classification import read_labels
-from training.card import CardText, write_card
-from training.common_steps import CommonSteps
-from training.job import write_json
-from training.quantize import CALIBRATION_ITEMS, Subject
-from training.recipes.speech_recipes import KeywordsRecipe, SpeechTableData
-from training.speech.curves import keep_curves
-from training.speech.keywords.answers import heard_by_version
-from training.speech.keywords.figures import KeywordFigures, measure_keywords, rates
-from training.speech.keywords.fit import fit_keywords
+from training.core.card import CardText
+from training.core.fit import TrainingSetup
+from training.core.version_folder import baseline_of
+from training.recipes.speech_recipe import KeywordsRecipe
+from training.speech.dataset import SpeechSource
+from training.speech.keywords.fit import set_up_training
 from training.speech.keywords.learner import KeywordLearner
+from training.speech.keywords.metrics import KeywordMetrics, measure_keywords, version_metrics
+from training.speech.keywords.predict import predict_with_version
 from training.speech.keywords.tables import keyword_tables
-from training.speech.keywords.version import fill_version
-from training.speech.speech_table import SpeechTable
-from training.speech.spoken_words import SpokenWords
-from training.speech.utterances import SpeechSource
-from training.trainer import load_learner
-from training.version_folder import Place, publish
+from training.speech.keywords.version import write_version
+from training.speech.steps import SoundSteps
 
 _MEASURED = "Measured on held-out recordings, from raw file to answer with ONNX Runtime."
 _LIMITS = "## Limits\n\nEvery recording gets one of the labels, also a recording of something else."
 
 
-class KeywordSteps(CommonSteps[KeywordsRecipe, SpeechSource]):
-    """What the command line can ask of a recipe for telling sounds apart."""
+class KeywordSteps(SoundSteps[KeywordsRecipe, KeywordLearner, KeywordMetrics]):
+    """The commands of a recipe for keyword classification."""
 
-    def open(self) -> SpeechSource:
-        """Read the sounds' labels and divide them."""
-        if isinstance(self.job.recipe.data, SpeechTableData):
-            return SpeechTable(self.job.recipe, self.job.runs)
-        return SpokenWords(self.job.recipe, self.job.runs)
+    learner_class = KeywordLearner
+    card_text = CardText(_MEASURED, after=_LIMITS)
 
-    def describe(self, data: SpeechSource) -> str:
-        """Say what there is to learn from."""
-        return data.description
+    def set_up(self, data: SpeechSource) -> TrainingSetup:
+        """Return network and batches."""
+        return set_up_training(self.job.recipe, data)
 
-    def train(self, data: SpeechSource, *, resume: bool) -> Path:
-        """Train; returns the best checkpoint."""
-        return fit_keywords(self.job, data, resume=resume)
+    def write_files(
+        self, folder: Path, learner: KeywordLearner, data: SpeechSource, provenance: Provenance
+    ) -> VersionFacts:
+        """Write the files of a version."""
+        return write_version(folder, learner, data, provenance)
 
-    def measure(self, folder: Path, facts: VersionFacts, data: SpeechSource) -> str:
-        """Measure a version; returns its figures as Markdown, and writes them into the run folder."""
-        heard = heard_by_version(folder, data.held_out_files(), facts)
-        figures = measure_keywords(heard, read_labels(folder, facts))
-        write_json(self.job.run.folder / "evaluation.json", dataclasses.asdict(figures))
-        return keyword_tables(figures)
+    def measure(self, folder: Path, facts: VersionFacts, data: SpeechSource) -> KeywordMetrics:
+        """Evaluate a version."""
+        predictions = predict_with_version(folder, data.held_out_files(), facts)
+        return measure_keywords(predictions, read_labels(folder, facts))
 
-    def subject(self) -> Subject:
-        """Say what a smaller variant is made with and judged by."""
-        source = self.open()
-        files = source.held_out_files()
+    def metrics(self, evaluation: KeywordMetrics) -> dict[str, float]:
+        """Return the metrics for `version.yaml`."""
+        return version_metrics(evaluation)
 
-        def measure(folder: Path, facts: VersionFacts) -> dict[str, float]:
-            heard = heard_by_version(folder, files, facts)
-            return rates(measure_keywords(heard, read_labels(folder, facts)))
+    def counts(self, evaluation: KeywordMetrics) -> dict[str, float]:
+        """Return how many files were measured."""
+        return {"held_out_items": float(evaluation.whole.files)}
 
-        items = [file.content for file in source.validation_files()[:CALIBRATION_ITEMS]]
-        return Subject(items, measure, dict.fromkeys(("accuracy", "macro_f1"), True))
+    def baseline(self, evaluation: KeywordMetrics) -> Baseline:
+        """Return the distribution of the answers."""
+        return baseline_of(evaluation.confidences, evaluation.class_mix)
 
-    def publish(self, checkpoint: Path, data: SpeechSource, place: Place) -> tuple[Path, str]:
-        """Export a checkpoint and write the card; returns the version's folder and its figures."""
-        learner = load_learner(checkpoint, KeywordLearner)
-        recipe = self.job.recipe
-        provenance = self.job.provenance(data.description, learner.recipe.seed)
+    def tables(self, evaluation: KeywordMetrics) -> str:
+        """Return the metrics for terminal and model card."""
+        return keyword_tables(evaluation)
 
-        def fill(folder: Path) -> tuple[VersionFacts, KeywordFigures]:
-            return fill_version(folder, learner, recipe, data, provenance)
-
-        folder, figures = publish(recipe.manifest, place, fill)
-        tables = keyword_tables(figures)
-        curves = keep_curves(self.job.run.folder, folder.parent)
-        write_card(folder, recipe, tables, CardText(_MEASURED, training=curves, behind=_LIMITS))
-        return folder, tables
+    def guarded_metrics(self, data: SpeechSource) -> Mapping[str, bool]:
+        """Return the metrics that a smaller variant must keep."""
+        return {"accuracy": True, "macro_f1": True}

@@ -1,1 +1,1 @@
-"""The task `speech-recognition`, trained: what is said in a recording, with letters and a word list."""
+"""The task `speech-recognition`: training, evaluation and export."""

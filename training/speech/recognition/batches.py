@@ -1,7 +1,4 @@
-"""Batches of utterances: those of like length together, as many as fill so many seconds.
-
-The batch of step 17 is the same in every run with the same seed, so that a resumed training goes on with
-what it would have seen.
+"""Training batches of speech recognition: utterances of similar length, up to a number of seconds.
 
 Letters in shapes: `N` utterances of a batch, `T` samples, `L` letters of all of them.
 """
@@ -14,84 +11,74 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from training.errors import DataRejected
-from training.speech.batches import shared_out, side_by_side
-from training.speech.recognition.letters import numbers_of
-from training.speech.utterances import SpokenSet
+from training.speech.batches import SoundBatch, SoundBatches, pad_sounds
+from training.speech.dataset import SpeechTrainingSet
+from training.speech.recognition.tokens import encode_text
 
-_ALIKE_SECONDS = 0.1  # utterances whose lengths differ by less are shuffled
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+_SIMILAR_SECONDS = 0.1  # utterances whose lengths differ by less are shuffled
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSize:
-    """How much a batch holds.
+    """The size of a batch.
 
     Attributes:
         samples: Most padded samples; a single longer utterance is a batch by itself.
-        sample_rate: Samples a second.
+        sample_rate: Samples per second.
     """
 
     samples: int
     sample_rate: int
 
 
-class SpeechBatches(Dataset[Batch]):
-    """Training batches by step number. Processes that learn together share each batch.
+class SpeechBatches(SoundBatches):
+    """Training batches by step number; see `SoundBatches`.
 
     Args:
-        spoken: What to learn from.
-        tokens: Of the transcripts.
-        size: Of a batch.
-        seed: Of the order.
+        sounds: The training set.
+        tokens: The tokens of the transcripts.
+        size: The size of a batch.
+        seed: Seed of the order.
 
     Raises:
-        DataRejected: There is nothing to learn from.
+        DataRejected: The training set has no speech.
     """
 
-    def __init__(self, spoken: SpokenSet, tokens: Sequence[str], size: BatchSize, seed: int) -> None:
-        self._spoken = spoken
-        self._letters = [numbers_of(text, tokens) for text in spoken.texts]
-        lengths = np.diff(spoken.offsets)
-        learnable = (lengths > 0) & np.array([len(letters) > 0 for letters in self._letters], dtype=bool)
-        self._chosen = np.flatnonzero(learnable)
+    def __init__(self, sounds: SpeechTrainingSet, tokens: Sequence[str], size: BatchSize, seed: int) -> None:
+        super().__init__(sounds, seed, smallest_share=1)
+        self._letters = [encode_text(text, tokens) for text in sounds.texts]
+        lengths = np.diff(sounds.offsets)
+        usable = (lengths > 0) & np.array([len(letters) > 0 for letters in self._letters], dtype=bool)
+        self._chosen = np.flatnonzero(usable)
         if not self._chosen.size:
             raise DataRejected("there is no speech to learn from")
-        alike = round(_ALIKE_SECONDS * size.sample_rate)
-        self._rounded = -(-lengths[self._chosen] // alike) * alike
+        similar = round(_SIMILAR_SECONDS * size.sample_rate)
+        self._rounded = -(-lengths[self._chosen] // similar) * similar
         self._bounds = batch_bounds(np.sort(self._rounded), size.samples)
-        self._seed = seed
-        self._pass = -1
-        self._members: list[NDArray[np.int64]] = []
 
     @property
     def steps(self) -> int:
         """Batches of one pass over all utterances."""
         return len(self._bounds)
 
-    def __getitem__(self, step: int) -> Batch:
-        number, place = divmod(step, self.steps)
-        if number != self._pass:
-            self._members, self._pass = self._arrange(number), number
-        members = shared_out(self._members[place], least=1)
+    def divide(self, random: np.random.Generator) -> list[NDArray[np.int64]]:
+        """Divide the utterances into batches of similar lengths."""
+        shuffled = random.permutation(len(self._chosen))
+        order = self._chosen[shuffled[np.argsort(self._rounded[shuffled], kind="stable")]]
+        return [order[first:last] for first, last in self._bounds]
+
+    def batch(self, members: list[int]) -> SoundBatch:
+        """Return the batch of some utterances."""
         return batch_of(
-            [self._spoken.utterance(member) for member in members],
+            [self.sounds.utterance(member) for member in members],
             [self._letters[member] for member in members],
         )
 
-    def _arrange(self, number: int) -> list[NDArray[np.int64]]:
-        """Divide the utterances into batches, anew for each pass; there are equally many of every pass."""
-        random = np.random.default_rng((self._seed, number))
-        shuffled = random.permutation(len(self._chosen))
-        order = self._chosen[shuffled[np.argsort(self._rounded[shuffled], kind="stable")]]
-        batches = [order[first:last] for first, last in self._bounds]
-        return [batches[place] for place in random.permutation(len(batches)).tolist()]
-
 
 def batch_bounds(lengths: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
-    """Cut rising lengths into batches whose padded size, count times the longest, is at most `most`."""
+    """Divide rising lengths into batches whose padded size, count times the longest, is at most `most`."""
     bounds, first = [], 0
     for place in range(1, len(lengths) + 1):
         if place == len(lengths) or (place + 1 - first) * int(lengths[place]) > most:
@@ -100,12 +87,12 @@ def batch_bounds(lengths: NDArray[np.int64], most: int) -> list[tuple[int, int]]
     return bounds
 
 
-def batch_of(sounds: Sequence[NDArray[np.int16]], letters: Sequence[NDArray[np.int64]]) -> Batch:
-    """Put utterances side by side.
+def batch_of(sounds: Sequence[NDArray[np.int16]], letters: Sequence[NDArray[np.int64]]) -> SoundBatch:
+    """Return a batch of utterances.
 
     Returns:
-        Audio i16 [N, T], filled up with 0; lengths i64 [N]; letters i64 [L], one utterance behind the
-        other; letters of each, i64 [N].
+        Audio i16 [N, T], padded with 0; lengths i64 [N]; letters i64 [L], concatenated; number of letters of
+        each utterance, i64 [N].
     """
     counts = torch.tensor([len(one) for one in letters])
-    return *side_by_side(sounds), torch.from_numpy(np.concatenate(letters)), counts
+    return *pad_sounds(sounds), torch.from_numpy(np.concatenate(letters)), counts

@@ -1,29 +1,23 @@
-"""The commands of a recipe for speech recognition."""
+"""The steps of a recipe for speech recognition."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
-from service.repository.manifest import VersionFacts
-from training.card import CardText, write_card
-from training.common_steps import CommonSteps
-from training.job import write_json
-from training.quantize import CALIBRATION_ITEMS, Subject
-from training.recipes.speech_recipes import SpeechFolderData, SpeechRecipe, SpeechTableData
-from training.speech.curves import keep_curves
-from training.speech.recognition.answers import answers_of_version
-from training.speech.recognition.figures import SpeechFigures, measure, rates
-from training.speech.recognition.fit import fit_speech
+from service.repository.manifest import Baseline, Provenance, VersionFacts
+from training.core.card import CardText
+from training.core.fit import TrainingSetup
+from training.core.version_folder import baseline_of
+from training.recipes.speech_recipe import SpeechRecipe
+from training.speech.dataset import SpeechSource
+from training.speech.recognition.fit import set_up_training
 from training.speech.recognition.learner import SpeechLearner
+from training.speech.recognition.metrics import SpeechMetrics, measure, version_metrics
+from training.speech.recognition.predict import predict_with_version
 from training.speech.recognition.tables import speech_tables
-from training.speech.recognition.version import fill_version
-from training.speech.speech_folder import SpeechFolder
-from training.speech.speech_table import SpeechTable
-from training.speech.spoken_commands import SpokenCommands
-from training.speech.utterances import SpeechSource
-from training.trainer import load_learner
-from training.version_folder import Place, publish
+from training.speech.recognition.version import write_version
+from training.speech.steps import SoundSteps
 
 _MEASURED = """\
 Measured on held-out recordings, from raw file to answer with ONNX Runtime. The word error rate is the
@@ -31,57 +25,44 @@ number of wrong, missing and added words, divided by the number of spoken words.
 word error rate without word list and language model."""
 
 
-class SpeechSteps(CommonSteps[SpeechRecipe, SpeechSource]):
-    """What the command line can ask of a recipe for speech recognition."""
+class SpeechSteps(SoundSteps[SpeechRecipe, SpeechLearner, SpeechMetrics]):
+    """The commands of a recipe for speech recognition."""
 
-    def open(self) -> SpeechSource:
-        """Read what is said in the recordings and divide them."""
-        data = self.job.recipe.data
-        if isinstance(data, SpeechFolderData):
-            return SpeechFolder(self.job.recipe, self.job.runs)
-        if isinstance(data, SpeechTableData):
-            return SpeechTable(self.job.recipe, self.job.runs)
-        return SpokenCommands(self.job.recipe, self.job.runs)
+    learner_class = SpeechLearner
+    card_text = CardText(_MEASURED)
 
-    def describe(self, data: SpeechSource) -> str:
-        """Say what there is to learn from."""
-        return data.description
+    def set_up(self, data: SpeechSource) -> TrainingSetup:
+        """Return network and batches."""
+        return set_up_training(self.job.recipe, data)
 
-    def train(self, data: SpeechSource, *, resume: bool) -> Path:
-        """Train; returns the best checkpoint."""
-        return fit_speech(self.job, data, resume=resume)
+    def write_files(
+        self, folder: Path, learner: SpeechLearner, data: SpeechSource, provenance: Provenance
+    ) -> VersionFacts:
+        """Write the files of a version."""
+        return write_version(folder, learner, data, provenance)
 
-    def measure(self, folder: Path, facts: VersionFacts, data: SpeechSource) -> str:
-        """Measure a version; returns its figures as Markdown, and writes them into the run folder."""
+    def measure(self, folder: Path, facts: VersionFacts, data: SpeechSource) -> SpeechMetrics:
+        """Evaluate a version."""
         files = data.held_out_files()
-        answers = answers_of_version(folder, files, facts)
-        figures = measure(list(zip(files, answers, strict=True)))
-        write_json(self.job.run.folder / "evaluation.json", dataclasses.asdict(figures))
-        return speech_tables(figures)
+        return measure(list(zip(files, predict_with_version(folder, files, facts), strict=True)))
 
-    def subject(self) -> Subject:
-        """Say what a smaller variant is made with and judged by."""
-        source = self.open()
-        files = source.held_out_files()
+    def metrics(self, evaluation: SpeechMetrics) -> dict[str, float]:
+        """Return the metrics for `version.yaml`."""
+        return version_metrics(evaluation)
 
-        def figures(folder: Path, facts: VersionFacts) -> dict[str, float]:
-            answers = answers_of_version(folder, files, facts)
-            return dict(rates(measure(list(zip(files, answers, strict=True)))))
+    def counts(self, evaluation: SpeechMetrics) -> dict[str, float]:
+        """Return how many files and words were measured."""
+        found = evaluation.whole.searched
+        return {"held_out_items": float(found.files), "held_out_words": float(found.words)}
 
-        items = [file.content for file in source.validation_files()[:CALIBRATION_ITEMS]]
-        return Subject(items, figures, dict.fromkeys(("word_error_rate", "greedy_word_error_rate"), False))
+    def baseline(self, evaluation: SpeechMetrics) -> Baseline:
+        """Return the distribution of the words' confidence."""
+        return baseline_of(evaluation.confidences)
 
-    def publish(self, checkpoint: Path, data: SpeechSource, place: Place) -> tuple[Path, str]:
-        """Export a checkpoint and write the card; returns the version's folder and its figures."""
-        learner = load_learner(checkpoint, SpeechLearner)
-        recipe = self.job.recipe
-        provenance = self.job.provenance(data.description, learner.recipe.seed)
+    def tables(self, evaluation: SpeechMetrics) -> str:
+        """Return the metrics for terminal and model card."""
+        return speech_tables(evaluation)
 
-        def fill(folder: Path) -> tuple[VersionFacts, SpeechFigures]:
-            return fill_version(folder, learner, recipe, data, provenance)
-
-        folder, figures = publish(recipe.manifest, place, fill)
-        tables = speech_tables(figures)
-        curves = keep_curves(self.job.run.folder, folder.parent)
-        write_card(folder, recipe, tables, CardText(_MEASURED, training=curves))
-        return folder, tables
+    def guarded_metrics(self, data: SpeechSource) -> Mapping[str, bool]:
+        """Return the metrics that a smaller variant must keep; lower is better."""
+        return {"word_error_rate": False, "greedy_word_error_rate": False}

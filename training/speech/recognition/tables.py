@@ -1,11 +1,12 @@
-"""Figures of a speech model as Markdown tables: for the terminal and, word for word, for the card."""
+"""Metrics of a speech model as Markdown tables, for the terminal and the model card."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from training.speech.recognition.figures import Slice, SpeechFigures
-from training.tables import markdown_table
+from training.core.slices import kinds_of_slices
+from training.core.tables import markdown_table
+from training.speech.recognition.metrics import Slice, SpeechMetrics
 
 _TITLES = {
     "condition": "condition",
@@ -17,15 +18,14 @@ _TITLES = {
 }
 
 
-def speech_tables(figures: SpeechFigures) -> str:
-    """Write the figures: of everything and by condition, then by whatever else is notable about files."""
-    parts = [_table("held out", {**figures.of_kind("condition"), "everything": figures.whole}, errors=True)]
-    kinds = {trait.partition(": ")[0] for trait in figures.slices} - {"condition"}
-    ordered = [*(kind for kind in _TITLES if kind in kinds), *sorted(kinds - _TITLES.keys())]
-    parts += [_table(_TITLES.get(kind, kind), figures.of_kind(kind)) for kind in ordered]
-    if figures.mistakes:
-        told = ", ".join(f"{said} → {written} ({count})" for said, written, count in figures.mistakes)
-        parts.append(f"Most frequent errors (spoken → recognised): {told}.")
+def speech_tables(metrics: SpeechMetrics) -> str:
+    """Return all metrics: total and by condition, then by the other kinds of slices."""
+    parts = [_table("held out", {**metrics.of_kind("condition"), "everything": metrics.whole}, errors=True)]
+    kinds = kinds_of_slices(metrics.slices, list(_TITLES))
+    parts += [_table(_TITLES.get(kind, kind), metrics.of_kind(kind)) for kind in kinds]
+    if metrics.mistakes:
+        listed = ", ".join(f"{said} → {written} ({count})" for said, written, count in metrics.mistakes)
+        parts.append(f"Most frequent errors (spoken → recognised): {listed}.")
     return "\n\n".join(parts)
 
 

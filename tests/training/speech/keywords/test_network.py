@@ -4,8 +4,8 @@ import torch
 
 from training.errors import DataRejected
 from training.networks.sound_classifier import SoundClassifier, SoundFront
+from training.speech.dataset import SpeechTrainingSet
 from training.speech.keywords.batches import KeywordBatches, labels_of
-from training.speech.utterances import SpokenSet
 
 RATE = 16_000
 
@@ -46,11 +46,11 @@ def test_any_number_of_convolutions_will_do(widths: tuple[int, ...]) -> None:
         assert built(torch.randn(2, 5000), torch.tensor([5000, 3000])).shape == (2, 3)
 
 
-def spoken(lengths: list[int]) -> SpokenSet:
+def spoken(lengths: list[int]) -> SpeechTrainingSet:
     """Sounds whose every sample is their number."""
     samples = np.repeat(np.arange(len(lengths)), lengths).astype(np.int16)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return SpokenSet(samples, offsets, ["ab"[number % 2] for number in range(len(lengths))], ["me"])
+    return SpeechTrainingSet(samples, offsets, ["ab"[number % 2] for number in range(len(lengths))], ["me"])
 
 
 def test_a_pass_goes_through_every_sound_once_and_the_next_in_another_order() -> None:

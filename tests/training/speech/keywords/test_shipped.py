@@ -24,11 +24,11 @@ from service.repository.manifest import (
 from service.tasks import Limits
 from service.tasks.audio.classification import AudioClassification, AudioClassificationParameters
 from service.tasks.classification import Prediction
-from training.card import figures_of_card
-from training.job import newest_version
+from training.core.card import metrics_of_card
+from training.core.job import newest_version
 from training.recipes.load import load_recipe
-from training.speech.keywords.answers import answer_to
-from training.speech.spoken_words import LABELS
+from training.speech.keywords.predict import answer_to
+from training.speech.synthetic.spoken_words import LABELS
 
 MODEL = Path(__file__).parents[4] / "models" / "keywords"
 pytestmark = pytest.mark.skipif(newest_version(MODEL) is None, reason="the model is not in this checkout")
@@ -94,7 +94,7 @@ def test_the_shipped_figures_are_at_least_what_was_asked_for(folder: Path) -> No
 
 def test_the_card_names_the_figures_of_the_version(folder: Path) -> None:
     metrics = read(folder / VERSION_FILE, VersionFacts).metrics
-    figures = figures_of_card((MODEL / "README.md").read_text(encoding="utf-8"))
+    figures = metrics_of_card((MODEL / "README.md").read_text(encoding="utf-8"))
     for name in ("accuracy", "clean_accuracy", "noisy_accuracy", "telephone_accuracy"):
         assert f"{float(metrics[name]):.2%}" in figures
 

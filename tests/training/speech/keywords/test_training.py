@@ -24,30 +24,29 @@ from service.repository.manifest import (
 from service.tasks import TASKS, Limits
 from tests.training.conftest import silent_console
 from tests.training.speech.tones import RATE, WORDS, melody
+from training.core.export import check_parity, compare_outputs, torch_run
+from training.core.job import Job
+from training.core.registry import steps_for
+from training.core.trainer import load_learner
+from training.core.version_folder import Destination
+from training.core.warm_start import read_pretrained
 from training.errors import DataRejected, ExportFailed
-from training.job import Job
 from training.recipes.load import load_recipe
 from training.recipes.recipe import Optimisation, Split
-from training.recipes.speech_recipes import (
+from training.recipes.speech_recipe import (
     KeywordsRecipe,
     SpeechTableData,
     SpokenVoices,
     SpokenWordsData,
 )
-from training.speech.graphs import check_sound_parity, run_by_torch
-from training.speech.keywords.answers import Heard
-from training.speech.keywords.figures import measure_keywords, rates
-from training.speech.keywords.fit import fit_keywords
+from training.speech.dataset import SpeechFile
+from training.speech.export import parity_batches
 from training.speech.keywords.learner import KeywordLearner
+from training.speech.keywords.metrics import measure_keywords, version_metrics
+from training.speech.keywords.predict import KeywordPrediction
 from training.speech.keywords.steps import KeywordSteps
 from training.speech.keywords.tables import keyword_tables
-from training.speech.keywords.version import difference
 from training.speech.speech_table import SpeechTable
-from training.speech.utterances import SpokenFile
-from training.start import open_start
-from training.steps import steps_for
-from training.trainer import load_learner
-from training.version_folder import Place
 
 SILENCE = "silence"
 VOICES = SpokenVoices(validation=("espeak:en-us+f1",), test=("flite:rms",))
@@ -103,13 +102,13 @@ def steps(table: Path, tmp_path_factory: pytest.TempPathFactory) -> KeywordSteps
 def built(steps: KeywordSteps, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of version 1; not to be changed."""
     models = tmp_path_factory.mktemp("models")
-    steps.build(Place(models))
+    steps.build(Destination(models))
     return models / "notes" / "1"
 
 
 def fitted(recipe: KeywordsRecipe, runs: Path, *, resume: bool = False) -> KeywordLearner:
     job = Job(recipe, runs, silent_console(), "kotae-train fit")
-    fit_keywords(job, SpeechTable(recipe), resume=resume)
+    KeywordSteps(job).train(SpeechTable(job.recipe), resume=resume)
     return load_learner(job.run.last, KeywordLearner)
 
 
@@ -193,12 +192,12 @@ def test_a_graph_that_is_not_the_network_is_refused(built: Path, steps: KeywordS
     learner = load_learner(steps.job.run.best, KeywordLearner)
     run = Session(built / "model.onnx", Device("cpu")).run
     sounds = [melody(["do"], np.random.default_rng(seed)) for seed in range(4)]
-    by_torch = run_by_torch(learner.graph, "audio-classification")
-    assert check_sound_parity(by_torch, run, sounds, RATE, difference) < 1e-4
+    reference = torch_run(learner.graph, "audio-classification")
+    assert check_parity(reference, run, parity_batches(sounds, RATE), compare_outputs) < 1e-4
     with torch.no_grad():
         learner.graph.head.weight.mul_(0.5)
     with pytest.raises(ExportFailed, match="probabilities of the exported graph differs from PyTorch by"):
-        check_sound_parity(by_torch, run, sounds, RATE, difference)
+        check_parity(reference, run, parity_batches(sounds, RATE), compare_outputs)
 
 
 def test_a_resumed_training_ends_with_the_same_weights(table: Path, tmp_path: Path) -> None:
@@ -221,21 +220,21 @@ def _stop_at_the_second(learner: KeywordLearner) -> None:
 def test_training_starts_from_a_version_of_ours(table: Path, built: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(table, epochs=1, least_steps=1, learning_rate=1e-12).changed(start=built.parent)
     job = Job(recipe, tmp_path, silent_console(), "kotae-train fit")
-    best = fit_keywords(job, SpeechTable(recipe), resume=False)
+    best = KeywordSteps(job).train(SpeechTable(job.recipe), resume=False)
     weights = load_learner(best, KeywordLearner).graph.state_dict()
-    for name, weight in open_start(built).weights.items():
+    for name, weight in read_pretrained(built).weights.items():
         if weight.ndim > 1 and name in weights:
             torch.testing.assert_close(weights[name], weight)
 
 
 def test_figures_count_slices_mistakes_and_what_is_left_above_a_threshold() -> None:
-    def heard(text: str, label: str, condition: str) -> Heard:
-        return Heard(SpokenFile("x.wav", b"", text, (f"condition: {condition}",)), label, 0.5)
+    def heard(text: str, label: str, condition: str) -> KeywordPrediction:
+        return KeywordPrediction(SpeechFile("x.wav", b"", text, (f"condition: {condition}",)), label, 0.5)
 
     answers = [heard("yes", "yes", "clean"), heard("yes", "no", "noisy"), heard("no", "no", "clean")]
     answers += [heard("unknown", "no", "noisy"), heard("unknown", "unknown", "clean")]
     figures = measure_keywords(answers, ["no", "unknown", "yes"])
-    numbers = rates(figures)
+    numbers = version_metrics(figures)
     assert numbers["accuracy"] == pytest.approx(0.6)
     assert numbers["clean_accuracy"] == 1.0 and numbers["noisy_accuracy"] == 0.0
     assert numbers["unknown_recall"] == 0.5 and "silence_recall" not in numbers

@@ -2,20 +2,20 @@ import numpy as np
 import pytest
 
 from training.errors import DataRejected
+from training.speech.dataset import SpeechTrainingSet
 from training.speech.recognition.batches import BatchSize, SpeechBatches, batch_bounds
-from training.speech.recognition.letters import best_path, numbers_of, tokens_of
-from training.speech.utterances import SpokenSet
+from training.speech.recognition.tokens import best_path, encode_text, tokens_of
 
 TOKENS = tokens_of(["a b"])
 SIZE = BatchSize(samples=5000, sample_rate=1000)
 
 
-def spoken(count: int = 60) -> SpokenSet:
+def spoken(count: int = 60) -> SpeechTrainingSet:
     """Utterances whose samples all are their number."""
     lengths = np.random.default_rng(2).integers(200, 1500, count)
     samples = np.repeat(np.arange(count), lengths).astype(np.int16)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return SpokenSet(samples, offsets, [f"word {'x' * (i % 5)}" for i in range(count)], ["v"] * count)
+    return SpeechTrainingSet(samples, offsets, [f"word {'x' * (i % 5)}" for i in range(count)], ["v"] * count)
 
 
 def members(batches: SpeechBatches, step: int) -> list[int]:
@@ -52,17 +52,17 @@ def test_batches_depend_on_seed_and_step_alone() -> None:
 
 
 def test_letters_stand_one_utterance_behind_the_other() -> None:
-    data = SpokenSet(np.ones(40, np.int16), np.array([0, 20, 40]), ["ab", "b a"], ["v", "v"])
+    data = SpeechTrainingSet(np.ones(40, np.int16), np.array([0, 20, 40]), ["ab", "b a"], ["v", "v"])
     _, _, letters, counts = SpeechBatches(data, TOKENS, SIZE, seed=0)[0]
     parts = np.split(letters.numpy(), np.cumsum(counts.numpy())[:-1])
     assert sorted("".join(TOKENS[n] for n in part) for part in parts) == ["ab", "b|a"]
 
 
 def test_utterances_without_sound_or_letters_are_left_out_and_none_at_all_is_told() -> None:
-    data = SpokenSet(np.ones(20, np.int16), np.array([0, 10, 20, 20]), ["a", "", "b"], ["v"] * 3)
+    data = SpeechTrainingSet(np.ones(20, np.int16), np.array([0, 10, 20, 20]), ["a", "", "b"], ["v"] * 3)
     assert SpeechBatches(data, TOKENS, SIZE, seed=0)[0][0].shape == (1, 10)
     with pytest.raises(DataRejected, match="no speech to learn from"):
-        SpeechBatches(SpokenSet(np.zeros(0, np.int16), np.array([0]), [], []), TOKENS, SIZE, seed=0)
+        SpeechBatches(SpeechTrainingSet(np.zeros(0, np.int16), np.array([0]), [], []), TOKENS, SIZE, seed=0)
 
 
 def test_a_single_long_utterance_is_a_batch_by_itself() -> None:
@@ -73,7 +73,7 @@ def test_a_transcript_is_spelt_and_a_best_path_read() -> None:
     tokens = tokens_of(["Grüße dich"])
     assert {"ü", "ß"} < set(tokens)
     assert tokens[0] == "<blank>" and tokens[-1] == "|"
-    numbers = numbers_of("  Dich  GRÜSSE ", tokens)
+    numbers = encode_text("  Dich  GRÜSSE ", tokens)
     assert "".join(tokens[n] for n in numbers) == "dich|grüsse"
     path = [tokens.index(letter) if letter != "_" else 0 for letter in "_aa_a|||b__'_"]
     log_probs = np.full((len(path), len(tokens)), -9.0, dtype=np.float32)

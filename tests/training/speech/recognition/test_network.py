@@ -4,9 +4,9 @@ import torch
 
 from training.networks.log_mel import LogMel, mel_filters
 from training.networks.speech_encoder import SpeechEncoder
-from training.recipes.speech_recipes import EncoderSize
+from training.recipes.speech_recipe import SpeechEncoderSize
 
-TINY = EncoderSize(mels=20, width=16, blocks=2, heads=2, kernel=5, expansion=2)
+TINY = SpeechEncoderSize(mels=20, width=16, blocks=2, heads=2, kernel=5, expansion=2)
 RATE = 16_000
 
 

@@ -25,10 +25,10 @@ from service.repository.manifest import (
 )
 from service.tasks import Limits, answer_one
 from service.tasks.audio.speech_recognition import SpeechParameters, SpeechRecognition, Transcript
-from training.card import figures_of_card
-from training.job import newest_version
+from training.core.card import metrics_of_card
+from training.core.job import newest_version
 from training.recipes.load import load_recipe
-from training.speech.recognition.figures import errors_of
+from training.speech.recognition.metrics import count_errors
 
 MODEL = Path(__file__).parents[4] / "models" / "spoken-commands"
 pytestmark = pytest.mark.skipif(newest_version(MODEL) is None, reason="the model is not in this checkout")
@@ -94,7 +94,7 @@ def test_the_shipped_figures_are_at_least_what_was_asked_for(folder: Path) -> No
 
 def test_the_card_names_the_figures_of_the_version(folder: Path) -> None:
     metrics = read(folder / VERSION_FILE, VersionFacts).metrics
-    figures = figures_of_card((MODEL / "README.md").read_text(encoding="utf-8"))
+    figures = metrics_of_card((MODEL / "README.md").read_text(encoding="utf-8"))
     for name in (
         "word_error_rate",
         "clean_word_error_rate",
@@ -117,7 +117,7 @@ def test_a_recording_says_the_same_at_other_rates_in_stereo_and_quietly(
             saved(stereo, rate, "FLAC"),
             saved(samples * 0.1, rate, "WAV"),
         ):
-            errors, _ = errors_of(text, answer(other)["text"])
+            errors, _ = count_errors(text, answer(other)["text"])
             words, wrong = words + errors.words, wrong + errors.substituted + errors.missing + errors.added
     assert wrong <= 0.05 * words
 
@@ -137,7 +137,7 @@ def test_sentences_one_after_the_other_are_all_written_down_in_order_with_their_
         pieces += [sound, np.zeros(9600, dtype=np.float32)]
         seconds += len(sound) / 16_000 + 0.6
     transcript = answer(saved(np.concatenate(pieces), 16_000, "FLAC"))
-    errors, _ = errors_of(" ".join(said), transcript["text"])
+    errors, _ = count_errors(" ".join(said), transcript["text"])
     assert errors.missing == errors.added == 0
     assert errors.rate <= 0.05
     first_words = np.cumsum([0, *(len(text.split()) for text in said)])[:-1]

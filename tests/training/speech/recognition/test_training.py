@@ -16,21 +16,21 @@ from service.tasks import TASKS, Limits
 from service.tasks.audio.speech_recognition import SpeechRecognition
 from tests.training.conftest import silent_console
 from tests.training.speech.tones import RATE, WORDS, melody, tiny_speech_recipe, write_melodies
+from training.core.curves import read_curves
+from training.core.export import Arrays, check_parity, torch_run
+from training.core.job import Job
+from training.core.registry import steps_for
+from training.core.trainer import load_learner
+from training.core.version_folder import Destination
 from training.errors import DataRejected, ExportFailed
-from training.job import Job
 from training.recipes.load import load_recipe
-from training.recipes.speech_recipes import SpeechRecipe, WordSearch
-from training.speech.curves import read_curves
-from training.speech.graphs import Arrays, check_sound_parity, run_by_torch
-from training.speech.recognition.fit import fit_speech
+from training.recipes.speech_recipe import SpeechRecipe, WordSearch
+from training.speech.export import parity_batches
 from training.speech.recognition.golden import choose_golden_speech
 from training.speech.recognition.learner import SpeechLearner
 from training.speech.recognition.steps import SpeechSteps
-from training.speech.recognition.version import difference, transcription_of, write_words
+from training.speech.recognition.version import compare_log_probs, transcription_of, write_words
 from training.speech.speech_table import SpeechTable
-from training.steps import steps_for
-from training.trainer import load_learner
-from training.version_folder import Place
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,13 +57,13 @@ def steps(table: Path, tmp_path_factory: pytest.TempPathFactory) -> SpeechSteps:
 def built(steps: SpeechSteps, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of version 1; not to be changed."""
     models = tmp_path_factory.mktemp("models")
-    steps.build(Place(models))
+    steps.build(Destination(models))
     return models / "melodies" / "1"
 
 
 def fitted(recipe: SpeechRecipe, runs: Path, *, resume: bool = False) -> SpeechLearner:
     job = Job(recipe, runs, silent_console(), "kotae-train fit")
-    fit_speech(job, SpeechTable(recipe), resume=resume)
+    SpeechSteps(job).train(SpeechTable(job.recipe), resume=resume)
     return load_learner(job.run.last, SpeechLearner)
 
 
@@ -120,13 +120,13 @@ def test_a_graph_that_is_not_the_network_is_refused(built: Path, steps: SpeechSt
     learner = load_learner(steps.job.run.best, SpeechLearner)
     run = Session(built / "model.onnx", Device("cpu")).run
     sounds = [melody(["do", "so"], np.random.default_rng(seed)) for seed in range(4)]
-    by_torch = run_by_torch(learner.graph, "speech-recognition")
-    assert check_sound_parity(by_torch, run, sounds, RATE, difference) < 1e-4
+    reference = torch_run(learner.graph, "speech-recognition")
+    assert check_parity(reference, run, parity_batches(sounds, RATE), compare_log_probs) < 1e-4
     with torch.no_grad():
         assert learner.graph.head.bias is not None
         learner.graph.head.bias[3] += 0.5
     with pytest.raises(ExportFailed, match="log_probs of the exported graph differs from PyTorch by"):
-        check_sound_parity(by_torch, run, sounds, RATE, difference)
+        check_parity(reference, run, parity_batches(sounds, RATE), compare_log_probs)
 
 
 def test_a_resumed_training_ends_with_the_same_weights(table: Path, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_resumed_training_ends_with_the_same_weights(table: Path, tmp_path: Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SpeechLearner, "on_train_epoch_start", _stop_at_the_second)
         with pytest.raises(InterruptedError):
-            fit_speech(job, SpeechTable(whole), resume=False)
+            SpeechSteps(job).train(SpeechTable(job.recipe), resume=False)
     resumed = fitted(SpeechRecipe.model_validate(recipe), tmp_path / "cut", resume=True)
     for name, weight in at_once.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight, msg=name)
@@ -154,7 +154,7 @@ def _stop_at_the_second(learner: SpeechLearner) -> None:
 def test_processes_that_learn_together_share_every_batch(table: Path, tmp_path: Path) -> None:
     recipe = tiny_speech_recipe(table, epochs=1, least_steps=3).model_copy(update={"processes": 2})
     together = fitted(recipe, tmp_path)
-    fresh = SpeechLearner(recipe.model_dump(mode="json"), list(together.tokens), 3)
+    fresh = SpeechLearner(recipe.model_dump(mode="json"), list(together.labels), 3)
     assert not torch.equal(together.graph.head.weight, fresh.graph.head.weight)
     assert len(read_curves(tmp_path / "melodies")["validation_loss"][0]) == 1
 

@@ -1,0 +1,1 @@
+"""What all modalities have in common: fit, evaluate, export, quantize."""

@@ -1,0 +1,1 @@
+"""Synthetic scenes of digits as training data for the detector."""

@@ -1,0 +1,1 @@
+"""The task `image-classification`: data, training, evaluation and export."""

@@ -1,0 +1,1 @@
+"""Speech data made with speech synthesizers."""

@@ -1,0 +1,1 @@
+"""The task `text-classification`: training, evaluation and export."""

@@ -1,0 +1,1 @@
+"""The task `text-embedding`: training, evaluation and export."""
