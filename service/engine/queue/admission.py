@@ -1,9 +1,10 @@
 """Decide which requests enter a model's queue, and how large its batches are.
 
 A newcomer is placed by priority and due time. It is admitted if neither it nor an item of its own priority
-behind it would then be late. The prediction, which is multiplied by a margin, is
+behind it would then be late. The prediction is
 
-    (time until the lane is free) + ⌈(work before it + its own work) / full batch⌉ · time of a full batch
+    margin · (time until the lane is free + full batches · time of a full batch)
+    full batches = ⌈(work before it + its own work) / work of a full batch⌉
 
 It assumes full batches, because items that join a batch later make it slower. Several lanes take full batches
 in turn, each when it is free. Before a batch was timed, only the length of the queue is bounded. Used under
