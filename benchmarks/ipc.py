@@ -53,6 +53,7 @@ class Instant:
     queue_items = 0
     predicted_wait_seconds = 0.0
     predicted_answer_seconds = 0.0
+    is_refusing = False
     closed = False
 
     def __init__(self, size: int) -> None:

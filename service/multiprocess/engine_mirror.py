@@ -36,20 +36,20 @@ class RemoteQueue:
     Args:
         engine: The connection to the engine.
         model: The model's name; `version` likewise.
-        has_cache: Whether the model keeps answers.
 
     Attributes:
         queue_items: Items in the queue, by the engine's last state.
         predicted_wait_seconds: Predicted wait, by the engine's last state.
         predicted_answer_seconds: Predicted time until an answer, by the engine's last state.
+        is_refusing: Whether the engine's queue refused a request shortly before its last state.
     """
 
-    def __init__(self, engine: RemoteEngine, model: str, version: str, *, has_cache: bool = False) -> None:
+    def __init__(self, engine: RemoteEngine, model: str, version: str) -> None:
         self.queue_items = 0
         self.predicted_wait_seconds = 0.0
         self.predicted_answer_seconds = 0.0
         self._predicted_at = 0.0
-        self._has_cache = has_cache
+        self.is_refusing = False
         self._engine = engine
         self._model = model
         self._version = version
@@ -66,20 +66,20 @@ class RemoteQueue:
         self.queue_items = version["queue_items"]
         self.predicted_wait_seconds = version["predicted_wait_seconds"]
         self.predicted_answer_seconds = version["predicted_answer_seconds"]
+        self.is_refusing = version["is_refusing"]
         self._predicted_at = time.monotonic()
         self._is_closed_in_engine = version["closed"]
 
     def check(self, priority: int, deadline: float, coming: int) -> None:
-        """Reject a request that would be late, by the engine's last prediction.
+        """Reject a request that would be late, by the engine's last prediction, where the engine rejects too.
 
-        The prediction is for a request at the end of the queue. So more urgent ones are not checked, nor are
-        those that the answer cache may answer.
+        The prediction is for a request at the end of the queue. So more urgent ones are not checked.
 
         Raises:
             Overloaded: It would be late.
         """
         late = self._predicted_at + self.predicted_answer_seconds - deadline
-        if late > 0 and priority >= DEFAULT_PRIORITY and not self._has_cache:
+        if late > 0 and priority >= DEFAULT_PRIORITY and self.is_refusing:
             raise Overloaded(
                 "it would not be answered before its deadline", reason="deadline", retry_after_seconds=late
             )
@@ -185,12 +185,7 @@ class RemoteCatalog(Catalog):
         if key not in self._loaded_versions:
             facts = read(version.folder / VERSION_FILE, VersionFacts)
             task = TASKS[version.manifest.task](version.folder, facts)
-            queue = RemoteQueue(
-                self._engine,
-                version.model,
-                str(version.number),
-                has_cache=bool(version.manifest.answer_cache_bytes),
-            )
+            queue = RemoteQueue(self._engine, version.model, str(version.number))
             self._loaded_versions[key] = _LoadedVersion(facts, task, queue)
         return self._loaded_versions[key]
 

@@ -48,5 +48,6 @@ def _version(version: Version) -> dict[str, Any]:
         "closed": bool(queue and queue.closed),
         "queue_items": queue.queue_items if queue else 0,
         "predicted_wait_seconds": queue.predicted_wait_seconds if queue else 0.0,
+        "is_refusing": queue.is_refusing if queue else False,
         "predicted_answer_seconds": queue.predicted_answer_seconds if queue else 0.0,
     }

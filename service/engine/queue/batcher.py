@@ -153,6 +153,11 @@ class Batcher:
         return self._seconds_until_done(self.backlog_seconds + self.full_seconds)
 
     @property
+    def is_refusing(self) -> bool:
+        """Whether a request was refused in the last tenth of a second; never with an answer cache."""
+        return self._clock() <= self._refused + _REFUSAL_SECONDS and not self._deduplication.has_cache
+
+    @property
     def closed(self) -> bool:
         """Whether newcomers are refused for good."""
         return self._closed is not None
@@ -166,7 +171,7 @@ class Batcher:
     def check(self, priority: int, deadline: float, coming: int) -> None:
         """Refuse what `submit` would refuse, shortly after a refusal; see `RequestQueue.check`."""
         now = self._clock()
-        if now > self._refused + _REFUSAL_SECONDS or self._deduplication.has_cache:
+        if not self.is_refusing:
             return
         least = self._admission.work(1)
         with self._lock:

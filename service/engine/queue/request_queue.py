@@ -23,6 +23,10 @@ class RequestQueue(Protocol):
         """Expected seconds until a newcomer has its answer, its own run included."""
 
     @property
+    def is_refusing(self) -> bool:
+        """Whether a request was refused in the last tenth of a second."""
+
+    @property
     def closed(self) -> bool:
         """Whether newcomers are refused for good."""
 

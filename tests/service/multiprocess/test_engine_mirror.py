@@ -151,9 +151,12 @@ async def test_a_request_that_the_engine_would_reject_is_rejected_here(
 ) -> None:
     copy, state = copy_of(models), state_of(catalog)
     (version,) = [v for v in state["models"]["tiny"]["versions"] if v["number"] == 1]  # type: ignore[index]
-    version |= {"predicted_answer_seconds": 5.0}
+    version |= {"predicted_answer_seconds": 5.0, "is_refusing": False}
     copy.apply(state)
     queue, now = copy.find(TASK).batcher, time.monotonic()
+    queue.check(2, now + 3.0, coming=0)  # the prediction may be wrong: the engine has refused nobody
+    version |= {"is_refusing": True}
+    copy.apply(state)
     queue.check(2, now + 6.0, coming=0)
     queue.check(1, now + 1.0, coming=0)  # more urgent than the prediction
     with pytest.raises(Overloaded) as rejected:

@@ -29,7 +29,7 @@ def no_collector() -> Iterator[None]:
 
 
 def left() -> list[object]:
-    return [thing for thing in gc.get_objects() if isinstance(thing, InferenceRequest | PendingRequest)]
+    return [thing for thing in gc.get_objects() if type(thing) in (InferenceRequest, PendingRequest)]
 
 
 def assert_nothing_is_left() -> None:
