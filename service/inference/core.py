@@ -16,8 +16,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
+from pydantic import BaseModel
+
 from service.engine.queue.pending_request import PendingRequest
-from service.errors import DeadlineExceeded, NotReady, RequestError, TooLarge
+from service.errors import DeadlineExceeded, InvalidInput, NotReady, RequestError, TooLarge
 from service.inference.decoding_pool import DecodingPool, before
 from service.inference.load_shedding import LoadShedding, loop_wait_seconds
 from service.inference.request import InferenceAnswer, InferenceRequest
@@ -115,6 +117,8 @@ class InferenceCore:
         """
         version = self.prepare(request)
         await receive_items()
+        if not request.items:
+            raise InvalidInput("the request holds no item", param="inputs")
         started = time.perf_counter()
         if request.parameters is None:
             request.parameters = version.task.parameters()
@@ -138,7 +142,7 @@ class InferenceCore:
             request.item_count = len(pending.items)
             pending.close()
             pending.items = ()  # items refer to their request: without this both wait for the collector
-        if outputs:
+        if pending.infer_seconds:  # an answer from the cache says nothing of the model's time
             self.pool.note_run(version.model, pending.infer_seconds)
         return await self._answer(request, version, decoded, outputs)
 
@@ -265,14 +269,15 @@ class InferenceCore:
         costs = [sum(item.costs) for item in decoded]
         if isinstance(request.items[0], Mapping):
             return InferenceAnswer(version, outputs=outputs, costs=costs)
+        parameters = request.parameters
+        assert parameters is not None and request.pending is not None, "the request was admitted"
         rest = iter(outputs)
         parts = [list(itertools.islice(rest, len(item.parts))) for item in decoded]
         if version.task.stated_seconds is None:
-            return InferenceAnswer(version, _results(version, request, decoded, parts), costs=costs)
+            return InferenceAnswer(version, _results(version, parameters, decoded, parts), costs=costs)
         decoded = [replace(item, parts=()) for item in decoded]  # an hour of samples is not needed any more
-        assert request.pending is not None, "the request was admitted"
         kind = f"{version.model} answers"
-        answered = self.pool.run(_results, version, request, decoded, parts, kind=kind)
+        answered = self.pool.run(_results, version, parameters, decoded, parts, kind=kind)
         late = "the deadline passed before the words were found"
         return InferenceAnswer(version, await before(request.pending.deadline, answered, late), costs=costs)
 
@@ -292,14 +297,12 @@ def _all_decoded(results: list[list[Decoded] | BaseException]) -> list[Decoded]:
 
 def _results(
     version: Version,
-    request: InferenceRequest,
+    parameters: BaseModel,
     decoded: Sequence[Decoded],
     parts: Sequence[Sequence[Outputs]],
 ) -> list[Result]:
-    assert request.parameters is not None, "the request was prepared"
     return [
-        version.task.answer(outputs, item, request.parameters)
-        for item, outputs in zip(decoded, parts, strict=True)
+        version.task.answer(outputs, item, parameters) for item, outputs in zip(decoded, parts, strict=True)
     ]
 
 

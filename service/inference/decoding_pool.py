@@ -108,7 +108,7 @@ class DecodingPool:
 
     def shutdown(self) -> None:
         """Take no more work and begin nothing that waits."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)
         with self._lock:
             jobs, self._jobs = self._jobs, []
         for _, _, job in jobs:
@@ -164,7 +164,7 @@ async def before(deadline: float, result: Awaitable[_Result], late: str) -> _Res
         DeadlineExceeded: It was not there in time.
     """
     try:
-        return await asyncio.wait_for(result, max(0.0, deadline - time.monotonic()))
+        return await asyncio.wait_for(result, deadline - time.monotonic())
     except TimeoutError as error:
         raise DeadlineExceeded(late) from error
 

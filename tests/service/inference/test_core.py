@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.backend import Backend, limits_of, open_backend
-from service.engine.observer import Observer
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -24,52 +21,10 @@ from service.errors import (
     Overloaded,
     TooLarge,
 )
-from service.inference.core import InferenceCore
-from service.inference.decoding_pool import DecodingPool
-from service.inference.request import InferenceRequest
-from service.settings import Settings
-from tests.tiny_models import LABELS, SIZE, make_model, picture, probabilities
-from tests.tiny_speech_models import RATE, make_keyword_model, tone
-from tests.tiny_text_models import embedding, make_text_model
-
-IMAGES = "image-classification"
-
-
-class Service:
-    """A core over real queues and lanes, without a server."""
-
-    def __init__(self, folder: Path) -> None:
-        settings = Settings(models=folder)
-        self.is_open = True
-        self.backend: Backend = open_backend(settings, Observer())
-        self.pool = DecodingPool(2)
-        self.core = InferenceCore(self.backend.catalog, self.pool, limits_of(settings), lambda: self.is_open)
-        self.backend.catalog.load()
-
-    def close(self) -> None:
-        self.backend.catalog.close("the test is over")
-        self.backend.lanes.stop()
-        self.pool.shutdown()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    make_model(folder, default=True)
-    make_text_model(folder, "texts", "text-embedding")
-    make_keyword_model(folder)
-    return folder
-
-
-@pytest.fixture
-async def service(folder: Path) -> AsyncIterator[Service]:
-    service = Service(folder)
-    yield service
-    service.close()
-
-
-def request(*items: Any, task: str = IMAGES, **fields: Any) -> InferenceRequest:
-    return InferenceRequest(task, items=items, received=time.monotonic(), **fields)
+from tests.service.inference.conftest import Service, request
+from tests.tiny_models import LABELS, SIZE, picture, probabilities
+from tests.tiny_speech_models import RATE, tone
+from tests.tiny_text_models import embedding
 
 
 def pixels(seed: int) -> NDArray[np.uint8]:
