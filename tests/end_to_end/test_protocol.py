@@ -243,6 +243,66 @@ async def test_connections_and_answers_are_work_that_others_wait_for() -> None:
     assert calls[calls.index("app") :] == ["app", "received", "answered"]
 
 
+class FullTurns(LoopTurns):
+    """Turns that take nothing until they are told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[tuple[Any, bytes]] = []
+        self.is_open = False
+
+    def take(self, reader: Any, data: bytes) -> bool:
+        if not self.is_open:
+            self.waiting.append((reader, data))
+        return self.is_open
+
+
+async def answer_yes(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+    await send({"type": "http.response.body", "body": b"yes"})
+
+
+async def test_a_request_that_waits_for_its_turn_is_answered_although_the_server_shuts_down() -> None:
+    turns = FullTurns()
+    async with listening(answer_yes, turns) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        while not turns.waiting:
+            await asyncio.sleep(0.001)
+        ((protocol, data),) = turns.waiting
+        protocol.shutdown()
+        await asyncio.sleep(0.01)
+        assert not protocol.transport.is_closing()
+        protocol.take(data, 1.0)
+        answer = await asyncio.wait_for(reader.read(), 20)
+        assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"yes")
+
+
+async def test_a_request_that_has_waited_too_long_is_refused_and_its_connection_closed() -> None:
+    turns = FullTurns()
+    async with listening(answer_yes, turns) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        while not turns.waiting:
+            await asyncio.sleep(0.001)
+        turns.waiting[0][0].turn_away()
+        answer = await asyncio.wait_for(reader.read(), 20)
+        assert answer.startswith(b"HTTP/1.1 429") and b"connection: close" in answer
+        assert b'"code":"overloaded"' in answer and b"retry-after-ms: 1000" in answer
+
+
+async def test_a_client_that_hangs_up_before_its_turn_disturbs_nobody() -> None:
+    turns = FullTurns()
+    async with listening(answer_yes, turns) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        while not turns.waiting:
+            await asyncio.sleep(0.001)
+        protocol, data = turns.waiting[0]
+        protocol.transport.abort()
+        await asyncio.sleep(0.01)
+        protocol.take(data, 1.0)
+        protocol.turn_away()
+
+
 async def test_a_refused_request_costs_the_connection_nothing() -> None:
     bodies: list[bytes] = []
 

@@ -73,6 +73,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._parser_in_head = False
         self._body_bytes = -1
         self._received = 0.0
+        self._waits_for_turn = False
         self._refusal = b""
         self._head_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
@@ -95,12 +96,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if is_new and not self.turns.take(self, data):
             self._unset_keepalive_if_required()
             self.flow.pause_reading()
+            self._waits_for_turn = True
             return
         self._received = self.turns.received()
         self._read(data)
 
     def take(self, data: bytes, received: float) -> None:
         """Go on with data that waited for its turn."""
+        self._waits_for_turn = False
         if not self.transport.is_closing():
             self.flow.resume_reading()
             self._received = received
@@ -108,10 +111,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def turn_away(self) -> None:
         """Refuse data that has waited too long, and close the connection."""
+        self._waits_for_turn = False
         if not self.transport.is_closing():
             self.count_unread()
             self.transport.write(_OVERLOADED)
             self.transport.close()
+
+    def shutdown(self) -> None:
+        """Close the connection, but only after a request that waits for its turn."""
+        if self._waits_for_turn and not self.transport.is_closing():
+            self.loop.call_soon(self.shutdown)
+        else:
+            super().shutdown()
 
     def _read(self, data: bytes) -> None:
         if not self._collecting:
