@@ -292,7 +292,7 @@ async def test_a_request_that_has_waited_too_long_is_refused_and_its_connection_
 
 async def test_a_client_that_hangs_up_before_its_turn_disturbs_nobody() -> None:
     turns = FullTurns()
-    async with listening(answer_yes, turns) as (reader, writer):
+    async with listening(answer_yes, turns) as (_, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         while not turns.waiting:
             await asyncio.sleep(0.001)
