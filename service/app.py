@@ -111,8 +111,15 @@ def create_app(settings: Settings, metrics: Metrics | None = None, backend: Back
     # The last one added is the outermost.
     app.add_middleware(TaskRoutes, endpoints=by_path)
     app.add_middleware(AuthenticationMiddleware, authentication=authentication)
-    app.add_middleware(RequestMiddleware, log=log, is_draining=lambda: lifecycle.draining)
+    app.add_middleware(
+        RequestMiddleware, log=log, fixed_paths=_fixed_paths(app), is_draining=lambda: lifecycle.draining
+    )
     return app
+
+
+def _fixed_paths(app: FastAPI) -> frozenset[str]:
+    paths = (getattr(route, "path", "{}") for route in app.routes)
+    return frozenset(path for path in paths if "{" not in path)
 
 
 def _endpoints(settings: Settings, core: InferenceCore) -> list[TaskEndpoint]:

@@ -10,7 +10,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -77,12 +77,16 @@ class RequestMiddleware:
     Args:
         app: The next layer.
         log: Counts and logs every request.
+        fixed_paths: Paths of routes without parameters. They name their route where FastAPI does not.
         is_draining: Returns whether answers shall ask the client to close its connection.
     """
 
-    def __init__(self, app: ASGIApp, log: RequestLog, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, app: ASGIApp, log: RequestLog, fixed_paths: Collection[str], is_draining: Callable[[], bool]
+    ) -> None:
         self._app = app
         self._log = log
+        self._fixed_paths = fixed_paths
         self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,10 +121,16 @@ class RequestMiddleware:
             if status == 0:
                 await render_unexpected(identity)(scope, receive, send_watched)
         finally:
-            route = context.route or getattr(scope.get("route"), "path", _UNMATCHED)
+            route = self._route_of(scope, context)
             seconds = time.perf_counter() - started
             self._log.end(scope["method"], route, context, status or _CLIENT_GONE, seconds)
             current_request_id.reset(token)
+
+    def _route_of(self, scope: Scope, context: RequestContext) -> str:
+        route: str | None = context.route or getattr(scope.get("route"), "path", None)
+        if route is None and scope["path"] in self._fixed_paths:
+            route = scope["path"]
+        return route or _UNMATCHED
 
 
 def _report(method: str, route: str, context: RequestContext, status: int, seconds: float) -> RequestReport:

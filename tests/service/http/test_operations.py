@@ -206,3 +206,19 @@ def test_an_unforeseen_failure_off_the_busy_routes_has_the_same_shape(
     assert response.json()["error"]["code"] == "inference_failed"
     assert response.json()["error"]["request_id"] == response.headers["x-request-id"]
     assert caplog.text.count("division by zero") >= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route"),
+    [
+        ("GET", "/openapi.json", "/openapi.json"),
+        ("GET", "/docs", "/docs"),
+        ("GET", ROUTE, ROUTE),
+        ("GET", "/v1/models/tiny", "/v1/models/{model_id:path}"),
+        ("GET", "/v1/nothing", "unmatched"),
+    ],
+)
+def test_a_request_counts_for_its_route(client: TestClient, method: str, path: str, route: str) -> None:
+    before = sample(client, "kotae_requests_total", method=method, route=route)
+    client.request(method, path)
+    assert sample(client, "kotae_requests_total", method=method, route=route) == before + 1
