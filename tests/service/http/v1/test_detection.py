@@ -353,7 +353,7 @@ def test_the_openapi_document_describes_parameters_pictures_and_boxes(detector: 
     document = detector.get("/openapi.json").json()
     operation = document["paths"][ROUTE]["post"]
     names = {"model", "version", "threshold", "max_detections", "format"}
-    assert {p["name"] for p in operation["parameters"]} == {*names, "X-Timeout-Ms"}
+    assert {p["name"] for p in operation["parameters"]} == {*names, "X-Timeout-Ms", "X-Priority"}
     sent = {kind: content["schema"] for kind, content in operation["requestBody"]["content"].items()}
     assert sent["multipart/form-data"]["properties"].keys() == {"file", *names}
     assert sent["application/json"]["properties"]["parameters"]["properties"].keys() == names
