@@ -152,15 +152,13 @@ class InferenceCore:
         A header that states too much gains no more than the longest recording would, which a caller may ask
         for anyway.
         """
-        timeout, manifest = _timeout_of(request, version), version.manifest
+        timeout = _timeout_of(request, version)
         if request.timeout_seconds is not None or version.task.stated_seconds is None:
             return timeout
         stated = self.pool.run(_stated_seconds, version, request.items, self.limits.max_audio_seconds)
-        patience = timeout + manifest.deadline_per_second
         late = "the deadline passed before the recording was looked at"
-        return timeout + manifest.deadline_per_second * await before(
-            time.monotonic() + patience, stated, late
-        )
+        seconds = await before(time.monotonic() + timeout, stated, late)
+        return timeout + version.manifest.deadline_per_second * seconds
 
     async def _admit(self, request: InferenceRequest, pending: PendingRequest) -> list[Decoded]:
         """Decode and submit: on the event loop if that is a small thing, else in the decoding threads."""

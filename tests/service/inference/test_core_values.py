@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from contextlib import nullcontext
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import DeadlineExceeded, InvalidInput, NotReady, TooLarge
+from service.engine.queue.pending_request import PendingRequest
+from service.errors import ClientGone, DeadlineExceeded, InvalidInput, NotReady, TooLarge
 from service.inference.core import InferenceCore
 from service.inference.request import InferenceRequest
 from service.tasks import Limits
@@ -74,7 +77,8 @@ class TestDeadlines:
         self, service: Service, timeout: float | None, seconds: float
     ) -> None:
         asked = request(RECORDING, RECORDING, task=SPEECH, timeout_seconds=timeout)
-        await service.core.infer(asked)
+        answer = await service.core.infer(asked)
+        assert answer.costs == [len(WORDS), len(WORDS)]
         assert asked.pending is not None
         assert asked.pending.deadline - asked.received == pytest.approx(seconds)
         assert asked.audio_seconds == pytest.approx([SECONDS, SECONDS])
@@ -159,6 +163,53 @@ class TestDecoding:
             picture(2): "",
         }
         assert all(arguments[1] is service.core.limits for arguments in decode.arguments)
+
+    async def test_a_recording_of_silence_is_answered_without_a_run(self, service: Service) -> None:
+        asked = request(wav(np.zeros(RATE, np.float32)), task=SPEECH)
+        answer = await service.core.infer(asked)
+        assert answer.results == [{"text": "", "words": [], "duration": 1.0}]
+        assert (asked.item_count, answer.costs) == (0, [0])
+
+    async def test_of_several_bad_items_the_first_is_named_and_not_the_fastest(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        failed = threading.Event()
+
+        def decode(item: bytes, *_: object) -> None:
+            if item == b"slow":
+                failed.wait(30)
+            failed.set()
+            raise InvalidInput("bad")
+
+        asked = request(b"slow", b"fast")
+        monkeypatch.setattr(service.core.prepare(asked).task, "decode", decode)
+        with pytest.raises(InvalidInput) as refused:
+            await service.core.infer(asked)
+        assert refused.value.param == "inputs[0]"
+
+    async def test_nothing_is_decoded_for_a_request_that_was_abandoned(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = request(picture(1))
+        decode = Calls(monkeypatch, service.core.prepare(asked).task, "decode")
+
+        def abandon(pending: PendingRequest) -> Any:
+            pending.abandon(ClientGone("the client hung up"), "gone")
+            return nullcontext()
+
+        with pytest.raises(DeadlineExceeded):
+            await service.core.infer(asked, watch=abandon)
+        assert decode.arguments == []
+
+    async def test_the_queue_learns_who_calls_it(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = request(picture(1))
+        submit = Calls(monkeypatch, service.core.prepare(asked).batcher, "submit")
+        answer = await service.core.infer(asked)
+        await service.core.infer(request(picture(1), picture(2)))
+        assert submit.options == [{"on_loop": True}, {"on_loop": False}]
+        assert answer.version is asked.target
 
 
 class TestLearning:
