@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -276,7 +277,10 @@ def test_a_full_queue_drops_and_counts_lines_and_the_process_ends() -> None:
         [sys.executable, "-c", FULL_QUEUE], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None and process.stderr is not None
-        assert process.wait(30) == 0  # nobody has read its output
+        try:
+            assert process.wait(30) == 0  # nobody has read its output
+        finally:
+            process.kill()
         dropped = [int(number) for number in process.stderr.read().split()]
     assert dropped[0] > 0 and dropped[1] > 0 and dropped[2] == 0
 
@@ -305,14 +309,26 @@ def test_a_service_whose_output_nobody_reads_answers_counts_and_ends(tmp_path: P
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20)
     with client, subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
-        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
-        assert any(b"listening on" in line for line in process.stdout)
-        for _ in range(200):
-            assert client.get("/unknown").status_code == 404
-        (dropped,) = re.findall(r"(?m)^kotae_log_lines_dropped_total (\S+)$", client.get("/metrics").text)
-        assert float(dropped) > 0
-        process.terminate()
-        assert process.wait(30) == 0
+        try:
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+            assert any(b"listening on" in line for line in process.stdout)
+            for _ in range(200):
+                assert client.get("/unknown").status_code == 404
+            deadline = time.monotonic() + 20
+            while dropped_lines(client) == 0:  # counted at the next heartbeat
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def dropped_lines(client: httpx.Client) -> float:
+    """Read the counter of dropped log lines from a service."""
+    text = client.get("/metrics").text
+    (dropped,) = re.findall(r"(?m)^kotae_log_lines_dropped_total (\S+)$", text)
+    return float(dropped)
 
 
 def test_a_record_of_several_lines_writes_each_with_the_shared_values() -> None:
