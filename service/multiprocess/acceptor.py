@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from service.http.server.acceptor import Acceptor
 from service.http.server.drain import DrainingServer
 
-_COURTESY_SECONDS = 0.001  # how long a worker that has more connections leaves a new one to others
+_COURTESY_SECONDS = 0.005  # how long a worker that has more connections leaves a new one to others
+_MOST_AT_ONCE = 128
 _NOT_TAKEN = 16  # connections taken at once when the others did not take them in that time: they are busy
 
 
@@ -70,11 +71,13 @@ class FairAcceptor(Acceptor):
         super().__init__(listener, make_protocol, admit)
 
     def on_readable(self) -> None:
-        """Accept one connection, unless another worker should have it."""
+        """Accept connections, until another worker should have the next one."""
         if self._counts.have_fewer():
             self.pause(_COURTESY_SECONDS)
         else:
-            self.accept()
+            for _ in range(_MOST_AT_ONCE):
+                if not self.accept() or self._counts.have_fewer():
+                    return
 
     def resume(self) -> None:
         """Accept what no other worker took in the meantime."""

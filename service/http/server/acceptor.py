@@ -44,12 +44,15 @@ class Acceptor:
         self._listen()
 
     def close(self) -> None:
-        """Accept no more and close the listener. May be called twice."""
+        """Accept those who have connected, then close the listener. May be called twice."""
+        if self._listener.fileno() < 0:
+            return
+        while self.accept():  # closing the listener would reset them
+            pass
         if self._timer is not None:
             self._timer.cancel()
-        if self._listener.fileno() >= 0:
-            self._loop.remove_reader(self._listener)
-            self._listener.close()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
 
     async def wait_closed(self) -> None:
         """Return at once: open connections belong to the server."""

@@ -100,15 +100,6 @@ async def test_a_worker_that_takes_nothing_keeps_nobody_waiting() -> None:
             await until(lambda: one.counts == [5])
 
 
-async def test_a_closed_acceptor_accepts_nothing() -> None:
-    async with workers(1) as one:
-        one.acceptors[0].close()
-        one.acceptors[0].close()
-        with clients(one.address, 1):
-            await asyncio.sleep(0.05)
-            assert one.counts == [0]
-
-
 async def test_too_many_open_files_are_outlived(monkeypatch: pytest.MonkeyPatch) -> None:
     async with workers(1) as one:
         listener = one.acceptors[0]._listener
