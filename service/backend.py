@@ -1,4 +1,4 @@
-"""What answers behind the HTTP side: models and the lanes that they run on, here or in another process."""
+"""What runs the models for the HTTP side: catalog and lanes, in this process or in another one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class LaneStates(Protocol):
     """The lanes as probes and metrics see them."""
 
     def states(self) -> list[LaneState]:
-        """Tell how every lane is."""
+        """Return the state of every lane."""
 
     def knock(self) -> None:
-        """Ask every lane for a sign of life."""
+        """Ask every idle lane for a heartbeat."""
 
     def stop(self) -> None:
         """End every lane after its running batch."""
@@ -38,14 +38,14 @@ async def _here() -> None:
 
 @dataclass(frozen=True)
 class Backend:
-    """Models and lanes, and how the HTTP side hears of them.
+    """Models and lanes, and what the HTTP side needs to know of them.
 
     Attributes:
         begin: Awaited once, before anything is accepted: models load from now on.
-        described: What the log tells of it at the start.
-        back: Waits, not for ever, while an engine in another process is about to come back.
+        described: What is logged about it at the start.
+        back: Waits, for a limited time, while an engine in another process restarts.
         beat: Called at every heartbeat with whether the service is ready.
-        set_level: Changes the log level, wherever it holds.
+        set_level: Changes the log level in all processes.
     """
 
     catalog: Catalog
@@ -58,7 +58,7 @@ class Backend:
 
 
 def open_backend(settings: Settings, observer: Observer) -> Backend:
-    """Find the models and the device, in this process.
+    """Return a backend that runs the models in this process.
 
     Raises:
         StartFailed: The models folder or the device that was asked for is not there.
@@ -90,7 +90,7 @@ def open_backend(settings: Settings, observer: Observer) -> Backend:
 
 
 def _device(settings: Settings) -> str:
-    """Settle once what `auto` means in this process.
+    """Return the device; what `auto` means is decided here, once.
 
     Raises:
         StartFailed: The device that was asked for is not there.
@@ -100,7 +100,7 @@ def _device(settings: Settings) -> str:
 
 
 def _described(settings: Settings, device: str) -> dict[str, object]:
-    """Say what models are placed on that leave it open, and why not on a GPU where that was open too."""
+    """Describe the default device for the log, and why it is not a GPU if it could have been one."""
     if device != "cpu":
         return {"name": device, "gpu_provider": settings.gpu_provider, "gpus": list(gpu_names())}
     why = cuda_problem(settings.gpu_provider) if settings.device == "auto" else None
@@ -108,7 +108,7 @@ def _described(settings: Settings, device: str) -> dict[str, object]:
 
 
 def limits_of(settings: Settings) -> Limits:
-    """Collect what the settings say about decoding."""
+    """Return the limits of decoding from the settings."""
     return Limits(max_pixels=settings.max_pixels, max_audio_seconds=settings.max_audio_seconds)
 
 

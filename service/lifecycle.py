@@ -1,7 +1,7 @@
-"""What the process is up to: starting, serving, draining, closed; and whether it is well.
+"""The state of the process: starting, serving, draining or closed, and whether it is healthy.
 
-Answers the probes' questions from the catalog, the lanes and the event loop's own punctuality, and
-asks idle lanes for signs of life.
+The probes ask here. The answers come from the catalog, the lanes and the lag of the event loop. Idle lanes
+are asked for a heartbeat.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from service.settings import Settings
 
 
 class Lifecycle:
-    """The process's state. Lives on the event loop.
+    """The state of the process. Belongs to the event loop.
 
     Attributes:
-        draining: Readiness is red, but requests are still served.
+        draining: The readiness probe fails, but requests are still served.
         closed: New work is refused.
     """
 
@@ -42,7 +42,7 @@ class Lifecycle:
         self._lag_seconds = 0.0
 
     def not_live(self) -> list[str]:
-        """Tell why the process should be restarted; empty while it is well."""
+        """Return the reasons to restart the process; none while it is healthy."""
         reasons = []
         if self._lag_seconds > self._settings.event_loop_lag_limit_seconds:
             reasons.append(f"the event loop was {self._lag_seconds:.1f} s late")
@@ -56,7 +56,7 @@ class Lifecycle:
         return reasons
 
     def not_ready(self) -> list[str]:
-        """Tell why no traffic should come; empty while all is well."""
+        """Return the reasons to send no requests; none while the process is ready."""
         reasons = []
         if self.draining:
             reasons.append("draining")
@@ -69,7 +69,7 @@ class Lifecycle:
         return reasons
 
     async def watch(self) -> None:
-        """Measure the event loop's lag and knock at the lanes, until cancelled."""
+        """Measure the lag of the event loop and ask the lanes for heartbeats, until cancelled."""
         interval = self._settings.heartbeat_seconds
         while True:
             asleep = time.monotonic()
@@ -81,7 +81,7 @@ class Lifecycle:
 
 
 def memory_limit_bytes() -> int | None:
-    """Read the container's memory limit from its cgroup; None where there is none."""
+    """Return the container's memory limit from its cgroup; None if there is none."""
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""`/admin/…`: what an operator changes while the service runs."""
+"""`/admin/…`: what an operator can change while the service runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class LogLevel(BaseModel):
-    """The least level that is logged."""
+    """The lowest level that is logged."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -21,8 +21,8 @@ def admin_router(get_level: Callable[[], str], set_level: Callable[[str], None])
     """Build the routes.
 
     Args:
-        get_level: Tells the least level logged now.
-        set_level: Changes it.
+        get_level: Returns the lowest level that is logged.
+        set_level: Changes that level.
     """
     router = APIRouter(prefix="/admin", tags=["operations"])
 

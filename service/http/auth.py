@@ -1,6 +1,6 @@
-"""API keys: who may do what, checked before anything else of a request is looked at.
+"""API keys and their scopes, checked before anything else of a request.
 
-A key is 256 random bits, so its plain SHA-256 is safe at rest. It comes as `Authorization: Bearer …` or
+A key is 256 random bits, so its plain SHA-256 is safe at rest. It is sent as `Authorization: Bearer …` or
 `X-API-Key`. The keys file is read again when it changes. Probes and the documentation need no key.
 """
 
@@ -62,11 +62,11 @@ class Keys:
         self._load()
 
     def find(self, secret: str) -> Key | None:
-        """Look a key up."""
+        """Return the key with this secret; None if it is unknown."""
         return self._by_hash.get(_hash(secret))
 
     def reload_if_changed(self) -> None:
-        """Read the file again if it is another one than last time; a broken one changes nothing."""
+        """Read the file again if it has changed; an invalid file changes nothing."""
         try:
             if self._fingerprint() != self._seen:
                 self._load()
@@ -88,7 +88,7 @@ class Keys:
 
 
 def open_keys(settings: Settings) -> Keys | None:
-    """Decide whether keys are required, and read them.
+    """Return the keys, if keys are required.
 
     Returns:
         None where no key is needed.
@@ -111,7 +111,7 @@ def add_key(path: Path, name: str, scopes: tuple[str, ...]) -> str:
     """Make a key and add its hash to a keys file.
 
     Returns:
-        The key; it is nowhere stored.
+        The key, which is stored nowhere.
 
     Raises:
         StartFailed: The file or a scope is wrong.
@@ -194,7 +194,7 @@ def _check_key(keys: Keys, path: str, context: RequestContext) -> None:
 
 
 def needed_scope(path: str) -> KeyScope | None:
-    """Name the scope that a path needs; None for probes and documentation."""
+    """Return the scope that a path needs; None for probes and documentation."""
     if path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX):
         return None
     if path == "/metrics":

@@ -29,7 +29,7 @@ _BY_STATUS: dict[int, type[RequestError]] = {404: NotFound, 405: MethodNotAllowe
 
 
 def render(error: RequestError, request_id: str, headers: dict[str, str] | None = None) -> JsonResponse:
-    """Turn an error into its response."""
+    """Return the response for an error."""
     headers = dict(headers or {})
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
@@ -49,7 +49,7 @@ def render(error: RequestError, request_id: str, headers: dict[str, str] | None 
 
 
 def render_unexpected(request_id: str) -> JsonResponse:
-    """Return the answer to a failure that nobody foresaw: a fixed text, no details."""
+    """Return the response for an unexpected exception: a fixed text, no details."""
     return render(
         InferenceFailed("the server failed; the request id finds the reason in its log"), request_id
     )
@@ -58,7 +58,7 @@ def render_unexpected(request_id: str) -> JsonResponse:
 def render_for(
     context: RequestContext, error: RequestError, headers: dict[str, str] | None = None
 ) -> JsonResponse:
-    """Turn an error into the response to a request, and note it for the log and the metrics."""
+    """Return the response for an error of a request, and note the error for log and metrics."""
     context.error_code, context.error_message = error.code, error.message
     if isinstance(error, Overloaded):
         context.refused = error.reason
@@ -68,7 +68,7 @@ def render_for(
 
 
 def install(app: FastAPI) -> None:
-    """Give every error of FastAPI's own routes the one shape."""
+    """Render the errors of FastAPI's own routes in the same format."""
     app.add_exception_handler(KotaeError, _on_kotae_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)

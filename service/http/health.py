@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz`, `/metrics`: what probes and Prometheus ask."""
+"""`/healthz`, `/readyz` and `/metrics`, for probes and Prometheus."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 
 class Health(Protocol):
-    """Answers the probes' questions; empty means all is well."""
+    """Answers the probes; an empty list means that all is well."""
 
     def not_live(self) -> list[str]:
-        """Why the process should be restarted."""
+        """Return the reasons to restart the process."""
 
     def not_ready(self) -> list[str]:
-        """Why no traffic should come."""
+        """Return the reasons to send no requests."""
 
 
 def health_router(health: Health, render_metrics: Callable[[], tuple[bytes, str]]) -> APIRouter:
@@ -24,7 +24,7 @@ def health_router(health: Health, render_metrics: Callable[[], tuple[bytes, str]
 
     Args:
         health: Asked at every probe.
-        render_metrics: Gives the metrics' text and its media type.
+        render_metrics: Returns the text of the metrics and its media type.
     """
     router = APIRouter(tags=["operations"])
 

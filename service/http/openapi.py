@@ -33,7 +33,7 @@ _ERROR_TEXTS = {
 
 
 class ErrorBody(BaseModel):
-    """What every error says."""
+    """The content of an error."""
 
     message: str
     type: str
@@ -43,7 +43,7 @@ class ErrorBody(BaseModel):
 
 
 class Error(BaseModel):
-    """The one shape of all errors under `/v1`."""
+    """The format of all errors under `/v1`."""
 
     error: ErrorBody
 
@@ -74,7 +74,7 @@ def add_docs_page(app: FastAPI) -> None:
 
 
 def add_endpoint(app: FastAPI, endpoint: TaskEndpoint) -> None:
-    """Give FastAPI the route of an endpoint, so that its document has it and other methods are 405."""
+    """Register an endpoint with FastAPI, so that the document has it and other methods get 405."""
     operation = endpoint.describe()
     app.add_api_route(
         endpoint.path,

@@ -1,4 +1,4 @@
-"""The threads that decode: the most urgent request first, and how long a newcomer would wait for one."""
+"""The threads that decode: the most urgent request first, with a prediction of the waiting time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from service.errors import DeadlineExceeded, Overloaded
 
 _Result = TypeVar("_Result")
 
-FIRST = 0  # before all priorities: work of requests that were let in, and what must be known to refuse others
+FIRST = 0  # before all priorities: work of admitted requests, and what must be known to refuse others
 _SMOOTHING = 0.2
-_MARGIN = 1.2  # times like these stray; those who are let in must not be late for it
-_BATCHES = 2  # after decoding: the one that runs, and one's own
+_MARGIN = 1.2  # decoding times vary, and admitted requests must not be late
+_BATCHES = 2  # after decoding: the batch that runs, and the request's own
 
 
 class DecodingPool:
-    """A pool of threads with an order. Called on the event loop.
+    """Threads that run calls by priority. Its methods are called on the event loop.
 
     Args:
         count: How many threads.
@@ -74,11 +74,11 @@ class DecodingPool:
         return asyncio.wrap_future(job.future)
 
     def items(self, model: str) -> int:
-        """Tell how many of a model's items are being decoded or wait for it."""
+        """Return how many items of a model are being decoded or wait for it."""
         return self._items[model]
 
     def check(self, model: str, priority: int, items: int, left_seconds: float) -> None:
-        """Refuse a request that no thread would decode in time. A free thread refuses nobody.
+        """Refuse a request that no thread would decode in time. A free thread refuses nothing.
 
         Args:
             model: Whose items they are.
@@ -107,7 +107,7 @@ class DecodingPool:
         self._run_seconds[model] = known + _SMOOTHING * (seconds - known)
 
     def shutdown(self) -> None:
-        """Take no more work and begin nothing that waits."""
+        """Take no more work, and cancel what waits."""
         self._threads.shutdown(wait=False)
         with self._lock:
             jobs, self._jobs = self._jobs, []
@@ -139,7 +139,7 @@ class DecodingPool:
             del error, job  # the error refers to this frame
 
     def _finish(self, job: _Job, seconds: float | None) -> None:
-        """Take a job off the books; what failed or was not wanted any more says nothing of the time."""
+        """Forget a job, and learn its time if it succeeded."""
         with self._lock:
             self._unfinished -= 1
             self._items[job.kind] -= job.items
@@ -153,12 +153,12 @@ class DecodingPool:
 
 
 async def before(deadline: float, result: Awaitable[_Result], late: str) -> _Result:
-    """Wait for a result until a deadline; what no thread has begun by then is not begun.
+    """Wait for a result until a deadline; work that has not begun by then is cancelled.
 
     Args:
         deadline: In `time.monotonic()` seconds.
         result: What to wait for.
-        late: What to tell the client whose deadline passed.
+        late: The message for a client whose deadline passed.
 
     Raises:
         DeadlineExceeded: It was not there in time.
@@ -170,7 +170,7 @@ async def before(deadline: float, result: Awaitable[_Result], late: str) -> _Res
 
 
 class _Job:
-    """One call, and who waits for it."""
+    """One call and its future."""
 
     __slots__ = ("call", "expected_seconds", "future", "items", "kind", "priority")
 

@@ -104,7 +104,7 @@ class Batch:
         return len(self._rows) + len(self._abandoned_rows)
 
     def stage(self, item: Item) -> None:
-        """Give an item a row; `write_rows` fills it."""
+        """Assign a row to an item; `write_rows` fills it."""
         row = self._rows[item] = self._used_rows
         with self._written:
             self._unwritten.append((item, row))

@@ -151,7 +151,7 @@ class PendingRequest:
             future.exception()  # seen: the request may have failed of something else before
 
     def abandon(self, error: RequestError, reason: str) -> None:
-        """Give up: the waiter gets `error`, items that did not run are dropped. On the event loop."""
+        """Fail the request with `error`; items that did not run are dropped. On the event loop."""
         self.dropped = self.dropped or reason
         if self._future is not None and not self._future.done():
             self._future.set_exception(error)

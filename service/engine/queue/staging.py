@@ -59,7 +59,7 @@ class Staging:
                 )
 
     def stage(self, items: Sequence[Item]) -> None:
-        """Give items a row of the open batch while it has free ones."""
+        """Assign rows of the open batch to items while it has free ones."""
         for item in items:
             if not self.open.has_free_row:
                 return

@@ -1,6 +1,6 @@
-"""The process: uvicorn with our own answer to signals, so that a drain loses nothing.
+"""The server: uvicorn with our own signal handlers, so that no accepted request is lost at the end.
 
-SIGTERM ─▶ readiness red, still serving ─(grace)─▶ listener closes ─▶ accepted work finishes ─▶ exit 0
+SIGTERM ─▶ not ready, still serving ─(grace)─▶ listener closes ─▶ accepted work finishes ─▶ exit 0
 SIGINT ──────────────────────────────────────────▶ (skips the grace; a second one skips the rest)
 """
 
@@ -41,7 +41,7 @@ def serve(
         app: The application.
         settings: Everything that an operator can set.
         listeners: The main one first.
-        server_class: By default one that has the listeners for itself.
+        server_class: By default a server that does not share the listeners.
     """
     app.state.operations_port = operations_port(listeners)
     bounds = {
@@ -111,7 +111,7 @@ class DrainingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Put our own handlers in place of uvicorn's, which would stop accepting at once."""
+        """Replace uvicorn's signal handlers, which would stop accepting at once."""
         loop = asyncio.get_running_loop()
         handlers = {signal.SIGTERM: self._on_terminate, signal.SIGINT: self._on_interrupt}
         for number, handler in handlers.items():
@@ -123,7 +123,7 @@ class DrainingServer(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listener, let accepted work finish within the limit, fail the rest, end."""
+        """Close the listener, finish accepted requests within the limit, and fail the others."""
         loop = asyncio.get_running_loop()
         self._lifecycle.draining = True
         for listener in sockets or ():

@@ -44,10 +44,10 @@ def open_listeners(settings: Settings) -> list[socket.socket]:
 
 
 def stop_connections(listener: socket.socket) -> None:
-    """Let nobody connect any more, while those who have connected can still be accepted.
+    """Stop new connections, while those that wait can still be accepted.
 
-    Closing a listener resets connections that wait to be accepted, whose clients have sent a request already.
-    Elsewhere than on Linux nothing happens, and that risk stays.
+    Closing a listener resets connections that wait to be accepted, although their clients may have sent a
+    request. On other systems than Linux this does nothing, and that risk stays.
     """
     program = ctypes.create_string_buffer(_NO_NEW_CONNECTIONS, len(_NO_NEW_CONNECTIONS))
     instructions = len(_NO_NEW_CONNECTIONS) // struct.calcsize("HBBI")
@@ -62,7 +62,7 @@ def stop_connections(listener: socket.socket) -> None:
 
 
 def operations_port(listeners: list[socket.socket]) -> int | None:
-    """Tell the operations port, if it is one of its own."""
+    """Return the operations port; None if there is no separate one."""
     port: int | None = listeners[1].getsockname()[1] if len(listeners) > 1 else None
     return port
 

@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: OpenAI's shape, over the same path through the service as every task."""
+"""`POST /v1/embeddings`: text embeddings in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EmbeddingsEndpoint(TaskEndpoint):
     path = "/v1/embeddings"
 
     def is_enveloped(self, content_type: str) -> bool:
-        """The body is JSON whatever its content type says."""
+        """Return True: the body is JSON, whatever its content type says."""
         return True
 
     def parse(self, content: bytes, content_type: str) -> ParsedBody:

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: what is here, in OpenAI's list shape with our own facts beside it."""
+"""`GET /v1/models`: the models, as OpenAI's API lists them, with more fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A body -> raw items and parameters: raw file, multipart, or JSON. Pure functions, safe in any thread."""
+"""Parse a body into raw items and parameters: raw file, multipart or JSON. Safe in any thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNDECLARED = ("", "application/octet-stream", "application/x-www-form-urlencode
 
 @dataclass(frozen=True, slots=True)
 class ParsedBody:
-    """What a request brought.
+    """The content of a request.
 
     Attributes:
         raws: The raw items, in order.
@@ -34,19 +34,19 @@ class ParsedBody:
 
 
 def media_type(content_type: str) -> str:
-    """Give the type without its parameters, in lower case; empty if it says nothing about the bytes."""
+    """Return the type without parameters, in lower case; empty if it says nothing about the bytes."""
     kind = content_type.partition(";")[0].strip().lower()
     return "" if kind in _UNDECLARED else kind
 
 
 def is_enveloped(content_type: str) -> bool:
-    """Tell whether the body wraps its items: JSON or multipart. Any other body is one raw item."""
+    """Return whether the body is JSON or multipart; any other body is one raw item."""
     kind = media_type(content_type)
     return _is_json(kind) or kind == "multipart/form-data"
 
 
 def parse_body(body: bytes, content_type: str, task: type[Task], max_items: int) -> ParsedBody:
-    """Find the items and parameters of a body.
+    """Return the items and parameters of a body.
 
     Raises:
         InvalidInput: Empty, not JSON, not multipart, or without items.

@@ -1,4 +1,4 @@
-"""`POST /v1/audio/transcriptions`: OpenAI's shape, over the same path through the service as every task."""
+"""`POST /v1/audio/transcriptions`: speech recognition in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class TranscriptionsEndpoint(TaskEndpoint):
         """Return None: `describe` says what the answer is."""
 
     async def respond(self, asked: InferenceRequest, answer: InferenceAnswer) -> Response:
-        """Write the transcript in the format that was asked for."""
+        """Return the transcript in the requested format."""
         wanted = cast(TranscriptionParameters, asked.parameters)
         transcript = cast(Transcript, answer.results[0])
         if wanted.stream:
@@ -152,7 +152,7 @@ def _continues(segment: Sequence[Word], word: Word) -> bool:
 
 
 def _collect(fields: Sequence[tuple[str, str]]) -> dict[str, object]:
-    """Give the form's fields by name; the granularities are the only list."""
+    """Return the form's fields by name; the granularities are the only list."""
     found: dict[str, object] = {}
     granularities: list[str] = []
     for name, value in fields:
