@@ -25,7 +25,7 @@ class LaneStates(Protocol):
     def states(self) -> list[LaneState]:
         """Return the state of every lane."""
 
-    def knock(self) -> None:
+    def request_heartbeat(self) -> None:
         """Ask every idle lane for a heartbeat."""
 
     def stop(self) -> None:

@@ -76,7 +76,7 @@ class Lifecycle:
             await asyncio.sleep(interval)
             self._lag_seconds = max(0.0, time.monotonic() - asleep - interval)
             self._observe_lag(self._lag_seconds)
-            self._lanes.knock()
+            self._lanes.request_heartbeat()
             self._every_heartbeat()
 
 

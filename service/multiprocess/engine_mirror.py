@@ -207,7 +207,7 @@ class RemoteLanes:
         age = time.monotonic() - self._updated
         return [replace(lane, silent_seconds=lane.silent_seconds + age) for lane in self._states]
 
-    def knock(self) -> None:
+    def request_heartbeat(self) -> None:
         """Do nothing: the engine sends the heartbeats."""
 
     def stop(self) -> None:

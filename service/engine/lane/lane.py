@@ -148,7 +148,7 @@ class Lane:
         """Run a function on each of the lane's threads; see `call`."""
         return [self._call(job, lane_thread.jobs) for lane_thread in self._threads]
 
-    def knock(self) -> None:
+    def request_heartbeat(self) -> None:
         """Have an idle thread show that it is alive, by moving `last_seen`."""
         if self.busy_since is None and not self._jobs:
             self.call(lambda: None)

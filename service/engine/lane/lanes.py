@@ -53,10 +53,10 @@ class Lanes:
                 lane.start()
             return lane
 
-    def knock(self) -> None:
+    def request_heartbeat(self) -> None:
         """Have every idle lane show that it is alive."""
         for lane in list(self._lanes.values()):
-            lane.knock()
+            lane.request_heartbeat()
 
     def states(self) -> list[LaneState]:
         """Return the state of every lane."""

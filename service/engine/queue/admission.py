@@ -1,6 +1,6 @@
 """Decide which requests enter a model's queue, and how large its batches are.
 
-A newcomer is placed by priority and due time. It is admitted if neither it nor an item of its own priority
+A new request is placed by priority and due time. It is admitted if neither it nor an item of its own priority
 behind it would then be late. The prediction is
 
     margin · (time until the lane is free + full batches · time of a full batch)
@@ -83,9 +83,9 @@ class Admission:
         """Return a high quantile of the recent ratios of real to predicted times; 1.05 to 2."""
         return self._ratios.margin(self.table.margin, now)
 
-    def newcomer(self, priority: int, deadline: float, now: float) -> Newcomer:
+    def urgency(self, priority: int, deadline: float, now: float) -> Urgency:
         """Return a request's urgency. It is due at its deadline, or earlier where that is far away."""
-        return Newcomer(
+        return Urgency(
             priority, deadline, min(deadline, now + _PATIENCE * self._limits.deadline_seconds), now
         )
 
@@ -117,7 +117,7 @@ class Admission:
         self,
         order: QueueOrder,
         works: Sequence[float],
-        newcomer: Newcomer,
+        urgency: Urgency,
         delays: Delays,
         *,
         ahead: float = 0.0,
@@ -128,10 +128,10 @@ class Admission:
         Args:
             order: The items that wait.
             works: The work of each of the request's items.
-            newcomer: The request's urgency.
+            urgency: The request's urgency.
             delays: Returns the seconds until each lane can start, ascending, for the lane time of some work
                 and its deadline.
-            ahead: Work that is on its way to the queue and counts as standing before the newcomer.
+            ahead: Work that is on its way to the queue and counts as standing before the request.
             is_asking: Whether the request is not submitted yet, so that no probe is used up.
 
         Returns:
@@ -147,19 +147,19 @@ class Admission:
                 reason="queue_full",
                 retry_after_seconds=self.wait_seconds(order.total_work),
             )
-        place = order.position(newcomer.priority, newcomer.due)
+        place = order.position(urgency.priority, urgency.due)
         if self.full_seconds <= 0:
             return place, 0.0
         added, before = sum(works), order.work_before(place) + ahead
-        left = newcomer.deadline - newcomer.now
-        margin = self.margin(newcomer.now)
-        expected = self._expected_seconds(before, added, newcomer, delays)
+        left = urgency.deadline - urgency.now
+        margin = self.margin(urgency.now)
+        expected = self._expected_seconds(before, added, urgency, delays)
         while margin * expected > left >= self.tight_seconds and before <= 0 and self._halve():
-            expected = self._expected_seconds(before, added, newcomer, delays)
+            expected = self._expected_seconds(before, added, urgency, delays)
         late = margin * expected - left
         if late <= 0 and place < waiting:
-            late = self._displaced_lateness(order, place, added, newcomer, delays)
-        if late > 0 and (waiting or not self._is_probe(newcomer.now, taken=not is_asking)):
+            late = self._displaced_lateness(order, place, added, urgency, delays)
+        if late > 0 and (waiting or not self._is_probe(urgency.now, taken=not is_asking)):
             raise Overloaded(
                 "it would not be answered before its deadline",
                 reason="deadline",
@@ -181,9 +181,9 @@ class Admission:
         self._levels[level] = now
         self._is_mixed = sum(now - last < _LASTING_SECONDS for last in self._levels.values()) > 1
 
-    def note_deadline(self, newcomer: Newcomer, work: float) -> None:
+    def note_deadline(self, urgency: Urgency, work: float) -> None:
         """Adjust `tight_seconds` to a request, unless its deadline is too short to be kept under load."""
-        seconds = newcomer.deadline - newcomer.now
+        seconds = urgency.deadline - urgency.now
         tight = self.tight_seconds
         if seconds == tight or seconds < 2 * self.table.margin * self.alone_seconds(work):
             return
@@ -305,24 +305,24 @@ class Admission:
             return 0
         return math.ceil(self.gain * work / self.full_seconds - _ROUNDING)
 
-    def _expected_seconds(self, before: float, added: float, newcomer: Newcomer, delays: Delays) -> float:
-        share = 1 - self._taken_by_higher(newcomer)
+    def _expected_seconds(self, before: float, added: float, urgency: Urgency, delays: Delays) -> float:
+        share = 1 - self._taken_by_higher(urgency)
         batches = self._batches(before + added)
-        waits = delays(math.ceil(batches / self.lanes) * self.full_seconds, newcomer.deadline)
+        waits = delays(math.ceil(batches / self.lanes) * self.full_seconds, urgency.deadline)
         expected = _done_seconds(batches, waits, self.full_seconds / share)
         if before <= 0 and waits[0] <= 0:  # an idle lane starts at once, with what is there
             return min(expected, self.alone_seconds(added) / share)
         return expected
 
     def _displaced_lateness(
-        self, order: QueueOrder, place: int, added: float, newcomer: Newcomer, delays: Delays
+        self, order: QueueOrder, place: int, added: float, urgency: Urgency, delays: Delays
     ) -> float:
-        """Return by how many seconds the newcomer makes an item of its priority late; 0 if none."""
+        """Return by how many seconds the new request makes an item of its priority late; 0 if none."""
         before = order.work_before(place)
-        waits, margin = delays(0.0, newcomer.deadline), self.margin(newcomer.now)
-        base = newcomer.now
+        waits, margin = delays(0.0, urgency.deadline), self.margin(urgency.now)
+        base = urgency.now
         for key, item, work in order.from_position(place):
-            if key[0] > newcomer.priority:
+            if key[0] > urgency.priority:
                 break
             before += work
             finish = base + margin * self.done_seconds(before + added, waits)
@@ -331,11 +331,11 @@ class Admission:
                 return finish - deadline
         return 0.0
 
-    def _taken_by_higher(self, newcomer: Newcomer) -> float:
+    def _taken_by_higher(self, urgency: Urgency) -> float:
         """Return the share of the lanes that requests of higher priority took recently."""
-        if newcomer.priority == 1 or len(self._taken) < 2:
+        if urgency.priority == 1 or len(self._taken) < 2:
             return 0.0
-        share = sum(meter.rate(newcomer.now) for p, meter in self._taken.items() if p < newcomer.priority)
+        share = sum(meter.rate(urgency.now) for p, meter in self._taken.items() if p < urgency.priority)
         return min(share / self.lanes, _MOST_SHARE)
 
     def _is_probe(self, now: float, *, taken: bool) -> bool:
@@ -366,7 +366,7 @@ def _done_seconds(batches: int, delays: Sequence[float], full: float) -> float:
     )
 
 
-class Newcomer:
+class Urgency:
     """A request's urgency.
 
     Args:

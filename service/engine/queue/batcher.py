@@ -144,12 +144,12 @@ class Batcher:
 
     @property
     def predicted_wait_seconds(self) -> float:
-        """Expected seconds until the batch of a newcomer at the end of the queue starts; 0 when idle."""
+        """Expected seconds until the batch of a new request at the end of the queue starts; 0 when idle."""
         return self._seconds_until_done(self.backlog_seconds)
 
     @property
     def predicted_answer_seconds(self) -> float:
-        """Expected seconds until a newcomer at the end of the queue has its answer."""
+        """Expected seconds until a new request at the end of the queue has its answer."""
         return self._seconds_until_done(self.backlog_seconds + self.full_seconds)
 
     @property
@@ -159,7 +159,7 @@ class Batcher:
 
     @property
     def closed(self) -> bool:
-        """Whether newcomers are refused for good."""
+        """Whether new requests are refused for good."""
         return self._closed is not None
 
     def seed(self, size: int, seconds: float) -> None:
@@ -175,7 +175,7 @@ class Batcher:
             return
         least = self._admission.work(1)
         with self._lock:
-            asking, ahead = self._admission.newcomer(priority, deadline, now), coming * least
+            asking, ahead = self._admission.urgency(priority, deadline, now), coming * least
             self._admission.check(self._order, [least], asking, self._delays, ahead=ahead, is_asking=True)
 
     def submit(self, pending: PendingRequest, *, on_loop: bool = False) -> None:
@@ -288,7 +288,7 @@ class Batcher:
             self._admission.bound(self._memory.note_failure(size, self._clock()))
 
     def close(self, reason: str) -> None:
-        """Refuse newcomers from now on and fail all that wait."""
+        """Refuse new requests from now on and fail all that wait."""
         with self._lock:
             self._closed = reason
             items = self._order.take(range(len(self._order)))
@@ -326,11 +326,11 @@ class Batcher:
 
     def _admit(self, fresh: Sequence[Item], pending: PendingRequest, now: float, dead: list[Item]) -> None:
         admission, order = self._admission, self._order
-        newcomer = self._admission.newcomer(pending.priority, pending.deadline, now)
+        urgency = self._admission.urgency(pending.priority, pending.deadline, now)
         works = [admission.work(item.cost) for item in fresh]
-        admission.note_deadline(newcomer, works[0])
+        admission.note_deadline(urgency, works[0])
         try:
-            place, promised = admission.check(order, works, newcomer, self._delays)
+            place, predicted = admission.check(order, works, urgency, self._delays)
         except Overloaded:
             self._refused = now
             if self._purged:
@@ -340,10 +340,10 @@ class Batcher:
             self._drop(gone, now, dead)
             if not gone:
                 raise
-            place, promised = admission.check(order, works, newcomer, self._delays)
+            place, predicted = admission.check(order, works, urgency, self._delays)
         for position, (item, work) in enumerate(zip(fresh, works, strict=True), place):
-            item.promised_seconds = promised
-            order.insert(position, newcomer.priority, newcomer.due, item, work)
+            item.predicted_seconds = predicted
+            order.insert(position, urgency.priority, urgency.due, item, work)
         if place < admission.batch_size:
             self._staging.stage(fresh[: admission.batch_size - place])
 
@@ -400,8 +400,8 @@ class Batcher:
         worst = 0.0
         for item in items:
             self._deduplication.end(item)
-            if item.promised_seconds:
-                worst = max(worst, (now - item.submitted) / item.promised_seconds)
+            if item.predicted_seconds:
+                worst = max(worst, (now - item.submitted) / item.predicted_seconds)
         if worst:
             self._admission.note_ratio(worst, now)
 

@@ -30,7 +30,7 @@ class Item:
         followers: Equal items of other requests, or of the same one, that get this one's answer too.
         content: What the item is known by while it waits and runs; None before it is submitted.
         claimed: Whether a lane has it.
-        promised_seconds: How long it was expected to take when it was let in, if that was not much less than
+        predicted_seconds: How long it was expected to take when it was let in, if that was not much less than
             it has; else 0.
     """
 
@@ -42,7 +42,7 @@ class Item:
         "index",
         "inputs",
         "pending",
-        "promised_seconds",
+        "predicted_seconds",
         "submitted",
     )
 
@@ -55,7 +55,7 @@ class Item:
         self.followers: list[Item] | None = None
         self.content: Hashable | None = None
         self.claimed = False
-        self.promised_seconds = 0.0
+        self.predicted_seconds = 0.0
 
     def waiters(self) -> Sequence[Item]:
         """Return the item and its followers."""

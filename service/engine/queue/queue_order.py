@@ -44,7 +44,7 @@ class QueueOrder:
         return len(self.items)
 
     def position(self, priority: int, due: float) -> int:
-        """Return the position that a newcomer would get: behind those of equal urgency."""
+        """Return the position that a new request would get: behind those of equal urgency."""
         return bisect.bisect_left(self.keys, (priority, due, math.inf))
 
     def work_before(self, position: int) -> float:

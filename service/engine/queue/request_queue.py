@@ -16,11 +16,11 @@ class RequestQueue(Protocol):
 
     @property
     def predicted_wait_seconds(self) -> float:
-        """Expected seconds until the batch of a newcomer starts; 0 when idle."""
+        """Expected seconds until the batch of a new request starts; 0 when idle."""
 
     @property
     def predicted_answer_seconds(self) -> float:
-        """Expected seconds until a newcomer has its answer, its own run included."""
+        """Expected seconds until a new request has its answer, its own run included."""
 
     @property
     def is_refusing(self) -> bool:
@@ -28,7 +28,7 @@ class RequestQueue(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether newcomers are refused for good."""
+        """Whether new requests are refused for good."""
 
     def check(self, priority: int, deadline: float, coming: int) -> None:
         """Refuse a request before it is decoded, if `submit` would refuse it.

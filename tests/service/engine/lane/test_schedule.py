@@ -118,7 +118,7 @@ def test_a_newcomer_among_models_begins_with_the_least_that_anybody_used() -> No
     assert [placement.queue for placement in schedule.placements] == [older, new]
 
 
-# --- what is promised -----------------------------------------------------------------------
+# --- what is predicted -----------------------------------------------------------------------
 
 
 def test_an_idle_lane_delays_nobody() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.queue.admission import Admission, Delays, Newcomer
+from service.engine.queue.admission import Admission, Delays, Urgency
 from service.engine.queue.batch import BatchLimits
 from service.engine.queue.queue_order import QueueOrder
 from service.errors import Overloaded
@@ -144,17 +144,17 @@ async def test_a_full_queue_refuses_and_says_when_its_work_is_done() -> None:
     admission = Admission(BatchLimits(max_items=1, max_queue_items=3), uniform=True)
     admission.table.seed(1, 1.0)
     admission.refresh()
-    newcomer = admission.newcomer(2, NOW + 100, NOW)
-    assert admission.check(order_with(NOW, NOW), [1], newcomer, idle)[0] == 2
+    urgency = admission.urgency(2, NOW + 100, NOW)
+    assert admission.check(order_with(NOW, NOW), [1], urgency, idle)[0] == 2
     with pytest.raises(Overloaded, match="3 of 3 items") as refused:
-        admission.check(order_with(NOW, NOW, NOW), [1], newcomer, idle)
+        admission.check(order_with(NOW, NOW, NOW), [1], urgency, idle)
     assert (refused.value.reason, refused.value.retry_after_seconds) == ("queue_full", 3.0)
 
 
 async def test_before_anything_was_timed_only_the_length_is_bounded() -> None:
     admission = Admission(BatchLimits(max_items=4, max_queue_items=8), uniform=True)
-    newcomer = admission.newcomer(2, NOW + 0.001, NOW)
-    assert admission.check(order_with(NOW + 1), [1, 1], newcomer, busy) == (0, 0.0)
+    urgency = admission.urgency(2, NOW + 0.001, NOW)
+    assert admission.check(order_with(NOW + 1), [1, 1], urgency, busy) == (0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -175,21 +175,21 @@ async def test_the_expected_time_is_that_of_the_work_ahead_and_of_the_own(
     order = order_with(*[NOW + 100] * waiting)
     place = waiting
     just = expected * 1.5  # the margin before anything ran
-    newcomer = Newcomer(2, NOW + just, NOW + 200, NOW)
-    assert admission.check(order, [1], newcomer, delays, ahead=ahead) == (place, expected)
-    tight = Newcomer(2, NOW + just - 0.25, NOW + 200, NOW)
+    urgency = Urgency(2, NOW + just, NOW + 200, NOW)
+    assert admission.check(order, [1], urgency, delays, ahead=ahead) == (place, expected)
+    tight = Urgency(2, NOW + just - 0.25, NOW + 200, NOW)
     admission._is_probe(NOW, taken=True)
     with pytest.raises(Overloaded) as refused:
         admission.check(order, [1], tight, delays, ahead=ahead)
     assert (refused.value.reason, refused.value.retry_after_seconds) == ("deadline", 0.25)
 
 
-@pytest.mark.parametrize(("left", "promised"), [(2.0, 0.0), (1.9375, 1.0)])
+@pytest.mark.parametrize(("left", "predicted"), [(2.0, 0.0), (1.9375, 1.0)])
 async def test_a_prediction_counts_as_a_promise_where_it_takes_more_than_half_of_the_time(
-    left: float, promised: float
+    left: float, predicted: float
 ) -> None:
-    newcomer = Newcomer(2, NOW + left, NOW + left, NOW)
-    assert one_second_each(1).check(QueueOrder(), [1], newcomer, idle) == (0, promised)
+    urgency = Urgency(2, NOW + left, NOW + left, NOW)
+    assert one_second_each(1).check(QueueOrder(), [1], urgency, idle) == (0, predicted)
 
 
 async def test_an_empty_queue_admits_one_request_a_second_whatever_is_predicted() -> None:
@@ -197,7 +197,7 @@ async def test_an_empty_queue_admits_one_request_a_second_whatever_is_predicted(
 
     def is_admitted(now: float, *, is_asking: bool = False) -> bool:
         try:
-            admission.check(order, [1], Newcomer(2, now + 0.5, now, now), idle, is_asking=is_asking)
+            admission.check(order, [1], Urgency(2, now + 0.5, now, now), idle, is_asking=is_asking)
         except Overloaded:
             return False
         return True
@@ -214,18 +214,18 @@ async def test_an_empty_queue_admits_one_request_a_second_whatever_is_predicted(
 async def test_nobody_who_would_be_in_time_is_made_late(deadline: float, *, is_admitted: bool) -> None:
     admission = one_second_each(1)
     order = order_with(NOW + deadline)
-    newcomer = Newcomer(2, NOW + 100, NOW, NOW)
+    urgency = Urgency(2, NOW + 100, NOW, NOW)
     if is_admitted and deadline != 1.0:
-        assert admission.check(order, [1], newcomer, idle) == (0, 0.0)
+        assert admission.check(order, [1], urgency, idle) == (0, 0.0)
         return
     with pytest.raises(Overloaded) as refused:
-        admission.check(order, [1], newcomer, idle)
+        admission.check(order, [1], urgency, idle)
     assert refused.value.retry_after_seconds == 3.0 - deadline
 
 
 async def test_lower_priority_may_be_made_late() -> None:
     order = order_with(NOW + 2.5, priority=3)
-    assert one_second_each(1).check(order, [1], Newcomer(2, NOW + 100, NOW, NOW), idle) == (0, 0.0)
+    assert one_second_each(1).check(order, [1], Urgency(2, NOW + 100, NOW, NOW), idle) == (0, 0.0)
 
 
 async def test_the_work_of_all_who_stand_before_counts_for_those_who_are_displaced() -> None:
@@ -233,7 +233,7 @@ async def test_the_work_of_all_who_stand_before_counts_for_those_who_are_displac
     order = order_with(NOW + 50, NOW + 60, NOW + 70)
     order.items[2].pending.deadline = NOW + 5.9375  # 4 batches and half as much again
     with pytest.raises(Overloaded) as refused:
-        admission.check(order, [1], Newcomer(2, NOW + 100, NOW + 55, NOW), idle)
+        admission.check(order, [1], Urgency(2, NOW + 100, NOW + 55, NOW), idle)
     assert refused.value.retry_after_seconds == 0.0625
 
 
@@ -241,16 +241,16 @@ async def test_a_newcomer_counts_the_share_that_higher_priorities_took() -> None
     admission = one_second_each(1)
     admission.note_taken(1, 0.25, NOW)
     admission.note_taken(1, 0.25, NOW)
-    assert admission._taken_by_higher(Newcomer(2, 0, 0, NOW)) == 0.0  # nobody else came yet
+    assert admission._taken_by_higher(Urgency(2, 0, 0, NOW)) == 0.0  # nobody else came yet
     admission.note_taken(3, 0.25, NOW)
-    shares = [admission._taken_by_higher(Newcomer(priority, 0, 0, NOW)) for priority in (1, 2, 3, 4)]
+    shares = [admission._taken_by_higher(Urgency(priority, 0, 0, NOW)) for priority in (1, 2, 3, 4)]
     assert shares == [0.0, 0.5, 0.5, 0.75]
     order = order_with(NOW + 100)
-    assert admission.check(order, [1], Newcomer(2, NOW + 7, NOW + 200, NOW), idle) == (1, 4.0)
+    assert admission.check(order, [1], Urgency(2, NOW + 7, NOW + 200, NOW), idle) == (1, 4.0)
     admission.lanes = 2
-    assert admission._taken_by_higher(Newcomer(2, 0, 0, NOW)) == 0.25
+    assert admission._taken_by_higher(Urgency(2, 0, 0, NOW)) == 0.25
     admission.note_taken(1, 50, NOW)
-    assert admission._taken_by_higher(Newcomer(2, 0, 0, NOW)) == 0.9
+    assert admission._taken_by_higher(Urgency(2, 0, 0, NOW)) == 0.9
 
 
 async def test_an_idle_lane_promises_the_time_of_what_is_there() -> None:
@@ -259,27 +259,27 @@ async def test_an_idle_lane_promises_the_time_of_what_is_there() -> None:
         admission.table.seed(size, 1 + 0.125 * size)
     admission.refresh()
     assert (admission.batch_size, admission.full_seconds, admission.gain) == (8, 2.0, 0.25)
-    newcomer = Newcomer(2, NOW + 2, NOW + 2, NOW)
-    assert admission.check(QueueOrder(), [1], newcomer, idle) == (0, 1.125)
+    urgency = Urgency(2, NOW + 2, NOW + 2, NOW)
+    assert admission.check(QueueOrder(), [1], urgency, idle) == (0, 1.125)
     admission.note_taken(1, 0.5, NOW)
     admission.note_taken(2, 0.5, NOW)
-    newcomer = Newcomer(2, NOW + 3.5, NOW + 2, NOW)
-    assert admission.check(QueueOrder(), [1], newcomer, idle) == (0, 2.25)
-    newcomer = Newcomer(1, NOW + 3.5, NOW + 2, NOW)
-    assert admission.check(order_with(NOW), [1], newcomer, idle) == (0, 0.0)
+    urgency = Urgency(2, NOW + 3.5, NOW + 2, NOW)
+    assert admission.check(QueueOrder(), [1], urgency, idle) == (0, 2.25)
+    urgency = Urgency(1, NOW + 3.5, NOW + 2, NOW)
+    assert admission.check(order_with(NOW), [1], urgency, idle) == (0, 0.0)
 
 
 def test_a_far_deadline_is_due_after_four_of_the_models_own() -> None:
     admission = Admission(BatchLimits(deadline_seconds=10), uniform=True)
-    assert admission.newcomer(2, NOW + 39, NOW).due == NOW + 39
-    assert admission.newcomer(2, NOW + 41, NOW).due == NOW + 40
+    assert admission.urgency(2, NOW + 39, NOW).due == NOW + 39
+    assert admission.urgency(2, NOW + 41, NOW).due == NOW + 40
 
 
 def test_tight_deadlines_are_followed_quickly_down_and_slowly_up() -> None:
     admission = one_second_each(1)
 
     def after(seconds: float) -> float:
-        admission.note_deadline(Newcomer(2, NOW + seconds, 0, NOW), 1)
+        admission.note_deadline(Urgency(2, NOW + seconds, 0, NOW), 1)
         return admission.tight_seconds
 
     assert after(2.9) == 100  # cannot be kept: two batches and the margin take 3
@@ -425,13 +425,13 @@ def test_the_next_larger_size_is_tried_after_16_batches_and_then_after_64() -> N
 
 def test_halving_makes_room_for_others_on_the_lane() -> None:
     admission = sized(s1=1.25, s2=1.5, s4=2.0, s8=3.0, s16=5.0)
-    newcomer = Newcomer(2, NOW + 100, NOW, NOW)
+    urgency = Urgency(2, NOW + 100, NOW, NOW)
 
     def shared(work_seconds: float, deadline: float) -> Sequence[float]:
         return (40 * work_seconds,)
 
     admission.be_patient(50)
-    admission.check(QueueOrder(), [1], newcomer, shared)
+    admission.check(QueueOrder(), [1], urgency, shared)
     assert (admission.batch_size, admission.full_seconds) == (2, 1.5)
 
 
@@ -440,7 +440,7 @@ async def test_batches_of_one_item_are_not_halved() -> None:
     admission.be_patient(50)
     order = order_with(NOW + 1000)
     with pytest.raises(Overloaded):
-        admission.check(order, [1], Newcomer(2, NOW + 100, NOW, NOW), lambda work, deadline: (100 * work,))
+        admission.check(order, [1], Urgency(2, NOW + 100, NOW, NOW), lambda work, deadline: (100 * work,))
     assert admission.batch_size == 1
 
 
@@ -448,14 +448,14 @@ async def test_batches_are_not_halved_where_no_other_model_needs_the_lane() -> N
     admission = sized(s1=1.25, s2=1.5, s4=2.0, s8=3.0, s16=5.0)
     order = order_with(NOW + 1000)
     with pytest.raises(Overloaded):
-        admission.check(order, [1], Newcomer(2, NOW + 100, NOW, NOW), lambda work, deadline: (90.0,))
+        admission.check(order, [1], Urgency(2, NOW + 100, NOW, NOW), lambda work, deadline: (90.0,))
     assert admission.batch_size == 16
 
 
 async def test_items_behind_a_newcomer_are_not_delayed_by_their_own_work_on_the_lane() -> None:
     admission, order = one_second_each(1), order_with(NOW + 3)
-    newcomer = Newcomer(2, NOW + 100, NOW, NOW)
-    assert admission.check(order, [1], newcomer, lambda work, deadline: (work,)) == (0, 0.0)
+    urgency = Urgency(2, NOW + 100, NOW, NOW)
+    assert admission.check(order, [1], urgency, lambda work, deadline: (work,)) == (0, 0.0)
 
 
 def test_two_lanes_share_the_batches() -> None:

@@ -106,7 +106,7 @@ async def test_a_full_queue_refuses_the_whole_request_with_a_time_to_come_back()
     batcher.submit(pending_of(6))
 
 
-async def test_abandoned_items_give_their_place_in_a_full_queue_to_newcomers() -> None:
+async def test_abandoned_items_give_their_place_in_a_full_queue_to_new_requests() -> None:
     batcher = batcher_of(BatchLimits(max_items=1, max_queue_items=2))
     batcher.submit(pending_of(0))
     waiting = pending_of(1)
@@ -172,7 +172,7 @@ async def test_a_delay_counts_from_the_first_item_and_ends_when_the_batch_is_ful
     assert head is not None and head[0] <= clock.now
 
 
-async def test_a_closed_queue_fails_who_waits_and_refuses_newcomers() -> None:
+async def test_a_closed_queue_fails_who_waits_and_refuses_new_requests() -> None:
     batcher = batcher_of(BatchLimits(max_items=1))
     staged, waiting = pending_of(1), pending_of(2)
     batcher.submit(staged)

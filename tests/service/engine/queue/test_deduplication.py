@@ -74,10 +74,10 @@ async def test_nobody_follows_an_item_that_nobody_waits_for() -> None:
     gone = pending_of(1)
     batcher.submit(gone)
     gone.close()
-    newcomer = pending_of(1, 2)  # finds the queue full until what is gone makes room
-    batcher.submit(newcomer)
+    urgency = pending_of(1, 2)  # finds the queue full until what is gone makes room
+    batcher.submit(urgency)
     assert run(batcher) == [1, 2]
-    assert await answers(newcomer) == [2, 4]
+    assert await answers(urgency) == [2, 4]
 
 
 async def test_an_error_reaches_everybody_who_shared_the_run() -> None:

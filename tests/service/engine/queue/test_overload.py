@@ -109,7 +109,7 @@ def test_after_a_lane_died_the_others_are_promised_to_do_their_own_share_only() 
     load = Load(pictures, limits(0.2), [Stream(3 * NOISY_PEAK, always(0.2))], noise=one_sided(NOISE))
     [[outcome]] = simulate([load], 40, lanes=2, deaths=[20])
     assert outcome.in_time >= 0.95 * NOISY_PEAK * (20 * 2 + 20)
-    waited = 2 * 0.2 / PICTURE_SECONDS  # at most so many had been promised an answer by two
+    waited = 2 * 0.2 / PICTURE_SECONDS  # at most so many had been predicted an answer by two
     assert outcome.late <= waited / 2 + 0.005 * outcome.in_time
     assert outcome.failed <= 2  # what the dead lane ran
 
