@@ -286,6 +286,21 @@ async def test_a_request_is_judged_before_its_items_are_there_by_the_smallest_po
         batcher.check(2, clock.now + 0.25, coming=0)
 
 
+async def test_a_request_that_only_asks_leaves_the_probe_to_the_next_one() -> None:
+    clock = Clock()
+    batcher = batcher_of(BatchLimits(max_items=1), clock=clock)
+    batcher.seed(1, 0.25)
+    batcher.submit(pending_of(1, deadline=clock.now + 0.1))
+    assert run(batcher) == [1]
+    clock.now += 0.95
+    with pytest.raises(Overloaded):
+        batcher.submit(pending_of(2, deadline=clock.now + 0.1))
+    clock.now += 0.06
+    batcher.check(2, clock.now + 0.1, coming=0)
+    batcher.submit(pending_of(3, deadline=clock.now + 0.1))
+    assert batcher.queue_items == 1
+
+
 async def test_only_the_rows_of_the_next_batch_are_staged() -> None:
     batcher = batcher_of(BatchLimits(max_items=4))
     batcher.submit(pending_of(0, 1, 2))
