@@ -378,8 +378,6 @@ class Batcher:
 
     def _delays(self, work_seconds: float, deadline: float) -> Sequence[float]:
         now, lanes = self._clock(), self._lanes
-        if len(lanes) == 1:
-            return (lanes[0].delay(self, work_seconds, deadline, now),)
         return sorted(lane.delay(self, work_seconds, deadline, now) for lane in lanes) or (0.0,)
 
     def _drop(self, items: Sequence[Item], now: float, dead: list[Item]) -> None:

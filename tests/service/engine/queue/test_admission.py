@@ -324,6 +324,17 @@ def test_ragged_batches_teach_the_gain_and_the_time_of_a_full_batch() -> None:
     assert (bounds.max_items, bounds.max_size, bounds.now, bounds.uniform) == (8, 400, NOW, False)
 
 
+def test_short_ragged_batches_teach_the_gain_too_but_batches_without_work_do_not() -> None:
+    admission = Admission(BatchLimits(max_items=8, max_cost=800, deadline_seconds=100), uniform=False)
+    for size in (100, 200):
+        admission.table.seed(size, size / 1000)
+    admission.refresh()
+    admission.record(200, 0.5, 0.25, saturated=True)
+    assert [admission.full_seconds, admission.gain] == pytest.approx([0.21, 0.9])
+    admission.record(200, 0.0, 0.25, saturated=True)
+    assert [admission.full_seconds, admission.gain] == pytest.approx([0.21, 0.9])
+
+
 def test_batches_stay_within_a_bound_until_it_is_lifted() -> None:
     admission = Admission(BatchLimits(max_items=8, deadline_seconds=100), uniform=True)
     for size in (1, 2, 4, 8):
@@ -433,6 +444,13 @@ def test_halving_makes_room_for_others_on_the_lane() -> None:
     admission.be_patient(50)
     admission.check(QueueOrder(), [1], urgency, shared)
     assert (admission.batch_size, admission.full_seconds) == (2, 1.5)
+
+
+def test_batches_are_halved_no_more_than_needed() -> None:
+    admission = sized(s1=1.25, s2=1.5, s4=2.0, s8=3.0, s16=5.0)
+    admission.be_patient(50)
+    admission.check(QueueOrder(), [1], Urgency(2, NOW + 100, NOW, NOW), lambda work, deadline: (20 * work,))
+    assert (admission.batch_size, admission.full_seconds) == (8, 3.0)
 
 
 async def test_batches_of_one_item_are_not_halved() -> None:

@@ -287,12 +287,13 @@ class WakeCounter:
         return 0.0
 
 
-@pytest.mark.parametrize(("run_seconds", "at_once"), [(0.0005, 0), (0.02, 3)], ids=["quick", "slow"])
+@pytest.mark.parametrize(("run_seconds", "at_once"), [(0.0045, 0), (0.0055, 3)], ids=["quick", "slow"])
 async def test_one_turn_of_the_event_loop_wakes_the_lane_of_a_quick_model_once(
     run_seconds: float, at_once: int
 ) -> None:
     batcher, lane = batcher_of(), WakeCounter()
     batcher.seed(1, run_seconds)
+    batcher.seed(2, 2 * run_seconds)
     batcher.lanes = (lane,)
     for value in range(3):
         batcher.submit(pending_of(value), on_loop=True)
