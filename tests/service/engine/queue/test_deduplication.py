@@ -235,7 +235,7 @@ def test_exact_content_depends_on_name_dtype_shape_and_every_element() -> None:
     array = np.zeros(6, dtype=np.float32)
     changed = array.copy()
     changed[5] = 1
-    arrays = [
+    arrays: list[dict[str, np.ndarray]] = [
         {"x": array},
         {"y": array},
         {"x": array.astype(np.int32)},
