@@ -87,7 +87,7 @@ class Deduplication:
         """Look for answers and equal items. Later items may follow the fresh ones from now on."""
         found = ItemsByNeed()
         for item in items:
-            outputs = self._cache.get(item.content) if self.has_cache else None
+            outputs = self._cache.get(item.content)
             if outputs is not None:
                 found.answers.append((item, outputs))
                 continue

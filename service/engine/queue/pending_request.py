@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -185,11 +185,6 @@ def deliver(settlements: Sequence[Settlement]) -> None:
     """Hand results to their waiters with one wake-up of the event loop. From any thread."""
     if settlements:
         settlements[0][0].pending.post(settlements)
-
-
-def fail(items: Iterable[Item], error: RequestError) -> None:
-    """Deliver one error to many items."""
-    deliver([(item, error) for item in items])
 
 
 def is_wanted(item: Item, now: float, least_seconds: float = 0.0) -> bool:

@@ -7,9 +7,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.engine.queue.answer_cache import AnswerCache
+from service.engine.queue.answer_cache import AnswerCache, copied_outputs
 from service.engine.queue.batch import BatchLimits
 from service.engine.queue.batcher import Batcher
+from service.engine.queue.deduplication import are_equal, content_of
 from service.engine.queue.pending_request import PendingRequest
 from service.errors import InferenceFailed, RequestError
 from tests.service.engine.engine_tools import Recorder, batcher_of, pending_of
@@ -187,3 +188,110 @@ def test_a_cache_lets_go_of_what_was_unused_longest_and_never_grows_over_its_siz
     assert cache.get("b") is None
     cache.put("large", {"y": np.zeros(1000)})
     assert cache.get("large") is None
+
+
+def large_with(value: float) -> PendingRequest:
+    """A request for a large item; the value is outside of the sample."""
+    array = np.zeros(100_000, dtype=np.float32)
+    array[1] = value
+    pending = PendingRequest(deadline=1e12)
+    pending.fill([{"x": array}], [1])
+    return pending
+
+
+async def test_cached_answers_of_items_that_differ_outside_of_the_sample_are_not_confused() -> None:
+    batcher = batcher_of(BatchLimits(answer_cache_bytes=1_000_000), rows=None)
+    for value in (0, 1):
+        pending = large_with(value)
+        batcher.submit(pending)
+        batch = batcher.claim()
+        assert batch is not None
+        batcher.settle([(item, {"y": item.inputs["x"][1:2]}) for item in batch.items])
+        assert await answers(pending) == [value]
+
+
+async def test_items_behind_one_with_a_cached_answer_run() -> None:
+    batcher = batcher_of(BatchLimits(answer_cache_bytes=10_000))
+    batcher.submit(pending_of(1))
+    assert run(batcher) == [1]
+    pending = pending_of(1, 2)
+    batcher.submit(pending)
+    assert run(batcher) == [2]
+    assert await answers(pending) == [2, 4]
+
+
+def test_an_item_is_known_by_every_nth_element_of_its_large_arrays() -> None:
+    table = np.arange(65536, dtype=np.float32).reshape(256, 256)
+    line = np.arange(4097).astype(np.uint8)
+    expected = (
+        ((256, 256), np.arange(0, 65536, 512, dtype=np.float32).tobytes()),
+        ((4097,), line[::32].tobytes()),
+        ((4096,), line[:4096].tobytes()),
+    )
+    assert content_of({"a": table, "b": line, "c": line[:4096]}, exact=False) == expected
+
+
+def test_exact_content_depends_on_name_dtype_shape_and_every_element() -> None:
+    array = np.zeros(6, dtype=np.float32)
+    changed = array.copy()
+    changed[5] = 1
+    arrays: list[dict[str, np.ndarray]] = [
+        {"x": array},
+        {"y": array},
+        {"x": array.astype(np.int32)},
+        {"x": array.reshape(2, 3)},
+        {"x": changed},
+        {"x": array, "y": array},
+    ]
+    contents = [content_of(inputs, exact=True) for inputs in arrays]
+    assert len(set(contents)) == 6
+    assert content_of({"x": np.zeros((6, 2), dtype=np.float32)[:, 0]}, exact=True) == contents[0]
+
+
+def test_items_are_equal_if_names_dtypes_and_elements_are() -> None:
+    array = np.zeros(2, dtype=np.float32)
+    assert are_equal({"x": array}, {"x": array.copy()})
+    assert not are_equal({"x": array}, {"x": array, "y": array})
+    assert not are_equal({"x": array}, {"x": array.astype(np.float64)})
+    assert not are_equal({"x": array}, {"x": array + 1})
+
+
+@pytest.mark.parametrize(
+    ("deadline", "priority", "follows"),
+    [(8e11, 2, True), (8e11 - 1, 2, False), (9e11, 1, False), (9e11, 3, True)],
+)
+async def test_an_item_follows_one_that_is_at_least_as_urgent(
+    deadline: float, priority: int, *, follows: bool
+) -> None:
+    batcher = batcher_of()
+    batcher.submit(pending_of(1, deadline=8e11))
+    batcher.submit(pending_of(1, deadline=deadline, priority=priority))
+    assert batcher.queue_items == (1 if follows else 2)
+
+
+async def test_a_running_item_answers_more_urgent_equal_items_too() -> None:
+    batcher = batcher_of()
+    batcher.submit(pending_of(1, deadline=8e11))
+    assert batcher.claim() is not None
+    batcher.submit(pending_of(1, deadline=1e11, priority=1))
+    assert batcher.queue_items == 0
+
+
+def test_the_size_of_a_cache_is_that_of_its_arrays_and_a_fixed_amount_an_entry() -> None:
+    cache = AnswerCache(2 * (256 + 80))
+    for name in ("a", "b", "b"):
+        cache.put(name, {"y": np.zeros(10)})
+    assert cache.size_bytes == 2 * (256 + 80)
+    cache.put("c", {"y": np.zeros(10), "z": np.zeros(1)})
+    assert cache.size_bytes == 256 + 88
+    assert [cache.get(name) is None for name in "abc"] == [True, True, False]
+    cache.close()
+    cache.put("d", {})
+    assert (cache.size_bytes, cache.get("c"), cache.get("d")) == (0, None, None)
+
+
+def test_cached_outputs_are_read_only_copies() -> None:
+    batch = np.zeros((4, 2))
+    copies = copied_outputs({"y": batch[0]})
+    assert copies["y"].base is None
+    assert not copies["y"].flags.writeable
