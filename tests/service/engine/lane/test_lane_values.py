@@ -224,7 +224,7 @@ async def test_a_knock_moves_the_time_at_which_an_idle_thread_was_last_seen() ->
     lane = Lane("cpu", Observer(), clock=clock)
     lane.start()
     clock.now += 7
-    lane.knock()
+    lane.request_heartbeat()
     await until(lambda: lane.last_seen == 1007)
     lane.stop()
     assert not lane._threads[0].thread.is_alive()

@@ -64,7 +64,7 @@ async def test_a_new_request_has_waited_and_run_for_no_time() -> None:
     ]
     item = pending.items[0]
     assert (item.submitted, item.followers, item.content, item.claimed) == (0.0, None, None, False)
-    assert (item.promised_seconds, item.pending, item.waiters()) == (0.0, pending, (item,))
+    assert (item.predicted_seconds, item.pending, item.waiters()) == (0.0, pending, (item,))
     item.followers = [pending.items[1]]
     assert item.waiters() == pending.items
 
