@@ -21,6 +21,8 @@ from tests.end_to_end.processes import Clients, children, client_ports, is_alive
 from tests.end_to_end.server import Server, serving
 from tests.tiny_models import make_model, picture
 
+pytestmark = pytest.mark.serial
+
 ROUTE = "/v1/image-classification"
 CLIENTS = 32
 WORKERS = ("--http-workers", "2")

@@ -16,6 +16,8 @@ from service.tasks.image.preprocessing import decode_image
 from tests.end_to_end.server import Server, serving
 from tests.tiny_models import LABELS, SPEC, picture, probabilities
 
+pytestmark = pytest.mark.serial
+
 ROUTE = "/v1/image-classification"
 CLIENTS = 64
 

@@ -18,6 +18,8 @@ import pytest
 from tests.end_to_end.server import Server
 from tests.tiny_models import picture
 
+pytestmark = pytest.mark.serial
+
 ROUTE = "/v1/image-classification"
 CLIENTS = 8
 PROXY = """

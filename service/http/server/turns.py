@@ -88,17 +88,17 @@ class LoopTurns:
         return False
 
     def _drain(self) -> None:
-        """Take the newest of those that wait, and turn away the oldest."""
+        """Take the newest of those that wait; turn away who has waited too long and still finds no place."""
         self._is_drain_due = False
         self.received()
         oldest = self._clock() - _LONGEST_WAIT_SECONDS
         try:
-            while self._waiting and self._waiting[0][2] < oldest:
-                self._waiting.popleft()[0].turn_away()
             while self._waiting and self._taken < self.most:
                 reader, data, received = self._waiting.pop()
                 self._taken += 1
                 reader.take(data, received)
+            while self._waiting and self._waiting[0][2] < oldest:
+                self._waiting.popleft()[0].turn_away()
         finally:
             if self._waiting:
                 self._schedule()
