@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.engine.lane.lane import Lane
+from service.engine.lane.lane_thread import LaneStopped
 from service.engine.observer import BatchReport, Observer
 from service.engine.queue.batch import BatchLimits
 from service.engine.queue.batcher import Batcher
@@ -243,3 +244,34 @@ def test_a_job_for_each_thread_runs_once_on_each() -> None:
     results = {future.result(20) for future in futures}
     lane.stop()
     assert len(results) == 2
+
+
+@pytest.mark.parametrize(("threads", "overlapped"), [(1, False), (2, True)])
+def test_batches_overlap_on_a_lane_with_two_threads(threads: int, *, overlapped: bool) -> None:
+    lane = Lane("cpu", Observer(), threads=threads)
+    assert (lane._turns._timing is not None) == overlapped
+
+
+def test_jobs_that_a_stopped_lane_has_not_run_fail_with_the_reason() -> None:
+    lane = Lane("cpu", Observer())
+    waiting = lane.call(lambda: None)
+    lane.stop()
+    for future in (waiting, lane.call(lambda: None)):
+        with pytest.raises(LaneStopped, match=r"^lane cpu takes no more work$"):
+            future.result(20)
+
+
+def test_jobs_that_wait_when_a_lane_dies_fail_with_the_reason() -> None:
+    lane = Lane("cpu", Observer(), restart_limit=0)
+
+    def die() -> None:
+        raise SystemExit
+
+    dying, waiting = lane.call(die), lane.call(lambda: None)
+    lane.start()
+    with pytest.raises(SystemExit):
+        dying.result(20)
+    with pytest.raises(LaneStopped, match=r"^lane cpu is gone$"):
+        waiting.result(20)
+    with pytest.raises(LaneStopped, match=r"^lane cpu takes no more work$"):
+        lane.call(lambda: None).result(20)
