@@ -253,6 +253,14 @@ async def test_a_newcomer_counts_the_share_that_higher_priorities_took() -> None
     assert admission._taken_by_higher(Urgency(2, 0, 0, NOW)) == 0.9
 
 
+async def test_the_lane_time_of_all_priorities_from_the_lowest_on_is_counted_together() -> None:
+    admission = one_second_each(1)
+    for priority in (8, 9, 10, 12):
+        pending = pending_of(0, priority=priority)
+        admission.note_taken(pending.priority, 0.25, NOW)
+    assert {level: meter.rate(NOW) for level, meter in admission._taken.items()} == {8: 0.25, 9: 0.75}
+
+
 async def test_an_idle_lane_promises_the_time_of_what_is_there() -> None:
     admission = Admission(BatchLimits(max_items=8, deadline_seconds=100), uniform=True)
     for size in (1, 2, 4, 8):
