@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -58,3 +59,59 @@ def test_a_second_thread_waits_until_the_device_is_about_to_be_free() -> None:
         assert turns.wait_until_claimable(schedule)  # for 10 ms less the lead, then it looks again
         clock.now += 0.01
         assert not turns.wait_until_claimable(schedule)
+
+
+@pytest.mark.parametrize(
+    "signal", [DeviceTurns.end_claim, DeviceTurns.wake], ids=["the batch runs", "there is something to do"]
+)
+def test_while_a_batch_is_staged_no_other_is_claimed_and_the_waiting_thread_is_woken(
+    signal: Callable[[DeviceTurns], None],
+) -> None:
+    lock, schedule = threading.Lock(), Schedule[Batcher]()
+    turns, waited = DeviceTurns(lock, Clock(), overlapped=True), list[bool]()
+    with lock:
+        assert not turns.wait_until_claimable(schedule)
+        turns.note_claim()
+
+    def wait() -> None:
+        with lock:
+            waited.append(turns.wait_until_claimable(schedule))
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+    signal(turns)
+    thread.join(5)
+    assert waited == [True]
+
+
+def test_a_claim_that_ended_lets_another_thread_claim() -> None:
+    lock, schedule = threading.Lock(), Schedule[Batcher]()
+    turns = DeviceTurns(lock, Clock(), overlapped=True)
+    turns.note_claim()
+    turns.end_claim()
+    with lock:
+        assert not turns.wait_until_claimable(schedule)
+
+
+def test_the_next_batch_is_claimed_early_enough_for_its_copy() -> None:
+    lock, clock = threading.Lock(), Clock()
+    turns, schedule = DeviceTurns(lock, clock, overlapped=True), Schedule[Batcher]()
+    turns.note_staged(0.4)  # a fifth of it counts, and a quarter more for safety: 0.1
+    schedule.began(clock.now, 0.2)  # a twentieth of it counts: 0.01
+    with lock:
+        clock.now += 0.08
+        assert turns.wait_until_claimable(schedule)
+        clock.now += 0.01
+        assert not turns.wait_until_claimable(schedule)
+
+
+def test_one_thread_notes_nothing() -> None:
+    lock = threading.Lock()
+    turns = DeviceTurns(lock, Clock(), overlapped=False)
+    turns.note_staged(1.0)
+    with lock:  # nothing waits for the lane's lock here
+        turns.note_claim()
+        turns.end_claim()
+        turns.wake()

@@ -30,3 +30,10 @@ async def test_rows_that_are_not_finite_in_any_output_are_set_apart() -> None:
         (0, 0.5, 1.0, 0.0),
         (3, 3.5, 1.0, 3.0),
     ]
+
+
+async def test_outputs_without_numbers_are_not_checked() -> None:
+    items = pending_of(0, 1).items
+    pairs, not_finite = split_rows(items, {"text": np.array(["a", "b"]), "number": np.array([0.5, np.inf])})
+    assert [(item.index, str(row["text"]), float(row["number"])) for item, row in pairs] == [(0, "a", 0.5)]
+    assert [item.index for item in not_finite] == [1]
