@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from service.engine.lane.failure_isolation import FailureIsolation
+from service.engine.lane.failure_isolation import FailureIsolation, inference_failed
 from service.engine.lane.outputs import NotFinite, WrongOutputs
 from service.engine.lane.schedule import Placement
 from service.engine.observer import Observer
@@ -108,6 +108,15 @@ async def test_what_does_not_fit_is_halved_without_blame(caplog: pytest.LogCaptu
     ]
 
 
+async def test_two_items_that_do_not_fit_are_halved_too() -> None:
+    batch = Isolation(lambda x: x * 2)
+    pair = batch.items[:2]
+    settlements = batch.isolation.isolate(batch._placement, pair, OutOfMemory("no memory"))
+    assert [(item, float(result["y"][0])) for item, result in settlements] == [(pair[0], 0), (pair[1], 2)]  # type: ignore[index]
+    assert batch.sizes == [1, 1]
+    assert batch.observer.seen == [("memory", "m", "1", "cpu")]
+
+
 async def test_an_item_that_does_not_fit_alone_failed() -> None:
     batch = Isolation(lambda x: x * 2)
     batch.items = batch.items[:1]
@@ -135,6 +144,13 @@ async def test_rows_of_a_part_that_are_not_finite_fail_alone(caplog: pytest.LogC
     assert record.getMessage() == "1 items failed on cpu for m"
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], NotFinite)
+    assert str(record.exc_info[1]) == "the graph gave NaN or infinity"
+
+
+async def test_the_error_of_a_failed_item_says_where_the_reason_is() -> None:
+    (item,) = pending_of(1).items
+    text = "the inference failed; the request id finds the reason in the server's log"
+    assert [(one, str(error)) for one, error in inference_failed([item])] == [(item, text)]
 
 
 async def test_finite_outputs_are_no_failure() -> None:

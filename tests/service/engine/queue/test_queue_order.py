@@ -31,6 +31,11 @@ def put(order: QueueOrder, priority: int, due: float, value: float = 0.0, work: 
     return position
 
 
+async def test_an_empty_order_has_no_work_and_no_deadline() -> None:
+    order = QueueOrder()
+    assert (order.total_work, order.first_deadline, len(order)) == (0.0, float("inf"), 0)
+
+
 async def test_priority_counts_first_then_the_due_time_then_who_came_first() -> None:
     order = QueueOrder()
     for value, (priority, due) in enumerate([(2, 5.0), (2, 3.0), (1, 9.0), (2, 3.0), (3, 1.0), (2, 5.0)]):
