@@ -67,11 +67,14 @@ def test_a_second_thread_waits_until_the_device_is_about_to_be_free() -> None:
 def test_while_a_batch_is_staged_no_other_is_claimed_and_the_waiting_thread_is_woken(
     signal: Callable[[DeviceTurns], None],
 ) -> None:
-    lock, schedule = threading.Lock(), Schedule[Batcher]()
-    turns, waited = DeviceTurns(lock, Clock(), overlapped=True), list[bool]()
-    with lock:
-        assert not turns.wait_until_claimable(schedule)
-        turns.note_claim()
+    lock, schedule, looked = threading.Lock(), Schedule[Batcher](), threading.Event()
+
+    def clock() -> float:
+        looked.set()
+        return 1000.0
+
+    turns, waited = DeviceTurns(lock, clock, overlapped=True), list[bool]()
+    turns.note_claim()
 
     def wait() -> None:
         with lock:
@@ -79,8 +82,9 @@ def test_while_a_batch_is_staged_no_other_is_claimed_and_the_waiting_thread_is_w
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
-    thread.join(0.05)
-    assert thread.is_alive()
+    assert looked.wait(20)
+    with lock:  # the thread has released it, so it waits
+        assert waited == []
     signal(turns)
     thread.join(5)
     assert waited == [True]
