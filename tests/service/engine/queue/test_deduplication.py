@@ -295,3 +295,11 @@ def test_cached_outputs_are_read_only_copies() -> None:
     copies = copied_outputs({"y": batch[0]})
     assert copies["y"].base is None
     assert not copies["y"].flags.writeable
+
+
+def test_an_answer_as_large_as_the_cache_is_kept() -> None:
+    cache = AnswerCache(256 + 80)
+    cache.put("a", {"y": np.zeros(10)})
+    assert cache.size_bytes == 256 + 80
+    cache.put("b", {"y": np.zeros(11)})
+    assert (cache.get("a") is None, cache.get("b") is None) == (False, True)
